@@ -1,0 +1,167 @@
+# ferry: pretrain GPT-2 on your own text. `make help` lists the targets.
+#
+#   B=DIR      where everything built lands (build)
+#   MODE=opt   opt | asan (address and undefined-behaviour sanitizers) | tsan (thread sanitizer)
+#   V=1        print the commands
+#   CC=clang CXX=clang++ work too.
+
+B ?= build
+MODE ?= opt
+O := $(B)/$(MODE)
+PREFIX ?= /usr/local
+Q := $(if $(V),,@)
+.DEFAULT_GOAL := all
+.DELETE_ON_ERROR:
+.SECONDARY:
+ifeq ($(origin CC),default)
+CC := gcc
+endif
+ifeq ($(origin CXX),default)
+CXX := g++
+endif
+
+# What this machine has: installs missing Debian packages, then writes HAVE_* variables. See the script.
+ifeq ($(filter help clean format,$(MAKECMDGOALS)),)
+include $(B)/config.mk
+endif
+$(B)/config.mk: tools/configure.sh
+	@mkdir -p $(@D)
+	@sh tools/configure.sh $@
+
+# ---- flags -----------------------------------------------------------------------------------------------
+
+WARNINGS := -Wall -Wextra -Werror -Wshadow -Wpointer-arith -Wformat=2 -Wno-format-truncation -Wundef -Wvla -Wwrite-strings
+C_WARNINGS := -Wstrict-prototypes -Wmissing-prototypes -Wold-style-definition
+CPPFLAGS += -I. -D_GNU_SOURCE -DFERRY_VERSION='"$(shell cat VERSION)"'
+# Floating point is IEEE as written (no contraction, no reassociation): results do not depend on the compiler's
+# mood, and the same arithmetic runs on every backend.
+MATH := -fno-math-errno -fno-trapping-math -ffp-contract=off
+MACHINE := $(firstword $(subst -, ,$(shell $(CC) -dumpmachine)))
+IS_CLANG := $(findstring clang,$(shell $(CC) --version))
+
+OPTIMIZE_opt  := -O3
+OPTIMIZE_asan := -O1 -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer
+OPTIMIZE_tsan := -O1 -fsanitize=thread
+# OpenMP because oneDNN brings libgomp; thread sanitizer cannot see into libgomp, clang would bring a second runtime.
+ifneq ($(MODE),tsan)
+ifeq ($(IS_CLANG),)
+OPENMP := -fopenmp
+endif
+endif
+ifeq ($(OPENMP),)
+WARNINGS += -Wno-unknown-pragmas
+endif
+ifneq ($(IS_CLANG),)
+WARNINGS += -Wno-unknown-warning-option
+endif
+
+GEMM := $(if $(OPENMP),$(if $(HAVE_DNNL),dnnl,$(if $(HAVE_BLAS),blas,plain)),plain)
+GEMM_LIB_dnnl := -ldnnl
+GEMM_LIB_blas := -lopenblas
+
+CFLAGS_ALL = -std=gnu11 -g $(OPTIMIZE_$(MODE)) $(MATH) $(WARNINGS) $(C_WARNINGS) $(OPENMP) -pthread -MMD -MP $(CPPFLAGS) $(CFLAGS)
+CXXFLAGS_ALL = -std=c++17 -g $(OPTIMIZE_$(MODE)) $(WARNINGS) -pthread -MMD -MP $(CPPFLAGS) $(CXXFLAGS)
+LDLIBS_ALL = -Wl,--as-needed $(GEMM_LIB_$(GEMM)) -lcjson -lsimdjson -lzstd -lz -lxxhash -ldl -lm $(LDLIBS)
+LINK = $(CXX) $(OPTIMIZE_$(MODE)) $(OPENMP) -pthread $(LDFLAGS)
+
+# ---- sources: every folder is a library, and links with the ones below it only --------------------------------
+
+sources = $(wildcard $(1)/*.c $(1)/*.cc)
+# A file under simd/ is compiled once for each instruction set; SIMD(name) (common/simd.h) gives each its symbols.
+ifeq ($(MACHINE),x86_64)
+ISAS := base avx2 avx512
+endif
+ISAS ?= base
+ISA_FLAGS_base :=
+ISA_FLAGS_avx2 := -mavx2 -mfma -mf16c -mbmi -mbmi2
+ISA_FLAGS_avx512 := $(ISA_FLAGS_avx2) -mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx512cd -mprefer-vector-width=512
+simd_objects = $(foreach isa,$(ISAS),$(patsubst %.c,$(O)/%.$(isa).o,$(wildcard $(1)/*.c)))
+objects = $(patsubst %,$(O)/%.o,$(basename $(call sources,$(1))))
+
+OBJECTS_common    := $(call objects,common)
+OBJECTS_tokenizer := $(call objects,tokenizer) $(call simd_objects,tokenizer/simd) $(O)/tokenizer/vocab_gpt2.o
+OBJECTS_data      := $(call objects,data)
+OBJECTS_kernels   := $(call objects,kernels) $(filter-out $(O)/kernels/cpu/gemm_%.o,$(call objects,kernels/cpu)) \
+                     $(O)/kernels/cpu/gemm_$(GEMM).o $(call simd_objects,kernels/cpu/simd)
+OBJECTS_engine    := $(call objects,engine)
+OBJECTS_tools     := $(call objects,tools)
+LIB = $(O)/lib$(1).a
+LIBS_common    := $(call LIB,common)
+LIBS_tokenizer := $(call LIB,tokenizer) $(LIBS_common)
+LIBS_data      := $(call LIB,data) $(LIBS_tokenizer)
+LIBS_kernels   := $(call LIB,kernels) $(LIBS_common)
+LIBS_engine    := $(call LIB,engine) $(call LIB,kernels) $(LIBS_data)
+
+$(O)/lib%.a:
+	@rm -f $@
+	$(Q)ar rcs $@ $^
+$(foreach layer,common tokenizer data kernels engine,$(eval $(O)/lib$(layer).a: $(OBJECTS_$(layer))))
+
+$(O)/%.o: %.c
+	@mkdir -p $(@D)
+	$(Q)$(CC) $(CFLAGS_ALL) -c -o $@ $<
+$(O)/%.o: %.cc
+	@mkdir -p $(@D)
+	$(Q)$(CXX) $(CXXFLAGS_ALL) -c -o $@ $<
+$(O)/%.o: %.S
+	@mkdir -p $(@D)
+	$(Q)$(CC) $(CPPFLAGS) -c -o $@ $<
+define isa_rule
+$(O)/%.$(1).o: %.c
+	@mkdir -p $$(@D)
+	$$(Q)$$(CC) $$(CFLAGS_ALL) $$(ISA_FLAGS_$(1)) -DSIMD_ISA=$(1) -c -o $$@ $$<
+endef
+$(foreach isa,$(ISAS),$(eval $(call isa_rule,$(isa))))
+$(O)/tokenizer/vocab_gpt2.o: tokenizer/vocab.bpe
+
+$(O)/ferry: $(OBJECTS_tools) $(LIBS_engine)
+	$(Q)$(LINK) -o $@ $^ $(LDLIBS_ALL)
+
+all: $(B)/ferry ## build the program, build/ferry
+$(B)/ferry: $(B)/opt/ferry
+	@cp $< $@.tmp && mv $@.tmp $@
+ifneq ($(MODE),opt)
+$(B)/opt/ferry:
+	$(MAKE) MODE=opt $@
+endif
+
+# ---- tests ------------------------------------------------------------------------------------------------
+
+unit_tests = $(patsubst %.c,$(O)/%,$(wildcard tests/unit/$(1)/test_*.c))
+UNIT_TESTS := $(foreach layer,common tokenizer data kernels engine,$(call unit_tests,$(layer)))
+define unit_rule
+$(O)/tests/unit/$(1)/test_%: $(O)/tests/unit/$(1)/test_%.o $$(LIBS_$(1))
+	$$(Q)$$(LINK) -o $$@ $$^ -lcmocka $$(LDLIBS_ALL)
+endef
+$(foreach layer,common tokenizer data kernels engine,$(eval $(call unit_rule,$(layer))))
+
+unit: $(UNIT_TESTS) ## build and run the unit tests of MODE
+	@tests/run $(UNIT_TESTS)
+unit-%: ## the unit tests of one layer: make unit-data
+	@$(MAKE) --no-print-directory unit-of LAYER=$*
+unit-of: $(call unit_tests,$(LAYER))
+	@tests/run $^
+.PHONY: all unit unit-of test demo bench install clean help format check-format
+
+test: ## every test: unit (plain, sanitized), command line, format, layers
+	@tests/all
+demo: $(B)/ferry ## text in, a trained GPT-2 out, on this machine, in minutes (TEXT=folder uses your own)
+	@tests/demo "$(TEXT)"
+
+# ---- the rest ------------------------------------------------------------------------------------------------
+
+FORMATTED = $(shell git ls-files -co --exclude-standard '*.c' '*.h' '*.cc' '*.cu' '*.cuh')
+format: ## clang-format every source in place
+	clang-format -i $(FORMATTED)
+check-format: ## fail if clang-format would change a source
+	@clang-format --dry-run -Werror $(FORMATTED)
+
+install: $(B)/ferry ## install the program and its man page under PREFIX (/usr/local)
+	install -D -m 755 $(B)/ferry $(DESTDIR)$(PREFIX)/bin/ferry
+	install -D -m 644 tools/ferry.1 $(DESTDIR)$(PREFIX)/share/man/man1/ferry.1
+clean: ## remove what was built
+	rm -rf $(B)
+help: ## this list
+	@sed -n 's/^\([a-z%-]*\):[^#]*## /\1\t/p' $(MAKEFILE_LIST) | sort | awk -F'\t' '{printf "  make %-14s %s\n", $$1, $$2}'
+
+-include $(shell find $(O) -name '*.d' 2>/dev/null)

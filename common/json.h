@@ -1,0 +1,43 @@
+/*
+ * json.h: small JSON files (manifests, configurations) through cJSON, with errors that name the file and the
+ * key.
+ *
+ * Numbers above 2^53 and hashes are kept as strings in ferry's files, since JSON readers round numbers to
+ * doubles. (Documents are read by data/jsonl.h, not by this.)
+ */
+#ifndef COMMON_JSON_H
+#define COMMON_JSON_H
+
+#include "common/error.h"
+#include "common/hash.h"
+
+#include <cjson/cJSON.h>
+#include <stdint.h>
+
+/* Reads and parses a file of at most 64 MiB; free with cJSON_Delete. Trailing text is an error. */
+enum status json_read_file(const char *path, cJSON **out) MUST_USE;
+/* Publishes (common/file.h) the value, indented, with a newline at the end. Same value, same bytes. */
+enum status json_publish(const char *path, const cJSON *value) MUST_USE;
+
+/* Members of an object; a missing or wrong one is STATUS_CORRUPT naming `path` and `key`. */
+enum status json_get_object(const char *path, const cJSON *object, const char *key, cJSON **out) MUST_USE;
+enum status json_get_array(const char *path, const cJSON *object, const char *key, cJSON **out) MUST_USE;
+/* Valid as long as the object is. */
+enum status json_get_string(
+	const char *path, const cJSON *object, const char *key, const char **out) MUST_USE;
+enum status json_get_bool(const char *path, const cJSON *object, const char *key, bool *out) MUST_USE;
+enum status json_get_double(const char *path, const cJSON *object, const char *key, double *out) MUST_USE;
+/* An integer of 0..2^53, or a decimal string of a u64. */
+enum status json_get_u64(const char *path, const cJSON *object, const char *key, uint64_t *out) MUST_USE;
+/* 32 hex digits. */
+enum status json_get_hash128(
+	const char *path, const cJSON *object, const char *key, struct hash128 *out) MUST_USE;
+/* 16 hex digits. */
+enum status json_get_hex64(const char *path, const cJSON *object, const char *key, uint64_t *out) MUST_USE;
+
+/* Adds a member; false on lack of memory. Numbers above 2^53 become strings, as json_get_u64 reads them. */
+bool json_add_u64(cJSON *object, const char *key, uint64_t number);
+bool json_add_hash128(cJSON *object, const char *key, struct hash128 hash);
+bool json_add_hex64(cJSON *object, const char *key, uint64_t number);
+
+#endif
