@@ -30,7 +30,7 @@ $(B)/config.mk: tools/configure.sh
 
 # ---- flags -----------------------------------------------------------------------------------------------
 
-WARNINGS := -Wall -Wextra -Werror -Wshadow -Wpointer-arith -Wformat=2 -Wno-format-truncation -Wundef -Wvla -Wwrite-strings
+WARNINGS := -Wall -Wextra -Werror -Wshadow -Wpointer-arith -Wformat=2 -Wno-format-nonliteral -Wno-format-truncation -Wundef -Wvla -Wwrite-strings
 C_WARNINGS := -Wstrict-prototypes -Wmissing-prototypes -Wold-style-definition
 CPPFLAGS += -I. -D_GNU_SOURCE -DFERRY_VERSION='"$(shell cat VERSION)"'
 # Floating point is IEEE as written (no contraction, no reassociation): results do not depend on the compiler's

@@ -1,0 +1,52 @@
+/*
+ * sampler.h: the order of training, as a pure function; costs no memory and no start-up.
+ *
+ * A split's documents make one stream of N tokens. Window k of an epoch is tokens [o + kT, o + kT + T], T + 1
+ * ids, the last shared with the next window. o is the epoch's offset in [0, min(T, N - T)), drawn from (seed,
+ * epoch); it is 0 for validation and test. The epoch has floor((N - 1 - o) / T) windows, visited in the order
+ * of a keyed Feistel permutation (6 rounds, cycle walking), key = hash(seed, epoch, split part). Every window
+ * comes exactly once an epoch. A window's `ordinal` is its number in the run from 0; a batch may end one
+ * epoch and begin the next.
+ *
+ *    tokens    |---o---|--- window 0 ---|--- window 1 ---|--- window 2 ---|--tail--|     N tokens
+ *    ordinal            epoch 0: 2 0 1          epoch 1, another o: 0 2 1 ...
+ *
+ * The whole state of training's data is therefore {corpus hash, split, seed, T, ordinal}; it resumes exactly
+ * on any number of ranks, with any batch size, threads or prefetch depth.
+ */
+#ifndef DATA_SAMPLER_H
+#define DATA_SAMPLER_H
+
+#include "data/split.h"
+
+struct sampler {
+	struct split_range range;
+	uint64_t seed;
+	enum split_part part;
+	uint64_t window_tokens; /* T */
+	bool shuffled;          /* false: o = 0 and windows in order (validation, test) */
+	/* of the epoch looked at last (sampler_window keeps them) */
+	uint64_t epoch, epoch_first_ordinal, epoch_windows, epoch_offset;
+};
+
+struct sampler_window {
+	uint64_t ordinal;     /* number of the window in the run */
+	uint64_t epoch;       /* from 0 */
+	uint64_t first_token; /* of the corpus; the window is T + 1 tokens from here */
+};
+
+/* N < T + 1 is STATUS_USAGE with the numbers and the cure. */
+enum status sampler_open(struct sampler *sampler, const struct split_range *range, enum split_part part,
+	uint64_t window_tokens, uint64_t seed, bool shuffled) MUST_USE;
+
+/* Amortized O(1) for ordinals that go up; O(epochs) when they go back. Not thread-safe (copy the struct
+ * instead). */
+struct sampler_window sampler_get(struct sampler *sampler, uint64_t ordinal);
+
+/* Windows of epoch `epoch`, and its offset o. */
+uint64_t sampler_epoch_windows(const struct sampler *sampler, uint64_t epoch, uint64_t *offset);
+
+/* The permutation alone: a bijection of [0, count). count >= 1. */
+uint64_t sampler_permute(uint64_t index, uint64_t count, uint64_t key);
+
+#endif
