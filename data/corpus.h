@@ -6,8 +6,9 @@
  * shuffle:
  *
  *    corpus.json    manifest, written last (fields below)
- *    00000.bin      tokens back to back, each document ending in EOD; u16, or i32 where the vocabulary
- * exceeds 65,500 (Megatron-LM's rule), little-endian, no header 00000.idx      Megatron-LM's index (below)
+ *    00000.bin      tokens back to back, each document ending in EOD, which stands nowhere else; u16, or i32
+ *                   where the vocabulary exceeds 65,500 (Megatron-LM's rule); little-endian, no header
+ *    00000.idx      Megatron-LM's index (below)
  *    00000.key      upper 64 bits of each document's key, u64 little-endian, ascending
  *    00000.sum      hash trees of the three (data/hash_tree.h)
  *
@@ -32,13 +33,17 @@
  *    "shards": [{"name": "00000", "documents", "tokens",
  *                "bin": root, "idx": root, "key": root (16 hex digits each: roots of the hash trees)}, ...]
  *    "hash": XXH3-128 (32 hex) of the concatenation, over the shards in order, of the three roots as u64
- * little-endian. It is the corpus's identity: resume compares it. A corpus that is not GPT-2's also holds the
- * tokenizer's vocab.json and merges.txt.
+ *            little-endian. It is the corpus's identity: resume compares it.
+ *    "check": XXH3-64 (16 hex) of the file's bytes before the text `"check"`; the last member
+ * (data/manifest.h) Sums hold: the shards' documents and tokens are the corpus's; input.documents = documents
+ * + dropped.duplicates. Shards without documents have their files too (.bin and .key empty). A corpus that is
+ * not GPT-2's also holds the tokenizer's vocab.json and merges.txt.
  *
  * Nothing read from disk is trusted: each 4 KiB page is checked against its hash at every read (corpus_read),
- * the hash pages against their parents on first use, the roots against the manifest. Damage is an error that
- * names the file, the page, the bytes and the documents. Opening reads the manifest alone; shards are mapped
- * on first use. All functions may be called from any thread.
+ * the hash pages against their parents on first use, the roots against the manifest (data/hashed_file.h).
+ * Damage is an error (STATUS_CORRUPT) that names the file, the page, the bytes and the documents; a disk that
+ * fails under a map is STATUS_IO with the same, not a SIGBUS. Opening reads the manifest alone; shards are
+ * mapped on first use. All functions may be called from any thread.
  */
 #ifndef DATA_CORPUS_H
 #define DATA_CORPUS_H
@@ -79,24 +84,33 @@ const struct corpus_info *corpus_get_info(const struct corpus *corpus);
 const char *corpus_directory(const struct corpus *corpus);
 
 /* Tokens [first, first + count) of the corpus, documents back to back, across shards; every page touched is
- * verified. */
+ * verified, every id is below the vocabulary. After an error `tokens` holds nothing of use. */
 enum status corpus_read(
 	struct corpus *corpus, uint64_t first, uint64_t count, int32_t *tokens /* [count] */) MUST_USE;
 
-/* Asks the system to read those pages ahead. Never fails, never waits. */
+/* Asks the system to read those pages ahead. Never fails, never waits for them. */
 void corpus_prefetch(struct corpus *corpus, uint64_t first, uint64_t count);
 
 /* Where a document lies: tokens [*first, *first + *count) of the corpus, EOD included. */
 enum status corpus_document(
 	struct corpus *corpus, uint64_t document, uint64_t *first, uint64_t *count) MUST_USE;
+/* The lengths, EOD included, of documents [first, first + count). */
+enum status corpus_document_lengths(
+	struct corpus *corpus, uint64_t first, uint64_t count, uint32_t *lengths /* [count] */) MUST_USE;
 /* The document's key (upper 64 bits). */
 enum status corpus_document_key(struct corpus *corpus, uint64_t document, uint64_t *key) MUST_USE;
 /* The first document whose key is >= `key`; the number of documents when there is none. O(log documents). */
 enum status corpus_find_key(struct corpus *corpus, uint64_t key, uint64_t *document) MUST_USE;
 
 /* Reads and checks everything: sizes, every page, every tree, .idx against .bin, order of keys, EOD at each
- * document's end and ids below the vocabulary. `progress` (may be NULL) gets bytes done and in all. */
+ * document's end and nowhere else, ids below the vocabulary. `progress` (may be NULL) gets bytes done and in
+ * all, from one thread at a time. The error is of one of the damaged places, not of all. */
 typedef void corpus_progress(void *user, uint64_t done, uint64_t total);
 enum status corpus_verify(struct corpus *corpus, int workers, corpus_progress *progress, void *user) MUST_USE;
+
+/* The tokenizer that made the corpus: GPT-2's, or the one whose files the corpus holds. Another hash than the
+ * manifest's is STATUS_MISMATCH. The caller closes it. */
+struct tokenizer;
+enum status corpus_open_tokenizer(const struct corpus *corpus, struct tokenizer **out) MUST_USE;
 
 #endif

@@ -1,0 +1,604 @@
+#include "data/corpus.h"
+
+#include "common/endian.h"
+#include "common/file.h"
+#include "common/memory.h"
+#include "data/corpus_shard.h"
+#include "data/manifest.h"
+#include "data/mapped_copy.h"
+
+#include <inttypes.h>
+#include <pthread.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+enum { PAGE = HASH_TREE_PAGE };
+
+struct corpus {
+	struct corpus_info info;
+	char *directory;
+	int shard_bits;                /* log2 of the number of shards */
+	pthread_mutex_t mutex;         /* of mapping */
+	struct shard *_Atomic *shards; /* [shard_count]; NULL until mapped */
+};
+
+const char *const shard_suffixes[SHARD_FILES] = {"bin", "idx", "key"};
+
+/* ---- opening ---- */
+
+enum status corpus_open(const char *directory, struct corpus **out)
+{
+	struct corpus *corpus;
+	*out = NULL;
+	TRY(memory_alloc((void **)&corpus, 1, sizeof *corpus, "a corpus"));
+	pthread_mutex_init(&corpus->mutex, NULL);
+	enum status status = manifest_read(directory, &corpus->info);
+	if (status == STATUS_OK)
+		status = memory_alloc((void **)&corpus->shards, (size_t)corpus->info.shard_count,
+			sizeof *corpus->shards, "the list of shards");
+	if (status == STATUS_OK) {
+		corpus->directory = strdup(directory);
+		if (!corpus->directory)
+			status = error_set(STATUS_MEMORY, "no memory for a path");
+	}
+	if (status != STATUS_OK) {
+		corpus_close(corpus);
+		return status;
+	}
+	while (UINT64_C(1) << corpus->shard_bits < corpus->info.shard_count)
+		corpus->shard_bits++;
+	*out = corpus;
+	return STATUS_OK;
+}
+
+static void shard_free(struct shard *shard)
+{
+	if (!shard)
+		return;
+	for (int f = 0; f < SHARD_FILES; f++) {
+		file_unmap(shard->files[f].data, (size_t)shard->files[f].bytes);
+		hashed_file_close(&shard->files[f]);
+	}
+	file_unmap(shard->sum, shard->sum_bytes);
+	free(shard);
+}
+
+void corpus_close(struct corpus *corpus)
+{
+	if (!corpus)
+		return;
+	for (uint64_t i = 0; corpus->shards && i < corpus->info.shard_count; i++)
+		shard_free(atomic_load(&corpus->shards[i]));
+	pthread_mutex_destroy(&corpus->mutex);
+	free((void *)corpus->shards);
+	free((void *)corpus->info.shards);
+	free(corpus->directory);
+	free(corpus);
+}
+
+const struct corpus_info *corpus_get_info(const struct corpus *corpus)
+{
+	return &corpus->info;
+}
+
+const char *corpus_directory(const struct corpus *corpus)
+{
+	return corpus->directory;
+}
+
+/* ---- mapping a shard ---- */
+
+unsigned corpus_token_bytes(const struct corpus *corpus)
+{
+	return corpus->info.dtype == CORPUS_U16 ? 2 : 4;
+}
+
+const char *shard_path(const struct corpus *corpus, const struct corpus_shard *entry, const char *suffix,
+	char path[SHARD_PATH])
+{
+	snprintf(path, SHARD_PATH, "%s/%s.%s", corpus->directory, entry->name, suffix);
+	return path;
+}
+
+uint64_t shard_file_bytes(const struct corpus *corpus, const struct corpus_shard *entry, enum shard_file file)
+{
+	switch (file) {
+	case SHARD_BIN:
+		return entry->tokens * corpus_token_bytes(corpus);
+	case SHARD_IDX:
+		return idx_documents(entry->documents) + 8 * (entry->documents + 1);
+	default:
+		return 8 * entry->documents;
+	}
+}
+
+static uint64_t manifest_root(const struct corpus_shard *entry, enum shard_file file)
+{
+	const uint64_t roots[SHARD_FILES] = {entry->bin_root, entry->idx_root, entry->key_root};
+	return roots[file];
+}
+
+static enum status map_sized(const struct corpus *corpus, const struct corpus_shard *entry,
+	const char *suffix, uint64_t wanted, const uint8_t **data)
+{
+	char path[SHARD_PATH];
+	size_t bytes;
+	TRY(file_map(shard_path(corpus, entry, suffix, path), data, &bytes));
+	if (bytes == wanted)
+		return STATUS_OK;
+	file_unmap(*data, bytes);
+	*data = NULL;
+	return error_set(STATUS_CORRUPT,
+		"%s: %zu bytes, but the manifest says %" PRIu64 " (documents %" PRIu64 "..%" PRIu64
+		" of the corpus lie in this shard): it is truncated or of another corpus; " CORPUS_CURE,
+		path, bytes, wanted, entry->first_document, entry->first_document + entry->documents);
+}
+
+static enum status check_sum_header(const struct corpus *corpus, const struct shard *shard)
+{
+	char path[SHARD_PATH];
+	uint8_t header[SUM_HEADER], end[8];
+	shard_path(corpus, shard->entry, "sum", path);
+	FAIL_IF(!mapped_copy(header, shard->sum, sizeof header) ||
+			!mapped_copy(end, shard->sum + shard->sum_bytes - sizeof end, sizeof end),
+		STATUS_IO, "%s: cannot read its header: the disk fails or the file was truncated", path);
+	FAIL_IF(memcmp(header, "FERRYSUM", 8) != 0 || load_le64(header + 8) != 1 ||
+			load_le64(end) != hash64(header, sizeof header),
+		STATUS_CORRUPT,
+		"%s: the header (bytes 0..63) or its checksum (the last 8 bytes) is damaged; " CORPUS_CURE,
+		path);
+	for (int f = 0; f < SHARD_FILES; f++)
+		FAIL_IF(load_le64(header + 16 + 16 * f) != shard->files[f].bytes ||
+				load_le64(header + 24 + 16 * f) != shard->files[f].root,
+			STATUS_CORRUPT,
+			"%s: its size or root of .%s (bytes %d..%d) is not the manifest's: it is of another "
+			"corpus; " CORPUS_CURE,
+			path, shard_suffixes[f], 16 + 16 * f, 31 + 16 * f);
+	return STATUS_OK;
+}
+
+static enum status check_idx_header(struct corpus *corpus, struct shard *shard)
+{
+	uint8_t header[IDX_HEADER];
+	char path[SHARD_PATH];
+	TRY(shard_read(corpus, shard, SHARD_IDX, 0, sizeof header, header));
+	FAIL_IF(memcmp(header, "MMIDIDX\0\0", 9) != 0 || load_le64(header + 9) != 1 ||
+			header[17] != (corpus->info.dtype == CORPUS_U16 ? 8 : 4) ||
+			load_le64(header + 18) != shard->entry->documents ||
+			load_le64(header + 26) != shard->entry->documents + 1,
+		STATUS_CORRUPT, "%s: the header (bytes 0..33) is not what the manifest says; " CORPUS_CURE,
+		shard_path(corpus, shard->entry, "idx", path));
+	return STATUS_OK;
+}
+
+static enum status map_files(struct corpus *corpus, struct shard *shard)
+{
+	uint64_t sum_bytes = SUM_HEADER;
+	const uint8_t *data[SHARD_FILES] = {NULL};
+	enum status status = STATUS_OK;
+	for (int f = 0; f < SHARD_FILES && status == STATUS_OK; f++) {
+		struct hash_tree_shape shape;
+		uint64_t bytes = shard_file_bytes(corpus, shard->entry, (enum shard_file)f);
+		hash_tree_shape(bytes, &shape);
+		status = map_sized(corpus, shard->entry, shard_suffixes[f], bytes, &data[f]);
+		/* Kept before anything else can fail, so that shard_free unmaps it. */
+		shard->files[f].data = data[f];
+		shard->files[f].bytes = data[f] ? bytes : 0;
+		sum_bytes += 8 * shape.total;
+	}
+	TRY(status);
+	TRY(map_sized(corpus, shard->entry, "sum", sum_bytes + 8, &shard->sum));
+	shard->sum_bytes = (size_t)sum_bytes + 8;
+	const uint8_t *hashes = shard->sum + SUM_HEADER;
+	for (int f = 0; f < SHARD_FILES; f++) {
+		TRY(hashed_file_open(&shard->files[f], data[f],
+			shard_file_bytes(corpus, shard->entry, (enum shard_file)f),
+			manifest_root(shard->entry, (enum shard_file)f), hashes));
+		hashes += 8 * shard->files[f].shape.total;
+		/* Windows come in random order: read-ahead around each would read what nobody asked for. */
+		if (data[f])
+			madvise((void *)data[f], (size_t)shard->files[f].bytes, MADV_RANDOM);
+	}
+	TRY(check_sum_header(corpus, shard));
+	return check_idx_header(corpus, shard);
+}
+
+enum status shard_map(struct corpus *corpus, uint64_t index, struct shard **out)
+{
+	*out = atomic_load_explicit(&corpus->shards[index], memory_order_acquire);
+	if (__builtin_expect(*out != NULL, 1))
+		return STATUS_OK;
+	pthread_mutex_lock(&corpus->mutex);
+	enum status status = STATUS_OK;
+	*out = atomic_load_explicit(&corpus->shards[index], memory_order_relaxed);
+	if (!*out) {
+		struct shard *shard;
+		status = memory_alloc((void **)&shard, 1, sizeof *shard, "a shard");
+		if (status == STATUS_OK) {
+			shard->entry = &corpus->info.shards[index];
+			status = map_files(corpus, shard);
+			if (status != STATUS_OK) {
+				shard_free(shard);
+			} else {
+				atomic_store_explicit(&corpus->shards[index], shard, memory_order_release);
+				*out = shard;
+			}
+		}
+	}
+	pthread_mutex_unlock(&corpus->mutex);
+	return status;
+}
+
+/* ---- naming damage ---- */
+
+struct text {
+	char bytes[512];
+	size_t length;
+};
+
+static void text_add(struct text *text, const char *format, ...) PRINTF_LIKE(2, 3);
+static void text_add(struct text *text, const char *format, ...)
+{
+	va_list arguments;
+	va_start(arguments, format);
+	int n = vsnprintf(text->bytes + text->length, sizeof text->bytes - text->length, format, arguments);
+	va_end(arguments);
+	if (n > 0)
+		text->length += (size_t)n < sizeof text->bytes - text->length
+					? (size_t)n
+					: sizeof text->bytes - text->length - 1;
+}
+
+/* Documents of the part of an array (`size` bytes an element, at `start`) that lies in [first, end). */
+static void text_add_elements(struct text *text, const struct corpus_shard *entry, const char *what,
+	uint64_t start, uint64_t size, uint64_t first, uint64_t end)
+{
+	uint64_t stop = start + size * entry->documents;
+	if (first < start)
+		first = start;
+	if (end > stop)
+		end = stop;
+	if (first >= end)
+		return;
+	text_add(text, "%s%s of documents %" PRIu64 "..%" PRIu64, text->length ? ", " : "", what,
+		entry->first_document + (first - start) / size,
+		entry->first_document + (end - 1 - start) / size);
+}
+
+/* The documents that bytes [first, end) of .bin hold, if .idx can tell. */
+static void text_add_bin(
+	struct text *text, struct corpus *corpus, struct shard *shard, uint64_t first, uint64_t end)
+{
+	uint64_t from, to;
+	if (shard_document_at(corpus, shard, first, &from) != STATUS_OK ||
+		shard_document_at(corpus, shard, end - 1, &to) != STATUS_OK) {
+		text_add(text, "some of documents %" PRIu64 "..%" PRIu64 " (the index cannot tell which)",
+			shard->entry->first_document,
+			shard->entry->first_document + shard->entry->documents - 1);
+		return;
+	}
+	text_add(text, "documents %" PRIu64 "..%" PRIu64, shard->entry->first_document + from,
+		shard->entry->first_document + to);
+}
+
+static void text_add_documents(struct text *text, struct corpus *corpus, struct shard *shard,
+	enum shard_file file, uint64_t first, uint64_t end)
+{
+	const struct corpus_shard *entry = shard->entry;
+	if (file == SHARD_BIN) {
+		text_add_bin(text, corpus, shard, first, end);
+	} else if (file == SHARD_KEY) {
+		text_add_elements(text, entry, "keys", 0, 8, first, end);
+	} else {
+		if (first < IDX_HEADER)
+			text_add(text, "header");
+		text_add_elements(text, entry, "lengths", IDX_HEADER, 4, first, end);
+		text_add_elements(text, entry, "offsets", idx_offsets(entry->documents), 8, first, end);
+		text_add_elements(text, entry, "numbers", idx_documents(entry->documents), 8, first, end);
+	}
+}
+
+/* Not inlined: the reading path stays small. */
+static __attribute__((noinline, cold)) enum status tell_damage(
+	struct corpus *corpus, struct shard *shard, enum shard_file file, const struct hashed_damage *damage)
+{
+	struct text documents = {.length = 0};
+	char path[SHARD_PATH];
+	const char *what = damage->status == STATUS_IO
+				   ? "cannot be read: the disk fails, or the file was truncated"
+				   : "does not match its hash: it is damaged";
+	text_add_documents(&documents, corpus, shard, file, damage->file_first, damage->file_end);
+	if (!damage->in_tree)
+		return error_set(damage->status,
+			"%s: page %" PRIu64 " (bytes %" PRIu64 "..%" PRIu64 ") %s; it holds %s; " CORPUS_CURE,
+			shard_path(corpus, shard->entry, shard_suffixes[file], path), damage->page,
+			damage->first_byte, damage->end_byte - 1, what, documents.bytes);
+	uint64_t start = (uint64_t)(shard->files[file].hashes - shard->sum);
+	return error_set(damage->status,
+		"%s: page %" PRIu64 " of the hashes of .%s (bytes %" PRIu64 "..%" PRIu64
+		") %s; it vouches for bytes %" PRIu64 "..%" PRIu64 " of %s.%s: %s; " CORPUS_CURE,
+		shard_path(corpus, shard->entry, "sum", path), damage->page, shard_suffixes[file],
+		start + damage->first_byte, start + damage->end_byte - 1, what, damage->file_first,
+		damage->file_end - 1, shard->entry->name, shard_suffixes[file], documents.bytes);
+}
+
+/* ---- reading a shard ---- */
+
+enum status shard_page(struct corpus *corpus, struct shard *shard, enum shard_file file, uint64_t page,
+	union hashed_page *out, size_t *bytes)
+{
+	struct hashed_damage damage;
+	if (__builtin_expect(
+		    hashed_file_page(&shard->files[file], page, out, bytes, &damage) != STATUS_OK, 0))
+		return tell_damage(corpus, shard, file, &damage);
+	return STATUS_OK;
+}
+
+enum status shard_read(struct corpus *corpus, struct shard *shard, enum shard_file file, uint64_t offset,
+	size_t bytes, void *out)
+{
+	struct hashed_damage damage;
+	if (hashed_file_read(&shard->files[file], offset, bytes, out, &damage) != STATUS_OK)
+		return tell_damage(corpus, shard, file, &damage);
+	return STATUS_OK;
+}
+
+void shard_prefetch(struct shard *shard, enum shard_file file, uint64_t first, uint64_t end)
+{
+	static _Atomic uintptr_t page_mask;
+	uintptr_t mask = atomic_load_explicit(&page_mask, memory_order_relaxed);
+	if (!mask) {
+		mask = (uintptr_t)sysconf(_SC_PAGESIZE) - 1;
+		atomic_store_explicit(&page_mask, mask, memory_order_relaxed);
+	}
+	uintptr_t from = (uintptr_t)(shard->files[file].data + first) & ~mask;
+	if (first < end)
+		madvise((void *)from, (uintptr_t)(shard->files[file].data + end) - from, MADV_WILLNEED);
+}
+
+static enum status read_u64(
+	struct corpus *corpus, struct shard *shard, enum shard_file file, uint64_t offset, uint64_t *out)
+{
+	uint8_t bytes[8];
+	TRY(shard_read(corpus, shard, file, offset, sizeof bytes, bytes));
+	*out = load_le64(bytes);
+	return STATUS_OK;
+}
+
+enum status shard_document_at(struct corpus *corpus, struct shard *shard, uint64_t offset, uint64_t *document)
+{
+	/* Documents [0, low) end at or before `offset`; those from `high` on do not. */
+	uint64_t low = 0, high = shard->entry->documents;
+	while (low < high) {
+		uint64_t middle = low + (high - low) / 2, end = shard->files[SHARD_BIN].bytes;
+		if (middle + 1 < shard->entry->documents)
+			TRY(read_u64(corpus, shard, SHARD_IDX,
+				idx_offsets(shard->entry->documents) + 8 * (middle + 1), &end));
+		if (end <= offset)
+			low = middle + 1;
+		else
+			high = middle;
+	}
+	*document = low;
+	return STATUS_OK;
+}
+
+/* ---- tokens ---- */
+
+/* The last shard whose first token (document) is at or before the given one: the one that holds it. */
+static uint64_t find_shard_of_token(const struct corpus *corpus, uint64_t token)
+{
+	uint64_t low = 0, high = corpus->info.shard_count;
+	while (high - low > 1) {
+		uint64_t middle = low + (high - low) / 2;
+		if (corpus->info.shards[middle].first_token <= token)
+			low = middle;
+		else
+			high = middle;
+	}
+	return low;
+}
+
+static uint64_t find_shard_of_document(const struct corpus *corpus, uint64_t document)
+{
+	uint64_t low = 0, high = corpus->info.shard_count;
+	while (high - low > 1) {
+		uint64_t middle = low + (high - low) / 2;
+		if (corpus->info.shards[middle].first_document <= document)
+			low = middle;
+		else
+			high = middle;
+	}
+	return low;
+}
+
+/* Widen to int32. The sign of the result tells of an id above `last`. */
+static int32_t widen_u16(const uint16_t *from, size_t count, int32_t last, int32_t *restrict to)
+{
+	int32_t bad = 0;
+	for (size_t i = 0; i < count; i++) {
+		int32_t id = from[i];
+		to[i] = id;
+		bad |= last - id;
+	}
+	return bad;
+}
+
+static int32_t copy_i32(const int32_t *from, size_t count, int32_t last, int32_t *restrict to)
+{
+	int32_t bad = 0;
+	for (size_t i = 0; i < count; i++) {
+		int32_t id = from[i];
+		to[i] = id;
+		bad |= id | (int32_t)((uint32_t)last - (uint32_t)id);
+	}
+	return bad;
+}
+
+static __attribute__((noinline, cold)) enum status tell_bad_id(const struct corpus *corpus,
+	const struct shard *shard, uint64_t first, const int32_t *tokens, size_t count)
+{
+	char path[SHARD_PATH];
+	size_t i = 0;
+	while (i + 1 < count && (uint32_t)tokens[i] < corpus->info.vocabulary)
+		i++;
+	return error_set(STATUS_CORRUPT,
+		"%s: token %" PRIu64 " is id %" PRId32 ", but the vocabulary has %" PRIu32
+		" ids: whatever wrote this corpus was wrong",
+		shard_path(corpus, shard->entry, "bin", path), first + i, tokens[i], corpus->info.vocabulary);
+}
+
+/* Tokens [first, first + count) of one shard. */
+static enum status read_shard_tokens(
+	struct corpus *corpus, struct shard *shard, uint64_t first, uint64_t count, int32_t *tokens)
+{
+	const uint64_t page_tokens = PAGE / corpus_token_bytes(corpus);
+	const int32_t last = (int32_t)(corpus->info.vocabulary - 1);
+	while (count) {
+		union hashed_page page;
+		size_t bytes, skip = (size_t)(first % page_tokens);
+		TRY(shard_page(corpus, shard, SHARD_BIN, first / page_tokens, &page, &bytes));
+		size_t part = page_tokens - skip < count ? (size_t)(page_tokens - skip) : (size_t)count;
+		int32_t bad = corpus->info.dtype == CORPUS_U16
+				      ? widen_u16(page.u16 + skip, part, last, tokens)
+				      : copy_i32(page.i32 + skip, part, last, tokens);
+		if (__builtin_expect(bad < 0, 0))
+			return tell_bad_id(corpus, shard, first, tokens, part);
+		tokens += part;
+		first += part;
+		count -= part;
+	}
+	return STATUS_OK;
+}
+
+enum status corpus_read(struct corpus *corpus, uint64_t first, uint64_t count, int32_t *tokens)
+{
+	FAIL_IF(first > corpus->info.tokens || count > corpus->info.tokens - first, STATUS_USAGE,
+		"%s: tokens %" PRIu64 " + %" PRIu64 " asked for, the corpus has %" PRIu64, corpus->directory,
+		first, count, corpus->info.tokens);
+	for (uint64_t s = find_shard_of_token(corpus, first); count; s++) {
+		const struct corpus_shard *entry = &corpus->info.shards[s];
+		uint64_t skip = first - entry->first_token, part = entry->tokens - skip;
+		struct shard *shard;
+		if (part > count)
+			part = count;
+		if (!part)
+			continue;
+		TRY(shard_map(corpus, s, &shard));
+		TRY(read_shard_tokens(corpus, shard, skip, part, tokens));
+		tokens += part;
+		first += part;
+		count -= part;
+	}
+	return STATUS_OK;
+}
+
+void corpus_prefetch(struct corpus *corpus, uint64_t first, uint64_t count)
+{
+	unsigned size = corpus_token_bytes(corpus);
+	if (first >= corpus->info.tokens)
+		return;
+	if (count > corpus->info.tokens - first)
+		count = corpus->info.tokens - first;
+	for (uint64_t s = find_shard_of_token(corpus, first); count; s++) {
+		const struct corpus_shard *entry = &corpus->info.shards[s];
+		uint64_t skip = first - entry->first_token, part = entry->tokens - skip;
+		struct shard *shard;
+		if (part > count)
+			part = count;
+		/* A shard that cannot be mapped is an error of the read that follows. */
+		if (part && shard_map(corpus, s, &shard) == STATUS_OK)
+			shard_prefetch(shard, SHARD_BIN, skip * size, (skip + part) * size);
+		first += part;
+		count -= part;
+	}
+}
+
+/* ---- documents ---- */
+
+static enum status check_document(const struct corpus *corpus, uint64_t document)
+{
+	FAIL_IF(document >= corpus->info.documents, STATUS_USAGE,
+		"%s: document %" PRIu64 " asked for, the corpus has %" PRIu64 " (from 0)", corpus->directory,
+		document, corpus->info.documents);
+	return STATUS_OK;
+}
+
+enum status corpus_document(struct corpus *corpus, uint64_t document, uint64_t *first, uint64_t *count)
+{
+	struct shard *shard;
+	uint8_t length[4];
+	uint64_t offset;
+	unsigned size = corpus_token_bytes(corpus);
+	TRY(check_document(corpus, document));
+	TRY(shard_map(corpus, find_shard_of_document(corpus, document), &shard));
+	const struct corpus_shard *entry = shard->entry;
+	uint64_t local = document - entry->first_document;
+	TRY(shard_read(corpus, shard, SHARD_IDX, IDX_HEADER + 4 * local, sizeof length, length));
+	TRY(read_u64(corpus, shard, SHARD_IDX, idx_offsets(entry->documents) + 8 * local, &offset));
+	char path[SHARD_PATH];
+	FAIL_IF(offset % size || offset / size > entry->tokens || load_le32(length) < 1 ||
+			load_le32(length) > entry->tokens - offset / size,
+		STATUS_CORRUPT,
+		"%s: document %" PRIu64 " of the corpus lies at byte %" PRIu64 ", %" PRIu32
+		" tokens long, which is not within the shard: whatever wrote this corpus was wrong",
+		shard_path(corpus, entry, "idx", path), document, offset, load_le32(length));
+	*first = entry->first_token + offset / size;
+	*count = load_le32(length);
+	return STATUS_OK;
+}
+
+enum status corpus_document_lengths(struct corpus *corpus, uint64_t first, uint64_t count, uint32_t *lengths)
+{
+	FAIL_IF(first > corpus->info.documents || count > corpus->info.documents - first, STATUS_USAGE,
+		"%s: documents %" PRIu64 " + %" PRIu64 " asked for, the corpus has %" PRIu64,
+		corpus->directory, first, count, corpus->info.documents);
+	for (uint64_t s = find_shard_of_document(corpus, first); count; s++) {
+		const struct corpus_shard *entry = &corpus->info.shards[s];
+		uint64_t skip = first - entry->first_document, part = entry->documents - skip;
+		struct shard *shard;
+		if (part > count)
+			part = count;
+		if (!part)
+			continue;
+		TRY(shard_map(corpus, s, &shard));
+		TRY(shard_read(corpus, shard, SHARD_IDX, IDX_HEADER + 4 * skip, (size_t)part * 4, lengths));
+		lengths += part;
+		first += part;
+		count -= part;
+	}
+	return STATUS_OK;
+}
+
+enum status corpus_document_key(struct corpus *corpus, uint64_t document, uint64_t *key)
+{
+	struct shard *shard;
+	TRY(check_document(corpus, document));
+	TRY(shard_map(corpus, find_shard_of_document(corpus, document), &shard));
+	return read_u64(corpus, shard, SHARD_KEY, 8 * (document - shard->entry->first_document), key);
+}
+
+enum status corpus_find_key(struct corpus *corpus, uint64_t key, uint64_t *document)
+{
+	uint64_t s = corpus->shard_bits ? key >> (64 - corpus->shard_bits) : 0;
+	const struct corpus_shard *entry = &corpus->info.shards[s];
+	uint64_t low = 0, high = entry->documents;
+	struct shard *shard;
+	if (high)
+		TRY(shard_map(corpus, s, &shard));
+	while (low < high) {
+		uint64_t middle = low + (high - low) / 2, found;
+		TRY(read_u64(corpus, shard, SHARD_KEY, 8 * middle, &found));
+		if (found < key)
+			low = middle + 1;
+		else
+			high = middle;
+	}
+	/* Past this shard's last document begins the next shard's first: its keys are all larger. */
+	*document = entry->first_document + low;
+	return STATUS_OK;
+}

@@ -1,0 +1,64 @@
+/*
+ * corpus_shard.h: one shard's four files, for corpus.c and corpus_verify.c alone.
+ *
+ * A shard is mapped on first use by shard_map and stays mapped until corpus_close. Reads are verified and
+ * their errors are complete messages.
+ */
+#ifndef DATA_CORPUS_SHARD_H
+#define DATA_CORPUS_SHARD_H
+
+#include "data/corpus.h"
+#include "data/hashed_file.h"
+
+enum shard_file { SHARD_BIN, SHARD_IDX, SHARD_KEY, SHARD_FILES };
+enum { IDX_HEADER = 34, SUM_HEADER = 64 };
+
+struct shard {
+	const struct corpus_shard *entry; /* in the manifest */
+	struct hashed_file files[SHARD_FILES];
+	const uint8_t *sum; /* the mapped .sum */
+	size_t sum_bytes;
+};
+
+/* Where the sections of .idx begin. */
+static inline uint64_t idx_offsets(uint64_t documents)
+{
+	return IDX_HEADER + 4 * documents;
+}
+static inline uint64_t idx_documents(uint64_t documents)
+{
+	return IDX_HEADER + 12 * documents;
+}
+
+unsigned corpus_token_bytes(const struct corpus *corpus); /* 2 or 4 */
+uint64_t shard_file_bytes(
+	const struct corpus *corpus, const struct corpus_shard *entry, enum shard_file file);
+
+/* Shard `index`, mapped, its sizes and headers checked. */
+enum status shard_map(struct corpus *corpus, uint64_t index, struct shard **out) MUST_USE;
+
+/* Page `page` of one of its files, verified. */
+enum status shard_page(struct corpus *corpus, struct shard *shard, enum shard_file file, uint64_t page,
+	union hashed_page *out, size_t *bytes) MUST_USE;
+/* Verified bytes [offset, offset + bytes) of one of its files; within it. */
+enum status shard_read(struct corpus *corpus, struct shard *shard, enum shard_file file, uint64_t offset,
+	size_t bytes, void *out) MUST_USE;
+
+/* The first document of the shard that ends after byte `offset` of .bin, by .idx; all of them when none does.
+ */
+enum status shard_document_at(
+	struct corpus *corpus, struct shard *shard, uint64_t offset, uint64_t *document) MUST_USE;
+
+/* Asks the system to read bytes [first, end) of a file ahead. */
+void shard_prefetch(struct shard *shard, enum shard_file file, uint64_t first, uint64_t end);
+
+/* "DIR/00000.bin", into `path` (truncated to fit). */
+enum { SHARD_PATH = 512 };
+const char *shard_path(const struct corpus *corpus, const struct corpus_shard *entry, const char *suffix,
+	char path[SHARD_PATH]);
+extern const char *const shard_suffixes[SHARD_FILES]; /* "bin", "idx", "key" */
+
+/* For hints in messages. */
+#define CORPUS_CURE "restore the file from a copy, or run `ferry preprocess` again"
+
+#endif
