@@ -58,6 +58,9 @@ endif
 GEMM := $(if $(OPENMP),$(if $(HAVE_DNNL),dnnl,$(if $(HAVE_BLAS),blas,plain)),plain)
 GEMM_LIB_dnnl := -ldnnl
 GEMM_LIB_blas := -lopenblas
+GEMM_NAME_dnnl := oneDNN
+GEMM_NAME_blas := OpenBLAS
+GEMM_NAME_plain := plain C
 
 CFLAGS_ALL = -std=gnu11 -g $(OPTIMIZE_$(MODE)) $(MATH) $(WARNINGS) $(C_WARNINGS) $(OPENMP) -pthread -MMD -MP $(CPPFLAGS) $(CFLAGS)
 CXXFLAGS_ALL = -std=c++17 -g $(OPTIMIZE_$(MODE)) $(WARNINGS) -pthread -MMD -MP $(CPPFLAGS) $(CXXFLAGS)
@@ -82,20 +85,21 @@ OBJECTS_common    := $(call objects,common)
 OBJECTS_tokenizer := $(call objects,tokenizer) $(call simd_objects,tokenizer/simd) $(O)/tokenizer/vocab_gpt2.o
 OBJECTS_data      := $(call objects,data)
 OBJECTS_kernels   := $(call objects,kernels) $(filter-out $(O)/kernels/cpu/gemm_%.o,$(call objects,kernels/cpu)) \
-                     $(O)/kernels/cpu/gemm_$(GEMM).o $(call simd_objects,kernels/cpu/simd)
+                     $(patsubst %.c,$(O)/%.o,$(wildcard kernels/cpu/gemm_$(GEMM).c)) $(call simd_objects,kernels/cpu/simd)
 OBJECTS_engine    := $(call objects,engine)
-OBJECTS_tools     := $(call objects,tools)
+OBJECTS_tools     := $(filter-out $(O)/tools/ferry.o,$(call objects,tools))
 LIB = $(O)/lib$(1).a
 LIBS_common    := $(call LIB,common)
 LIBS_tokenizer := $(call LIB,tokenizer) $(LIBS_common)
 LIBS_data      := $(call LIB,data) $(LIBS_tokenizer)
 LIBS_kernels   := $(call LIB,kernels) $(LIBS_common)
 LIBS_engine    := $(call LIB,engine) $(call LIB,kernels) $(LIBS_data)
+LIBS_tools     := $(call LIB,tools) $(LIBS_engine)
 
 $(O)/lib%.a:
 	@rm -f $@
 	$(Q)ar rcs $@ $^
-$(foreach layer,common tokenizer data kernels engine,$(eval $(O)/lib$(layer).a: $(OBJECTS_$(layer))))
+$(foreach layer,common tokenizer data kernels engine tools,$(eval $(O)/lib$(layer).a: $(OBJECTS_$(layer))))
 
 $(O)/%.o: %.c
 	@mkdir -p $(@D)
@@ -114,7 +118,8 @@ endef
 $(foreach isa,$(ISAS),$(eval $(call isa_rule,$(isa))))
 $(O)/tokenizer/vocab_gpt2.o: tokenizer/vocab.bpe
 
-$(O)/ferry: $(OBJECTS_tools) $(LIBS_engine)
+$(O)/tools/ferry.o: CPPFLAGS += -DFERRY_GEMM='"$(GEMM_NAME_$(GEMM))"'
+$(O)/ferry: $(O)/tools/ferry.o $(OBJECTS_tools) $(LIBS_engine)
 	$(Q)$(LINK) -o $@ $^ $(LDLIBS_ALL)
 
 all: $(B)/ferry ## build the program, build/ferry
@@ -128,12 +133,12 @@ endif
 # ---- tests ------------------------------------------------------------------------------------------------
 
 unit_tests = $(patsubst %.c,$(O)/%,$(wildcard tests/unit/$(1)/test_*.c))
-UNIT_TESTS := $(foreach layer,common tokenizer data kernels engine,$(call unit_tests,$(layer)))
+UNIT_TESTS := $(foreach layer,common tokenizer data kernels engine tools,$(call unit_tests,$(layer)))
 define unit_rule
 $(O)/tests/unit/$(1)/test_%: $(O)/tests/unit/$(1)/test_%.o $$(LIBS_$(1))
 	$$(Q)$$(LINK) -o $$@ $$^ -lcmocka $$(LDLIBS_ALL)
 endef
-$(foreach layer,common tokenizer data kernels engine,$(eval $(call unit_rule,$(layer))))
+$(foreach layer,common tokenizer data kernels engine tools,$(eval $(call unit_rule,$(layer))))
 
 unit: $(UNIT_TESTS) ## build and run the unit tests of MODE
 	@tests/run $(UNIT_TESTS)

@@ -1,0 +1,19 @@
+#include "tools/command.h"
+
+#include <stdio.h>
+
+int command_finish(const char *name, enum status status)
+{
+	const char *space = name ? " " : "";
+	name = name ? name : "";
+	/* The message may be the only clue: it goes out even where standard output is broken. */
+	if (status != STATUS_OK)
+		fprintf(stderr, "ferry%s%s: %s\n", space, name, error_message());
+	if (status == STATUS_USAGE && *name)
+		fprintf(stderr, "`ferry help %s` lists the flags\n", name);
+	if ((fflush(stdout) != 0 || ferror(stdout)) && status == STATUS_OK) {
+		status = error_set_errno(STATUS_IO, "standard output: write failed");
+		fprintf(stderr, "ferry%s%s: %s\n", space, name, error_message());
+	}
+	return error_exit_code(status);
+}

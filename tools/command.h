@@ -1,0 +1,52 @@
+/*
+ * command.h: the subcommands of `ferry`, and how each begins and ends.
+ *
+ * A subcommand NAME is one file, tools/cmd_NAME.c, that defines `int cmd_NAME(int argc, char **argv)`:
+ *argv[0] is the name, the rest its arguments; it returns the process's exit code. The usual shape:
+ *
+ *	static enum status run(int argc, char **argv)
+ *	{
+ *		struct preprocess_config config = {...defaults...};
+ *		struct option table[] = {
+ *			{OPTION_LIST("INPUT", &inputs, "INPUT", "files or folders"), .required = true},
+ *			{OPTION_STRING("--output", &config.output, "DIR", "the corpus"), .required = true},
+ *		};
+ *		struct options options = OPTIONS(table, "preprocess", "text in, a corpus out");
+ *		TRY(options_parse(&options, argc, argv));
+ *		if (options.help)
+ *			return STATUS_OK;
+ *		...
+ *	}
+ *
+ *	int cmd_preprocess(int argc, char **argv)
+ *	{
+ *		return command_finish("preprocess", run(argc, argv));
+ *	}
+ */
+#ifndef TOOLS_COMMAND_H
+#define TOOLS_COMMAND_H
+
+#include "common/error.h"
+
+/* name, one-line summary; in the order of `ferry help`. */
+#define COMMANDS(X)                                                                                          \
+	X(preprocess, "text in (.jsonl, .txt, folders; .zst, .gz), a tokenized corpus out")                  \
+	X(train, "a corpus in, a trained GPT-2 out: log, metrics, checkpoints")                              \
+	X(evaluate, "loss, perplexity and bits per byte of a checkpoint on a corpus")                        \
+	X(generate, "text from a checkpoint and a prompt")                                                   \
+	X(encode, "text on standard input to token ids")                                                     \
+	X(decode, "token ids on standard input to text")                                                     \
+	X(inspect, "what a corpus holds: documents, tokens, splits, one document's text")                    \
+	X(verify, "reads and checks every byte of a corpus")
+
+#define COMMAND_DECLARE(name, summary) int cmd_##name(int argc, char **argv);
+COMMANDS(COMMAND_DECLARE)
+
+/*
+ * The end of a command. On failure prints "ferry NAME: the message" to standard error (and, for STATUS_USAGE,
+ * where help is). Then flushes standard output: a failed write there (disk full) is a failure too.
+ * Returns the exit code (error_exit_code).
+ */
+int command_finish(const char *name, enum status status);
+
+#endif

@@ -1,0 +1,93 @@
+/*
+ * ferry.c: the program. Chooses a subcommand; everything else is in cmd_*.c.
+ */
+#include "common/simd.h"
+#include "tools/command.h"
+#include "tools/options.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* Commands land one by one: a missing one is NULL. */
+#define COMMAND_WEAK(name, summary) extern __typeof__(cmd_##name) cmd_##name __attribute__((weak));
+COMMANDS(COMMAND_WEAK)
+
+struct command {
+	const char *name, *summary;
+	int (*run)(int argc, char **argv);
+};
+
+#define COMMAND_ENTRY(name, summary) {#name, summary, cmd_##name},
+static const struct command commands[] = {COMMANDS(COMMAND_ENTRY)};
+enum { COMMAND_COUNT = sizeof commands / sizeof *commands };
+
+static void print_help(FILE *out)
+{
+	fprintf(out, "ferry: pretrain GPT-2 on your own text\n\nusage: ferry COMMAND [flags]\n\n");
+	for (int i = 0; i < COMMAND_COUNT; i++)
+		fprintf(out, "  %-12s %s\n", commands[i].name, commands[i].summary);
+	fprintf(out, "\n`ferry help COMMAND` lists a command's flags. `ferry --version` says what this build "
+		     "has.\n"
+		     "From text to a model:\n\n"
+		     "  ferry preprocess my-text/ --output corpus\n"
+		     "  ferry train --train-data corpus\n"
+		     "  ferry evaluate --load run --data corpus\n"
+		     "  ferry generate --load run --prompt 'Once'\n");
+}
+
+static int print_version(void)
+{
+	printf("ferry %s\n", FERRY_VERSION);
+	printf("unicode            16.0\n");
+	printf("matrix products    %s\n", FERRY_GEMM);
+	printf("instruction set    %s, of this processor's\n", simd_isa_name(simd_isa_get()));
+	printf("left out           CUDA\n");
+	return command_finish("--version", STATUS_OK);
+}
+
+static enum status unknown_command(const char *name)
+{
+	const char *names[COMMAND_COUNT];
+	for (int i = 0; i < COMMAND_COUNT; i++)
+		names[i] = commands[i].name;
+	const char *nearest = options_nearest(name, names, COMMAND_COUNT);
+	if (nearest)
+		return error_set(STATUS_USAGE, "there is no command '%s'; did you mean %s?", name, nearest);
+	return error_set(STATUS_USAGE, "there is no command '%s'; `ferry help` lists them", name);
+}
+
+static int run_command(int argc, char **argv)
+{
+	for (int i = 0; i < COMMAND_COUNT; i++) {
+		if (strcmp(commands[i].name, argv[0]) != 0)
+			continue;
+		if (commands[i].run)
+			return commands[i].run(argc, argv);
+		return command_finish(argv[0], error_set(STATUS_UNSUPPORTED, "not in this build"));
+	}
+	return command_finish(NULL, unknown_command(argv[0]));
+}
+
+static int help(int argc, char **argv)
+{
+	if (argc < 2) {
+		print_help(stdout);
+		return command_finish("help", STATUS_OK);
+	}
+	char *arguments[] = {argv[1], (char[]){"--help"}, NULL};
+	return run_command(2, arguments);
+}
+
+int main(int argc, char **argv)
+{
+	if (argc < 2) {
+		print_help(stderr);
+		return error_exit_code(STATUS_USAGE);
+	}
+	if (strcmp(argv[1], "--version") == 0 || strcmp(argv[1], "version") == 0)
+		return print_version();
+	if (strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0 || strcmp(argv[1], "help") == 0)
+		return help(argc - 1, argv + 1);
+	return run_command(argc - 1, argv + 1);
+}
