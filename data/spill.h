@@ -1,0 +1,99 @@
+/*
+ * spill.h: the files between preprocessing's two passes.
+ *
+ * A unit of input becomes one spill file, published when complete. A spill file holds runs (what a worker had
+ * in memory when it had to write); a run holds one segment for each bucket that has documents; bucket b has
+ * the documents whose key begins with the bits of b. All little-endian:
+ *
+ *    segment   documents x 24 bytes {u64 key high, u64 key low, u32 tokens, u32 text bytes},
+ *              then one zstd frame: the documents' tokens back to back, u16 or i32, without EOD
+ *    rejects   blocks of {u32 piece, u32 reason bytes, u64 line, u64 offset, reason}
+ *    footer    u64[16] counts; the number of runs R; segments [bucket][R] {u64 offset, u64 bytes, u64 tokens,
+ *              u64 XXH3-64 of the segment, u64 documents}; number of reject blocks and {u64 offset, u64
+ * bytes, u64 XXH3-64} of each; number of pieces and the lines of each (u64) trailer   48 bytes: {u64 footer
+ * offset, u64 footer bytes, u64 footer's XXH3-64, 16 bytes job, "FERRYSPL"}
+ *
+ * `job` ties the file to the run that wrote it (options and inputs). Everything is verified as it is read.
+ */
+#ifndef DATA_SPILL_H
+#define DATA_SPILL_H
+
+#include "common/error.h"
+#include "common/hash.h"
+
+#include <stdint.h>
+
+enum { SPILL_LARGEST_BITS = 12 };
+
+/* What a unit saw; `tokens` counts each document's EOD. */
+struct spill_counts {
+	uint64_t documents, tokens, bytes; /* accepted, before duplicates are dropped */
+	uint64_t empty, rejected, repaired;
+};
+
+struct spill_format {
+	int bucket_bits; /* 0..SPILL_LARGEST_BITS */
+	int item_bytes;  /* 2 or 4 */
+	struct hash128 job;
+};
+
+/* ---- writing; one worker's, for one unit after another ---- */
+
+struct spill_writer;
+
+/* Buffers up to `memory` bytes of documents (a single document may be larger). */
+enum status spill_writer_create(
+	const struct spill_format *format, uint64_t memory, struct spill_writer **out) MUST_USE;
+/* Abandons a unit under way. NULL is fine. */
+void spill_writer_destroy(struct spill_writer *writer);
+
+enum status spill_writer_begin(struct spill_writer *writer, const char *path) MUST_USE;
+/* A document: `bytes` of text became `ids`; copied. */
+enum status spill_writer_add(struct spill_writer *writer, struct hash128 key, size_t bytes,
+	const uint32_t *ids /* [count] */, size_t count) MUST_USE;
+/* A record that is dropped: line (or 0) and offset within piece number `piece` of the unit. Counts it. */
+enum status spill_writer_reject(struct spill_writer *writer, uint32_t piece, uint64_t line, uint64_t offset,
+	const char *reason) MUST_USE;
+void spill_writer_count(struct spill_writer *writer, uint64_t empty, uint64_t repaired);
+enum status spill_writer_publish(struct spill_writer *writer, const uint64_t *lines /* [pieces] */,
+	size_t pieces, struct spill_counts *counts) MUST_USE;
+
+/* ---- reading ---- */
+
+struct spill_reject {
+	uint32_t piece;
+	uint64_t line, offset;
+	const char *reason; /* [reason_bytes] */
+	size_t reason_bytes;
+};
+
+/* Checks a file's footer, adds the stored size of each bucket's documents (24 bytes and the tokens) to
+ * bucket_bytes. STATUS_CORRUPT if it is damaged or not this job's. */
+enum status spill_inspect(const char *path, const struct spill_format *format, struct spill_counts *counts,
+	uint64_t *bucket_bytes /* [1 << bucket_bits] */) MUST_USE;
+
+/* Lines of each piece, malloc'ed. */
+enum status spill_read_lines(
+	const char *path, const struct spill_format *format, uint64_t **lines, size_t *pieces) MUST_USE;
+typedef enum status spill_reject_visitor(void *user, const struct spill_reject *reject);
+enum status spill_read_rejects(const char *path, const struct spill_format *format,
+	spill_reject_visitor *visitor, void *user) MUST_USE;
+
+/* The documents of a range of keys, each key once, in key order. One thread; reusable. */
+struct spill_document {
+	struct hash128 key;
+	uint64_t first; /* of its tokens, in items */
+	uint32_t tokens, bytes;
+};
+struct spill_range;
+
+enum status spill_range_create(const struct spill_format *format, struct spill_range **out) MUST_USE;
+void spill_range_destroy(struct spill_range *range); /* NULL is fine */
+/* Empties it and sets its keys: those whose upper 64 bits are in [first, last]. */
+void spill_range_begin(struct spill_range *range, uint64_t first, uint64_t last);
+enum status spill_range_load(struct spill_range *range, const char *path) MUST_USE;
+/* After the last file. Both arrays belong to the range until its next use; *seen counts documents read. */
+enum status spill_range_finish(struct spill_range *range, const struct spill_document **documents,
+	size_t *count, const void **tokens, uint64_t *seen) MUST_USE;
+
+#endif
