@@ -1,71 +1,35 @@
 /*
- * model.h: GPT-2's shape, its parameters, forward and backward, on any kernels table.
+ * model.h: GPT-2, forward and backward, on any kernels table.
  *
- * Pre-LN GPT-2: learned positions, tanh GELU, tied embeddings. Parameters live in one flat array, in memory
- * exactly as in Hugging Face's GPT-2 (Conv1D weights [in][out]); the same offsets serve weights, gradients
- * and moments. The vocabulary is padded to VP rows inside; padded rows are zero, get no gradient and never
- * reach a file.
+ * Pre-LN GPT-2: learned positions, tanh GELU, tied embeddings. (Shape and parameters: engine/parameters.h.
+ * Generation with a key/value cache: engine/decoder.h.)
+ *
+ * A model owns activations and scratch, nothing else. Weights (act) and gradients (grad) are the caller's
+ * flat arrays [parameter_table.elements] in the kernels' memory. Kept from the forward for the backward, a
+ * layer: both residual sums, q|k|v, the attention's output, the MLP's sums before GELU, statistics: 10 C a
+ * token. LayerNorm's and GELU's outputs are computed again in the backward (under 1% of the step). With
+ * checkpoint_activations only the layer's input is kept, C a token, and its forward is run again (a third
+ * more GEMM). Results are the same bits in either case.
+ *
+ * Everything is queued on the default stream and nothing waits: whoever reads losses, logits or gradients on
+ * the host calls stream_wait first, which also returns failures of the operations. Token ids must be in
+ * [0, vocabulary) and positions in [0, positions): the caller vouches. One thread at a time per model.
  */
 #ifndef ENGINE_MODEL_H
 #define ENGINE_MODEL_H
 
 #include "common/error.h"
+#include "engine/parameters.h"
 #include "kernels/kernels.h"
 
 #include <stdint.h>
-
-struct model_config {
-	int layers, hidden, heads, positions; /* positions: rows of the position table */
-	int vocabulary, vocabulary_padded;
-	float embedding_dropout, attention_dropout, hidden_dropout; /* hidden: both branch outputs */
-	float layernorm_epsilon;
-};
-
-/* "gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl": sizes only. False: not known. */
-bool model_config_named(const char *name, struct model_config *config);
-/* Says what is impossible (heads that do not divide hidden, ...) before anything is allocated. */
-enum status model_config_check(const struct model_config *config) MUST_USE;
-
-/* ---- parameters ---- */
-
-struct parameter {
-	char name[48];   /* Hugging Face's, without "transformer.": "wte.weight", "h.0.attn.c_attn.weight" */
-	uint64_t offset; /* elements from the start of the flat array, a multiple of 64 */
-	uint64_t elements; /* in memory: rows * columns */
-	int rows, columns; /* vectors have rows 1 */
-	int file_rows;     /* rows in files (the real vocabulary for wte) */
-	int dimensions;    /* 1 or 2, in files */
-	int group;         /* 0: decays, 1: does not (LayerNorm's and biases) */
-	int layer;         /* -1 embeddings, 0..L-1, L final LayerNorm */
-};
-
-struct parameter_table {
-	struct parameter *items; /* [count], in order of offset: wte, wpe, h.0..., ln_f */
-	int count;
-	uint64_t elements;          /* of the flat array, gaps included */
-	uint64_t counted;           /* parameters as Megatron counts them (padded vocabulary, no gaps) */
-	uint64_t group_elements[2]; /* likewise */
-};
-
-enum status parameter_table_open(const struct model_config *config, struct parameter_table *out) MUST_USE;
-void parameter_table_close(struct parameter_table *table);
-const struct parameter *parameter_find(const struct parameter_table *table, const char *name);
-
-/*
- * N(0, 0.02) for weights, residual projections (attn.c_proj, mlp.c_proj) N(0, 0.02 / sqrt(2L)), biases 0,
- * LayerNorm 1 and 0, padded rows 0. Counter-based (Philox; seed, parameter, element), so the same for any
- * threads or ranks.
- */
-void parameters_initialize(
-	const struct model_config *config, const struct parameter_table *table, uint64_t seed, float *p);
-
-/* ---- forward and backward ---- */
 
 struct model_options {
 	int batch, sequence;         /* the largest micro-batch (B, T) */
 	bool training;               /* false: no backward, fewer activations */
 	bool checkpoint_activations; /* keep only each layer's input; recompute the rest in the backward */
 	uint64_t seed;               /* dropout's */
+	int forward_uses;            /* micro-batches between changes of the weights (kernels.h); 0: one */
 };
 
 struct model_batch {
@@ -79,13 +43,12 @@ struct model_batch {
 
 struct model;
 
-/* Activations and scratch for these options; weights (act) and gradients (grad) are the caller's flat arrays.
- */
+/* Takes all the memory that the model will need. */
 enum status model_open(const struct model_config *config, const struct model_options *options,
 	struct kernels *kernels, struct model **out) MUST_USE;
 void model_close(struct model *model);
 const struct parameter_table *model_parameters(const struct model *model);
-/* Bytes of activations and scratch that model_open takes for these. */
+/* Bytes of activations and scratch that model_open takes for these (the kernels' own scratch not counted). */
 uint64_t model_activation_bytes(
 	const struct model_config *config, const struct model_options *options, enum dtype act);
 
@@ -105,18 +68,8 @@ enum status model_train(struct model *model, const void *weights, void *gradient
 	void *user) MUST_USE;
 
 /* Logits of the V real ids for the last position of each sequence, or for all, f32 [B][V] or [B][T][V]. No
- * dropout. */
+ * dropout. `batch`'s targets are not read. */
 enum status model_logits(struct model *model, const void *weights, const struct model_batch *batch, bool all,
 	float *logits) MUST_USE;
-
-/* ---- generation: one token at a time with a key/value cache ---- */
-struct decoder;
-enum status decoder_open(
-	const struct model_config *config, struct kernels *kernels, int batch, struct decoder **out) MUST_USE;
-void decoder_close(struct decoder *decoder);
-/* Feeds one token a sequence at `position` (0 first; < positions) and gives the logits that follow, f32
- * [batch][V]. */
-enum status decoder_step(struct decoder *decoder, const void *weights, const int32_t *tokens /* [batch] */,
-	int position, float *logits) MUST_USE;
 
 #endif

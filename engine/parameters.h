@@ -1,0 +1,84 @@
+/*
+ * parameters.h: GPT-2's shape and where each parameter lies.
+ *
+ * Parameters live in one flat array, in memory exactly as in Hugging Face's GPT-2 (Conv1D weights
+ * [in][out]); the same offsets serve weights, gradients and moments. The vocabulary is padded to VP rows
+ * inside; padded rows are zero, get no gradient and never reach a file. The gaps between parameters are zero
+ * in every array and stay so.
+ */
+#ifndef ENGINE_PARAMETERS_H
+#define ENGINE_PARAMETERS_H
+
+#include "common/error.h"
+
+#include <stdint.h>
+
+struct model_config {
+	int layers, hidden, heads, positions; /* positions: rows of the position table */
+	int vocabulary, vocabulary_padded;
+	float embedding_dropout, attention_dropout, hidden_dropout; /* hidden: both branch outputs */
+	float layernorm_epsilon;
+};
+
+/*
+ * "gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl", and "reference" (4 layers, 1024 wide, 16 heads): sets
+ * layers, hidden and heads, and leaves the rest. False: not known.
+ */
+bool model_config_named(const char *name, struct model_config *config);
+/* The vocabulary rounded up to a multiple of `divisor` (at least 1; Megatron's 128). */
+int model_vocabulary_pad(int vocabulary, int divisor);
+/* Says what is impossible (heads that do not divide hidden, ...) before anything is allocated. */
+enum status model_config_check(const struct model_config *config) MUST_USE;
+
+struct parameter {
+	char name[48];   /* Hugging Face's, without "transformer.": "wte.weight", "h.0.attn.c_attn.weight" */
+	uint64_t offset; /* elements from the start of the flat array, a multiple of 64 */
+	uint64_t elements; /* in memory: rows * columns */
+	int rows, columns; /* vectors have rows 1 */
+	int file_rows;     /* rows in files (the real vocabulary for wte) */
+	int dimensions;    /* 1 or 2, in files */
+	int group;         /* 0: decays, 1: does not (LayerNorm's and biases) */
+	int layer;         /* -1 embeddings, 0..L-1, L final LayerNorm */
+};
+
+struct parameter_table {
+	struct parameter *items; /* [count], in order of offset: wte, wpe, h.0..., ln_f */
+	int count;
+	uint64_t elements;          /* of the flat array, gaps included */
+	uint64_t counted;           /* parameters as Megatron counts them (padded vocabulary, no gaps) */
+	uint64_t group_elements[2]; /* likewise */
+};
+
+/* Where each parameter lies within `items`: two embeddings, then 12 a layer in this order, then ln_f. */
+enum { PARAMETER_WTE, PARAMETER_WPE, PARAMETER_LAYERS };
+enum layer_parameter {
+	LN_1_WEIGHT,
+	LN_1_BIAS,
+	ATTN_WEIGHT,
+	ATTN_BIAS,
+	ATTN_PROJ_WEIGHT,
+	ATTN_PROJ_BIAS,
+	LN_2_WEIGHT,
+	LN_2_BIAS,
+	FC_WEIGHT,
+	FC_BIAS,
+	FC_PROJ_WEIGHT,
+	FC_PROJ_BIAS,
+	LAYER_PARAMETERS
+};
+
+/* The config must pass model_config_check. */
+enum status parameter_table_open(const struct model_config *config, struct parameter_table *out) MUST_USE;
+void parameter_table_close(struct parameter_table *table);
+/* By Hugging Face's name, with or without "transformer."; NULL: there is none. */
+const struct parameter *parameter_find(const struct parameter_table *table, const char *name);
+
+/*
+ * N(0, 0.02) for weights, residual projections (attn.c_proj, mlp.c_proj) N(0, 0.02 / sqrt(2L)), biases 0,
+ * LayerNorm 1 and 0, padded rows 0. Counter-based (Philox; seed, parameter, element), so the same for any
+ * threads or ranks. `p` [table->elements], in host memory, is written whole.
+ */
+void parameters_initialize(
+	const struct model_config *config, const struct parameter_table *table, uint64_t seed, float *p);
+
+#endif
