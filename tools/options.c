@@ -426,12 +426,12 @@ static void print_option(const struct option *option, int width, FILE *out)
 
 static void print_usage(const struct options *options, FILE *out)
 {
-	int column = fprintf(out, "usage: ferry %s", options->command);
+	fprintf(out, "usage: ferry %s", options->command);
 	for (size_t i = 0; i < options->count; i++) {
 		const struct option *option = &options->table[i];
 		if (option->kind == OPTION_KIND_HEADING || is_positional(option) || !option->required)
 			continue;
-		column += fprintf(out, " %s %s", option->name, option->metavar);
+		fprintf(out, " %s %s", option->name, option->metavar);
 	}
 	fprintf(out, " [flags]");
 	for (size_t i = 0; i < options->count; i++) {
