@@ -2,16 +2,30 @@
  * preprocess.h: text to corpus, in two passes, in bounded memory, resumable.
  *
  * Pass 1: inputs (data/input.h) are cut into units; workers repair and tokenize their documents and spill
- * them by the top bits of their key, zstd-compressed, one published file a unit under DIR/work/. Pass 2: each
- * key range is read back, sorted, duplicates dropped as they meet, and its shard written and published;
- * corpus.json is written last and DIR/work/ removed. The journal is the published files themselves plus
- * DIR/work/job.json, which pins the options and each input's path, size and time: killed at any point, the
- * same command goes on and ends in the same bytes; other options or changed inputs are an error that says so.
- * The bytes depend on the documents and the tokenizer alone: not on input order, workers, memory or
- * interruptions.
+ * them by the top bits of their key, zstd-compressed, one published file a unit (data/spill.h) under
+ * DIR/work/. Pass 2: each key range is read back, duplicates dropped as they meet, sorted, and appended to
+ * its shard (data/shard_writer.h); corpus.json is written last and DIR/work/ removed.
  *
- * DIR that already holds a corpus is an error unless `overwrite`. Two runs on one DIR: the second fails at
- * once (a lock file held with flock).
+ *    DIR/work/job.json           the options that matter; its hash is part of every spill file
+ *    DIR/work/inputs             each input's size, time and path
+ *    DIR/work/unit-000000 ...    pass 1's finished units
+ *    DIR/work/shard-00000.json   pass 2's finished shards, written after their files
+ *    DIR/.lock                   held (flock) while a run works on DIR: a second one fails at once
+ *
+ * Killed at any point, the same command goes on (units and shards under way begin anew) and ends in the same
+ * bytes; other options or changed inputs are STATUS_MISMATCH and say which. Standard input cannot be read
+ * twice: a run that reads it goes on once its first pass is done, and reads it anew before. The bytes depend
+ * on the documents and the tokenizer alone: not on input order, workers, memory or interruptions.
+ *
+ * A document is a JSONL line's text (data/jsonl.h), a text file, or a piece of one between separators. Empty
+ * ones are dropped and counted. Longer ones than max_bytes and lines that are not JSON with the text as a
+ * string are listed in DIR/rejects.jsonl, in the order of path and place (or end the run: fail_on_bad_line):
+ *    {"file": "a.jsonl", "line": 17, "byte": 20211, "reason": "..."}     no "line" for text files
+ * Blank lines of JSONL, and a byte order mark at its beginning, are nothing. No document at all is an error.
+ * Lone surrogates in JSON and invalid UTF-8 become U+FFFD, counted (`strict`: an error that names the place).
+ *
+ * DIR that already holds a corpus is an error unless `overwrite`. The files that are not of this corpus but
+ * have names of its kind (00012.bin, rejects.jsonl) are removed; others are left alone.
  */
 #ifndef DATA_PREPROCESS_H
 #define DATA_PREPROCESS_H
@@ -35,13 +49,17 @@ struct preprocess_config {
 	const char *text_key;           /* JSONL member that holds the text ("text") */
 	const char *document_separator; /* cuts text files into documents; NULL: a file is one */
 	int workers;                    /* at least 1 */
-	uint64_t memory;       /* bytes for spill buffers and sorting (the program adds about 150 MB) */
-	uint64_t max_bytes;    /* longer documents are rejected (64 MiB) */
+	/* Bytes for spill buffers and sorting. The program adds about 30 MB a worker, and while a worker
+	 * encodes a long document some 10 bytes a byte of it. */
+	uint64_t memory;
+	uint64_t max_bytes;    /* longer documents are rejected (64 MiB); at most 1 GiB */
 	bool strict;           /* invalid UTF-8 is an error instead of being repaired */
 	bool fail_on_bad_line; /* a bad line stops instead of going to rejects.jsonl */
 	bool overwrite;
-	/* Called from one thread at a time, a few times a second; may be NULL. Returning false stops
-	 * (resumable). */
+	uint64_t unit_bytes;  /* input bytes a unit; 0: chosen by size. For tests */
+	uint64_t shard_bytes; /* limit of a .bin (corpus.h); 0: 256 MiB. For tests: the bytes depend on it */
+	/* Called from one thread at a time, a few times a second and after each unit; may be NULL. Returning
+	 * false stops with STATUS_INTERRUPTED (resumable). */
 	bool (*progress)(void *user, const struct preprocess_progress *progress);
 	void *user;
 };

@@ -732,14 +732,17 @@ static int compare_documents(const void *a, const void *b)
 		((const struct spill_document *)a)->key, ((const struct spill_document *)b)->key);
 }
 
-enum status spill_range_finish(struct spill_range *range, const struct spill_document **documents,
-	size_t *count, const void **tokens, uint64_t *seen)
+void spill_range_sort(struct spill_range *range)
 {
 	if (range->count)
 		qsort(range->documents, range->count, sizeof *range->documents, compare_documents);
+}
+
+void spill_range_get(const struct spill_range *range, const struct spill_document **documents, size_t *count,
+	const void **tokens, uint64_t *seen)
+{
 	*documents = range->documents;
 	*count = range->count;
 	*tokens = range->tokens;
 	*seen = range->seen;
-	return STATUS_OK;
 }

@@ -92,8 +92,9 @@ void spill_range_destroy(struct spill_range *range); /* NULL is fine */
 /* Empties it and sets its keys: those whose upper 64 bits are in [first, last]. */
 void spill_range_begin(struct spill_range *range, uint64_t first, uint64_t last);
 enum status spill_range_load(struct spill_range *range, const char *path) MUST_USE;
-/* After the last file. Both arrays belong to the range until its next use; *seen counts documents read. */
-enum status spill_range_finish(struct spill_range *range, const struct spill_document **documents,
-	size_t *count, const void **tokens, uint64_t *seen) MUST_USE;
+void spill_range_sort(struct spill_range *range); /* after the last file */
+/* Both arrays belong to the range until its next use; *seen counts documents read, duplicates included. */
+void spill_range_get(const struct spill_range *range, const struct spill_document **documents, size_t *count,
+	const void **tokens, uint64_t *seen);
 
 #endif

@@ -1,0 +1,81 @@
+/*
+ * preprocess_job.h: what preprocessing's files share (data/preprocess.h is its manual).
+ *
+ * preprocess.c runs a job: checks, lock, journal, manifest. preprocess_tokenize.c is pass 1,
+ * preprocess_merge.c pass 2.
+ */
+#ifndef DATA_PREPROCESS_JOB_H
+#define DATA_PREPROCESS_JOB_H
+
+#include "data/input.h"
+#include "data/preprocess.h"
+#include "data/shard_writer.h"
+#include "data/spill.h"
+
+#include <pthread.h>
+#include <stdatomic.h>
+
+/* A file, or a part of a plain JSONL file. */
+struct piece {
+	size_t file;
+	uint64_t begin, end; /* end UINT64_MAX: to the end of the file */
+};
+
+/* What one worker does in one go, and what an interruption can lose. */
+struct unit {
+	size_t first_piece, pieces;
+	uint64_t stored; /* bytes of input; 0 for standard input */
+	bool done;
+};
+
+struct shard {
+	char name[16];
+	bool done;
+	struct shard_summary summary;
+	uint64_t seen; /* documents read for it, duplicates included */
+};
+
+struct preprocess_job {
+	const struct preprocess_config *config;
+	struct input_list inputs;
+	struct piece *pieces;
+	size_t piece_count;
+	struct unit *units;
+	size_t unit_count;
+	uint64_t unit_bytes, shard_bytes;
+	enum corpus_dtype dtype;
+	struct spill_format format;
+	char *work; /* DIR/work */
+	bool resumed;
+
+	/* after pass 1 */
+	struct spill_counts counts;
+	uint64_t *bucket_bytes; /* [1 << bucket_bits] */
+
+	/* pass 2 */
+	struct shard *shards;
+	size_t shard_count;
+
+	/* progress */
+	double started;
+	pthread_mutex_t progress_mutex;
+	_Atomic double progress_last;
+	atomic_bool stopped;
+	int pass;
+	uint64_t bytes_total;
+	_Atomic uint64_t bytes_done, documents, tokens, text_bytes;
+};
+
+double job_clock(void); /* seconds, never goes back */
+
+/* Tells the user how far the job is, if it is time to or `now`. STATUS_INTERRUPTED when it is to stop. */
+enum status job_progress(struct preprocess_job *job, bool now) MUST_USE;
+
+/* "DIR/work/unit-000012" */
+enum { JOB_PATH = 4352 };
+void job_unit_path(const struct preprocess_job *job, size_t unit, char path[JOB_PATH]);
+
+enum status job_tokenize(struct preprocess_job *job) MUST_USE; /* pass 1: the units that are not done */
+enum status job_merge(struct preprocess_job *job) MUST_USE;    /* pass 2: the shards that are not done */
+
+#endif

@@ -1,0 +1,344 @@
+/*
+ * Pass 2: spill files to shards.
+ *
+ * The key space is cut into ranges that fit in a worker's memory and never straddle two shards. Workers load,
+ * deduplicate and sort ranges in parallel, and append them to their shard in turn. Ranges are started in key
+ * order, so the one whose turn it is has always been started, and nobody waits for ever.
+ */
+#include "data/preprocess_job.h"
+
+#include "common/file.h"
+#include "common/json.h"
+#include "common/memory.h"
+#include "common/threads.h"
+
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define LARGEST_SHARD_BYTES     (UINT64_C(256) << 20)
+#define LARGEST_SHARD_DOCUMENTS (UINT64_C(4) << 20)
+#define MOST_SHARDS             (UINT64_C(1) << 16)
+#define SMALLEST_RANGE          (UINT64_C(1) << 20)
+
+struct range {
+	uint64_t first, last; /* upper 64 bits of the keys, both included */
+	uint64_t stored;      /* bytes of spill, about */
+	size_t shard;
+	bool ends_shard;
+};
+
+struct merge {
+	struct preprocess_job *job;
+	struct range *ranges;
+	size_t range_count, range_capacity;
+	uint64_t memory;   /* of a range */
+	uint64_t parallel; /* ranges larger than this are cut at buckets, to give every worker some */
+	struct spill_range **loaded; /* [workers] */
+
+	pthread_mutex_t mutex;
+	pthread_cond_t turn_changed;
+	size_t *turn;                  /* [shards]: the range to be appended next */
+	size_t failed_range;           /* the lowest */
+	struct shard_writer **writers; /* [shards], NULL unless under way; the one whose turn it is uses it */
+};
+
+/* ---- planning ---- */
+
+static size_t count_shards(const struct preprocess_job *job)
+{
+	uint64_t shards = 1, limit = job->shard_bytes ? job->shard_bytes : LARGEST_SHARD_BYTES;
+	uint64_t bytes = job->counts.tokens * (uint64_t)job->format.item_bytes;
+	while (shards < MOST_SHARDS &&
+		(bytes / shards > limit || job->counts.documents / shards > LARGEST_SHARD_DOCUMENTS))
+		shards *= 2;
+	return shards;
+}
+
+/* Spill bytes of the 2^-depth of the key space that begins at `first`, about. */
+static uint64_t stored_bytes(const struct preprocess_job *job, uint64_t first, int depth)
+{
+	int bits = job->format.bucket_bits;
+	uint64_t bucket = bits ? first >> (64 - bits) : 0, sum = 0;
+	if (depth >= bits)
+		return job->bucket_bytes[bucket] >> (depth - bits);
+	for (uint64_t i = 0; i < UINT64_C(1) << (bits - depth); i++)
+		sum += job->bucket_bytes[bucket + i];
+	return sum;
+}
+
+/* Cuts the 2^-depth of the key space that begins at `first` in halves until the parts fit. */
+static enum status plan_ranges(struct merge *merge, size_t shard, uint64_t first, int depth)
+{
+	const struct preprocess_job *job = merge->job;
+	uint64_t stored = stored_bytes(job, first, depth);
+	bool too_large = stored > merge->memory && depth < 40;
+	if (too_large || (stored > merge->parallel && depth < job->format.bucket_bits)) {
+		TRY(plan_ranges(merge, shard, first, depth + 1));
+		return plan_ranges(merge, shard, first + (UINT64_C(1) << (63 - depth)), depth + 1);
+	}
+	TRY(memory_grow((void **)&merge->ranges, &merge->range_capacity, merge->range_count + 1,
+		sizeof *merge->ranges, "key ranges"));
+	uint64_t last = depth ? first + ((UINT64_C(1) << (64 - depth)) - 1) : UINT64_MAX;
+	merge->ranges[merge->range_count++] =
+		(struct range){.first = first, .last = last, .stored = stored, .shard = shard};
+	return STATUS_OK;
+}
+
+static enum status plan(struct merge *merge)
+{
+	struct preprocess_job *job = merge->job;
+	int depth = 0;
+	while ((size_t)1 << depth < job->shard_count)
+		depth++;
+	for (size_t i = 0; i < job->shard_count; i++) {
+		uint64_t first = depth ? (uint64_t)i << (64 - depth) : 0;
+		uint64_t stored = stored_bytes(job, first, depth);
+		job->bytes_total += stored;
+		if (job->shards[i].done) {
+			atomic_fetch_add(&job->bytes_done, stored);
+			continue;
+		}
+		merge->turn[i] = merge->range_count;
+		TRY(plan_ranges(merge, i, first, depth));
+		merge->ranges[merge->range_count - 1].ends_shard = true;
+	}
+	return STATUS_OK;
+}
+
+/* ---- the journal of shards ---- */
+
+static enum status shard_file(const struct preprocess_job *job, const struct shard *shard, char **path)
+{
+	if (asprintf(path, "%s/shard-%s.json", job->work, shard->name) < 0) {
+		*path = NULL;
+		return error_set(STATUS_MEMORY, "no memory for a path");
+	}
+	return STATUS_OK;
+}
+
+static enum status record_shard(const struct preprocess_job *job, const struct shard *shard)
+{
+	const struct shard_summary *summary = &shard->summary;
+	char *path;
+	cJSON *json = cJSON_CreateObject();
+	bool good = json && json_add_u64(json, "documents", summary->documents) &&
+		    json_add_u64(json, "tokens", summary->tokens) &&
+		    json_add_u64(json, "bytes", summary->bytes) && json_add_u64(json, "seen", shard->seen) &&
+		    json_add_hex64(json, "bin", summary->bin_root) &&
+		    json_add_hex64(json, "idx", summary->idx_root) &&
+		    json_add_hex64(json, "key", summary->key_root);
+	enum status status = good ? shard_file(job, shard, &path)
+				  : error_set(STATUS_MEMORY, "no memory to record a shard");
+	if (status == STATUS_OK) {
+		status = json_publish(path, json);
+		free(path);
+	}
+	cJSON_Delete(json);
+	return status;
+}
+
+static enum status recall_members(const char *path, const cJSON *json, struct shard *shard)
+{
+	struct shard_summary *summary = &shard->summary;
+	TRY(json_get_u64(path, json, "documents", &summary->documents));
+	TRY(json_get_u64(path, json, "tokens", &summary->tokens));
+	TRY(json_get_u64(path, json, "bytes", &summary->bytes));
+	TRY(json_get_u64(path, json, "seen", &shard->seen));
+	TRY(json_get_hex64(path, json, "bin", &summary->bin_root));
+	TRY(json_get_hex64(path, json, "idx", &summary->idx_root));
+	return json_get_hex64(path, json, "key", &summary->key_root);
+}
+
+/* All four files are there; their bytes were verified by their writer, and are again by every reader. */
+static bool files_are_there(const struct preprocess_job *job, const char *name)
+{
+	static const char *const suffixes[] = {"bin", "idx", "key", "sum"};
+	for (int i = 0; i < 4; i++) {
+		char *path;
+		if (asprintf(&path, "%s/%s.%s", job->config->output, name, suffixes[i]) < 0)
+			return false;
+		bool there = file_exists(path);
+		free(path);
+		if (!there)
+			return false;
+	}
+	return true;
+}
+
+/* Sets shard->done if an earlier run finished it. */
+static enum status recall_shard(const struct preprocess_job *job, struct shard *shard)
+{
+	char *path;
+	cJSON *json;
+	enum status status = STATUS_OK;
+	TRY(shard_file(job, shard, &path));
+	if (file_exists(path) && files_are_there(job, shard->name)) {
+		status = json_read_file(path, &json);
+		if (status == STATUS_OK) {
+			status = recall_members(path, json, shard);
+			cJSON_Delete(json);
+		}
+		shard->done = status == STATUS_OK;
+	}
+	free(path);
+	return status;
+}
+
+/* ---- ranges ---- */
+
+static enum status load_range(struct merge *merge, struct spill_range *loaded, const struct range *range)
+{
+	struct preprocess_job *job = merge->job;
+	char path[JOB_PATH];
+	spill_range_begin(loaded, range->first, range->last);
+	for (size_t i = 0; i < job->unit_count; i++) {
+		job_unit_path(job, i, path);
+		TRY(spill_range_load(loaded, path));
+	}
+	return STATUS_OK;
+}
+
+/* Waits until range `number` is the next of its shard; an error once an earlier range has failed. */
+static enum status wait_for_turn(struct merge *merge, size_t number)
+{
+	size_t *turn = &merge->turn[merge->ranges[number].shard];
+	pthread_mutex_lock(&merge->mutex);
+	while (*turn != number && merge->failed_range > number)
+		pthread_cond_wait(&merge->turn_changed, &merge->mutex);
+	bool ours = *turn == number;
+	pthread_mutex_unlock(&merge->mutex);
+	return ours ? STATUS_OK : error_set(STATUS_INTERRUPTED, "an earlier range failed");
+}
+
+static void pass_turn(struct merge *merge, size_t number)
+{
+	pthread_mutex_lock(&merge->mutex);
+	merge->turn[merge->ranges[number].shard] = number + 1;
+	pthread_cond_broadcast(&merge->turn_changed);
+	pthread_mutex_unlock(&merge->mutex);
+}
+
+static enum status note_failure(struct merge *merge, size_t number, enum status status)
+{
+	pthread_mutex_lock(&merge->mutex);
+	if (number < merge->failed_range)
+		merge->failed_range = number;
+	pthread_cond_broadcast(&merge->turn_changed);
+	pthread_mutex_unlock(&merge->mutex);
+	return status;
+}
+
+/* In turn: the shard's writer is this thread's. */
+static enum status append_range(struct merge *merge, const struct range *range, struct spill_range *loaded)
+{
+	struct preprocess_job *job = merge->job;
+	struct shard *shard = &job->shards[range->shard];
+	struct shard_writer **writer = &merge->writers[range->shard];
+	const struct spill_document *documents;
+	const void *tokens;
+	size_t count, item = (size_t)job->format.item_bytes;
+	uint64_t seen;
+	spill_range_get(loaded, &documents, &count, &tokens, &seen);
+	if (!*writer)
+		TRY(shard_writer_open(job->config->output, shard->name, job->dtype,
+			tokenizer_eod(job->config->tokenizer), writer));
+	for (size_t i = 0; i < count; i++)
+		TRY(shard_writer_add(*writer, documents[i].key.high,
+			(const uint8_t *)tokens + documents[i].first * item, documents[i].tokens,
+			documents[i].bytes));
+	shard->seen += seen;
+	return STATUS_OK;
+}
+
+static enum status finish_shard(struct merge *merge, size_t number)
+{
+	struct shard *shard = &merge->job->shards[number];
+	struct shard_writer *writer = merge->writers[number];
+	merge->writers[number] = NULL;
+	TRY(shard_writer_publish(writer, &shard->summary));
+	TRY(record_shard(merge->job, shard));
+	shard->done = true;
+	return STATUS_OK;
+}
+
+static enum status merge_range(struct merge *merge, struct spill_range **loaded, size_t number)
+{
+	struct preprocess_job *job = merge->job;
+	const struct range *range = &merge->ranges[number];
+	TRY(job_progress(job, false));
+	if (!*loaded)
+		TRY(spill_range_create(&job->format, loaded));
+	TRY(load_range(merge, *loaded, range));
+	spill_range_sort(*loaded);
+	TRY(wait_for_turn(merge, number));
+	TRY(append_range(merge, range, *loaded));
+	if (range->ends_shard)
+		TRY(finish_shard(merge, range->shard));
+	pass_turn(merge, number);
+	atomic_fetch_add(&job->bytes_done, range->stored);
+	return job_progress(job, true);
+}
+
+static enum status take_range(void *context, int worker, uint64_t task)
+{
+	struct merge *merge = context;
+	enum status status = merge_range(merge, &merge->loaded[worker], task);
+	return status == STATUS_OK ? status : note_failure(merge, task, status);
+}
+
+/* ---- the pass ---- */
+
+static enum status run(struct merge *merge)
+{
+	struct preprocess_job *job = merge->job;
+	size_t workers = (size_t)job->config->workers;
+	uint64_t total = 0, seen = 0;
+	for (uint64_t b = 0; b < UINT64_C(1) << job->format.bucket_bits; b++)
+		total += job->bucket_bytes[b];
+	/* A third: a range is held with its table, and grows by doubling. */
+	merge->memory = job->config->memory / workers / 3;
+	if (merge->memory < SMALLEST_RANGE)
+		merge->memory = SMALLEST_RANGE;
+	merge->parallel = total / workers / 4;
+	if (merge->parallel < SMALLEST_RANGE)
+		merge->parallel = SMALLEST_RANGE;
+	TRY(memory_alloc((void **)&merge->loaded, workers, sizeof *merge->loaded, "workers"));
+	TRY(memory_alloc((void **)&merge->turn, job->shard_count, sizeof *merge->turn, "shards"));
+	TRY(memory_alloc((void **)&merge->writers, job->shard_count, sizeof *merge->writers, "shards"));
+	for (size_t i = 0; i < job->shard_count; i++)
+		TRY(recall_shard(job, &job->shards[i]));
+	TRY(plan(merge));
+	TRY(threads_run(job->config->workers, merge->range_count, take_range, merge));
+	for (size_t i = 0; i < job->shard_count; i++)
+		seen += job->shards[i].seen;
+	FAIL_IF(seen != job->counts.documents, STATUS_CORRUPT,
+		"%s: holds %" PRIu64 " documents, but %" PRIu64
+		" were written there; remove it and run again",
+		job->work, seen, job->counts.documents);
+	return STATUS_OK;
+}
+
+enum status job_merge(struct preprocess_job *job)
+{
+	struct merge merge = {.job = job, .failed_range = SIZE_MAX};
+	job->shard_count = count_shards(job);
+	TRY(memory_alloc((void **)&job->shards, job->shard_count, sizeof *job->shards, "shards"));
+	for (size_t i = 0; i < job->shard_count; i++)
+		snprintf(job->shards[i].name, sizeof job->shards[i].name, "%05zu", i);
+	pthread_mutex_init(&merge.mutex, NULL);
+	pthread_cond_init(&merge.turn_changed, NULL);
+	enum status status = run(&merge);
+	for (int i = 0; merge.loaded && i < job->config->workers; i++)
+		spill_range_destroy(merge.loaded[i]);
+	for (size_t i = 0; merge.writers && i < job->shard_count; i++)
+		shard_writer_abandon(merge.writers[i]);
+	pthread_cond_destroy(&merge.turn_changed);
+	pthread_mutex_destroy(&merge.mutex);
+	free(merge.loaded);
+	free(merge.writers);
+	free(merge.turn);
+	free(merge.ranges);
+	return status;
+}

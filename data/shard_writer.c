@@ -1,0 +1,217 @@
+#include "data/shard_writer.h"
+
+#include "common/endian.h"
+#include "common/file.h"
+#include "common/memory.h"
+#include "data/hash_tree.h"
+
+#include <assert.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* A file and its hash tree, written together. */
+struct hashed_file {
+	struct file_writer *file;
+	struct hash_tree_builder *tree;
+};
+
+struct shard_writer {
+	char *base; /* DIRECTORY/NAME */
+	enum corpus_dtype dtype;
+	uint32_t eod;
+	struct hashed_file bin, key;
+	int32_t *lengths; /* [documents]: tokens of each, EOD included */
+	size_t capacity;
+	uint64_t documents, tokens, bytes;
+};
+
+enum { SUM_HEADER = 64 };
+
+static void hashed_abandon(struct hashed_file *out)
+{
+	file_writer_abandon(out->file);
+	hash_tree_builder_close(out->tree);
+	*out = (struct hashed_file){0};
+}
+
+static enum status hashed_open(struct hashed_file *out, const char *base, const char *suffix)
+{
+	char *path;
+	if (asprintf(&path, "%s%s", base, suffix) < 0)
+		return error_set(STATUS_MEMORY, "no memory for a path");
+	*out = (struct hashed_file){0};
+	enum status status = file_writer_open(path, &out->file);
+	if (status == STATUS_OK)
+		status = hash_tree_builder_open(&out->tree);
+	free(path);
+	if (status != STATUS_OK)
+		hashed_abandon(out);
+	return status;
+}
+
+static enum status hashed_write(struct hashed_file *out, const void *data, size_t bytes)
+{
+	TRY(hash_tree_builder_add(out->tree, data, bytes));
+	return file_writer_write(out->file, data, bytes);
+}
+
+/* Publishes the file; its tree stays open for .sum. */
+static enum status hashed_publish(struct hashed_file *out)
+{
+	struct file_writer *file = out->file;
+	out->file = NULL;
+	return file_writer_publish(file);
+}
+
+enum status shard_writer_open(const char *directory, const char *name, enum corpus_dtype dtype, uint32_t eod,
+	struct shard_writer **out)
+{
+	struct shard_writer *writer;
+	TRY(memory_alloc((void **)&writer, 1, sizeof *writer, "a shard writer"));
+	writer->dtype = dtype;
+	writer->eod = eod;
+	enum status status = path_join(&writer->base, directory, name);
+	if (status == STATUS_OK)
+		status = hashed_open(&writer->bin, writer->base, ".bin");
+	if (status == STATUS_OK)
+		status = hashed_open(&writer->key, writer->base, ".key");
+	if (status != STATUS_OK) {
+		shard_writer_abandon(writer);
+		return status;
+	}
+	*out = writer;
+	return STATUS_OK;
+}
+
+void shard_writer_abandon(struct shard_writer *writer)
+{
+	if (!writer)
+		return;
+	hashed_abandon(&writer->bin);
+	hashed_abandon(&writer->key);
+	free(writer->lengths);
+	free(writer->base);
+	free(writer);
+}
+
+enum status shard_writer_add(
+	struct shard_writer *writer, uint64_t key, const void *tokens, uint32_t count, uint32_t bytes)
+{
+	uint8_t number[8];
+	size_t item = writer->dtype == CORPUS_U16 ? 2 : 4;
+	TRY(hashed_write(&writer->bin, tokens, count * item));
+	store_le32(number, writer->eod); /* its first two bytes are the u16 */
+	TRY(hashed_write(&writer->bin, number, item));
+	store_le64(number, key);
+	TRY(hashed_write(&writer->key, number, sizeof number));
+	TRY(memory_grow((void **)&writer->lengths, &writer->capacity, writer->documents + 1,
+		sizeof *writer->lengths, "a shard's index"));
+	writer->lengths[writer->documents++] = (int32_t)(count + 1);
+	writer->tokens += count + 1;
+	writer->bytes += bytes;
+	return STATUS_OK;
+}
+
+/* Numbers on their way to a file, a page or so at a time. */
+struct number_buffer {
+	struct hashed_file *out;
+	size_t used;
+	uint8_t bytes[8192];
+};
+
+static enum status flush_numbers(struct number_buffer *buffer)
+{
+	size_t bytes = buffer->used;
+	buffer->used = 0;
+	return hashed_write(buffer->out, buffer->bytes, bytes);
+}
+
+static enum status put_number(struct number_buffer *buffer, uint64_t number, size_t bytes)
+{
+	if (buffer->used + 8 > sizeof buffer->bytes)
+		TRY(flush_numbers(buffer));
+	store_le64(buffer->bytes + buffer->used, number); /* the first `bytes` of it count */
+	buffer->used += bytes;
+	return STATUS_OK;
+}
+
+static enum status write_index(const struct shard_writer *writer, struct hashed_file *out)
+{
+	uint8_t header[34] = "MMIDIDX";
+	struct number_buffer buffer = {.out = out};
+	uint64_t offset = 0, item = writer->dtype == CORPUS_U16 ? 2 : 4;
+	store_le64(header + 9, 1);
+	header[17] = writer->dtype == CORPUS_U16 ? 8 : 4;
+	store_le64(header + 18, writer->documents);
+	store_le64(header + 26, writer->documents + 1);
+	TRY(hashed_write(out, header, sizeof header));
+	for (uint64_t i = 0; i < writer->documents; i++)
+		TRY(put_number(&buffer, (uint32_t)writer->lengths[i], 4));
+	for (uint64_t i = 0; i < writer->documents; i++) {
+		TRY(put_number(&buffer, offset, 8));
+		offset += (uint32_t)writer->lengths[i] * item;
+	}
+	for (uint64_t i = 0; i <= writer->documents; i++)
+		TRY(put_number(&buffer, i, 8));
+	return flush_numbers(&buffer);
+}
+
+static enum status write_sum(
+	const struct shard_writer *writer, struct hash_tree_builder *const trees[3], uint64_t *const roots[3])
+{
+	uint8_t header[SUM_HEADER] = "FERRYSUM", last[8];
+	const uint64_t *hashes[3];
+	struct hash_tree_shape shapes[3];
+	char *path;
+	struct file_writer *file;
+	store_le64(header + 8, 1);
+	for (int i = 0; i < 3; i++) {
+		uint64_t bytes;
+		TRY(hash_tree_builder_finish(trees[i], &shapes[i], &hashes[i], &bytes));
+		*roots[i] = shapes[i].total ? hashes[i][shapes[i].total - 1] : 0;
+		store_le64(header + 16 + 16 * i, bytes);
+		store_le64(header + 24 + 16 * i, *roots[i]);
+	}
+	if (asprintf(&path, "%s.sum", writer->base) < 0)
+		return error_set(STATUS_MEMORY, "no memory for a path");
+	enum status status = file_writer_open(path, &file);
+	free(path);
+	TRY(status);
+	status = file_writer_write(file, header, sizeof header);
+	for (int i = 0; i < 3 && status == STATUS_OK; i++)
+		status = file_writer_write(file, hashes[i], shapes[i].total * 8);
+	store_le64(last, hash64(header, sizeof header));
+	if (status == STATUS_OK)
+		status = file_writer_write(file, last, sizeof last);
+	if (status == STATUS_OK)
+		return file_writer_publish(file);
+	file_writer_abandon(file);
+	return status;
+}
+
+static enum status publish_files(
+	struct shard_writer *writer, struct hashed_file *index, struct shard_summary *summary)
+{
+	TRY(hashed_publish(&writer->bin));
+	TRY(write_index(writer, index));
+	TRY(hashed_publish(index));
+	TRY(hashed_publish(&writer->key));
+	struct hash_tree_builder *const trees[3] = {writer->bin.tree, index->tree, writer->key.tree};
+	uint64_t *const roots[3] = {&summary->bin_root, &summary->idx_root, &summary->key_root};
+	return write_sum(writer, trees, roots);
+}
+
+enum status shard_writer_publish(struct shard_writer *writer, struct shard_summary *summary)
+{
+	struct hashed_file index;
+	*summary = (struct shard_summary){
+		.documents = writer->documents, .tokens = writer->tokens, .bytes = writer->bytes};
+	enum status status = hashed_open(&index, writer->base, ".idx");
+	if (status == STATUS_OK) {
+		status = publish_files(writer, &index, summary);
+		hashed_abandon(&index);
+	}
+	shard_writer_abandon(writer);
+	return status;
+}

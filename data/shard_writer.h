@@ -1,0 +1,28 @@
+/*
+ * shard_writer.h: writes one shard of a corpus, NAME.bin, .idx, .key and .sum (formats: data/corpus.h and
+ * data/hash_tree.h). Documents come in key order. Each file is published when the shard is complete. Memory:
+ * 4 bytes a document and 8 bytes for each 4 KiB of file. One thread at a time.
+ */
+#ifndef DATA_SHARD_WRITER_H
+#define DATA_SHARD_WRITER_H
+
+#include "data/corpus.h"
+
+struct shard_writer;
+
+struct shard_summary {
+	uint64_t documents, tokens, bytes; /* bytes: of text */
+	uint64_t bin_root, idx_root, key_root;
+};
+
+enum status shard_writer_open(const char *directory, const char *name, enum corpus_dtype dtype, uint32_t eod,
+	struct shard_writer **out) MUST_USE;
+/* A document's tokens, u16 or i32 as the dtype says, without EOD: that is added. `bytes`: of its text. */
+enum status shard_writer_add(struct shard_writer *writer, uint64_t key, const void *tokens /* [count] */,
+	uint32_t count, uint32_t bytes) MUST_USE;
+/* Frees the writer in every case. */
+enum status shard_writer_publish(struct shard_writer *writer, struct shard_summary *summary) MUST_USE;
+/* Leaves nothing behind. NULL is fine. */
+void shard_writer_abandon(struct shard_writer *writer);
+
+#endif
