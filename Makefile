@@ -27,6 +27,9 @@ endif
 $(B)/config.mk: tools/configure.sh
 	@mkdir -p $(@D)
 	@sh tools/configure.sh $@
+$(B)/config-tests.mk: tools/configure.sh # and what the tests need
+	@mkdir -p $(@D)
+	@sh tools/configure.sh $@ test
 
 # ---- flags -----------------------------------------------------------------------------------------------
 
@@ -36,8 +39,8 @@ CPPFLAGS += -I. -D_GNU_SOURCE -DFERRY_VERSION='"$(shell cat VERSION)"'
 # Floating point is IEEE as written (no contraction, no reassociation): results do not depend on the compiler's
 # mood, and the same arithmetic runs on every backend.
 MATH := -fno-math-errno -fno-trapping-math -ffp-contract=off
-MACHINE := $(firstword $(subst -, ,$(shell $(CC) -dumpmachine)))
-IS_CLANG := $(findstring clang,$(shell $(CC) --version))
+MACHINE := $(firstword $(subst -, ,$(shell $(CC) -dumpmachine 2>/dev/null)))
+IS_CLANG := $(findstring clang,$(shell $(CC) --version 2>/dev/null))
 
 OPTIMIZE_opt  := -O3
 OPTIMIZE_asan := -O1 -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer
@@ -69,6 +72,7 @@ LINK = $(CXX) $(OPTIMIZE_$(MODE)) $(OPENMP) -pthread $(LDFLAGS)
 
 # ---- sources: every folder is a library, and links with the ones below it only --------------------------------
 
+LAYERS := common tokenizer data kernels engine tools
 sources = $(wildcard $(1)/*.c $(1)/*.cc)
 # A file under simd/ is compiled once for each instruction set; SIMD(name) (common/simd.h) gives each its symbols.
 ifeq ($(MACHINE),x86_64)
@@ -99,7 +103,7 @@ LIBS_tools     := $(call LIB,tools) $(LIBS_engine)
 $(O)/lib%.a:
 	@rm -f $@
 	$(Q)ar rcs $@ $^
-$(foreach layer,common tokenizer data kernels engine tools,$(eval $(O)/lib$(layer).a: $(OBJECTS_$(layer))))
+$(foreach layer,$(LAYERS),$(eval $(O)/lib$(layer).a: $(OBJECTS_$(layer))))
 
 $(O)/%.o: %.c
 	@mkdir -p $(@D)
@@ -133,12 +137,14 @@ endif
 # ---- tests ------------------------------------------------------------------------------------------------
 
 unit_tests = $(patsubst %.c,$(O)/%,$(wildcard tests/unit/$(1)/test_*.c))
-UNIT_TESTS := $(foreach layer,common tokenizer data kernels engine tools,$(call unit_tests,$(layer)))
+UNIT_TESTS := $(foreach layer,$(LAYERS),$(call unit_tests,$(layer)))
 define unit_rule
 $(O)/tests/unit/$(1)/test_%: $(O)/tests/unit/$(1)/test_%.o $$(LIBS_$(1))
 	$$(Q)$$(LINK) -o $$@ $$^ -lcmocka $$(LDLIBS_ALL)
 endef
-$(foreach layer,common tokenizer data kernels engine tools,$(eval $(call unit_rule,$(layer))))
+$(foreach layer,$(LAYERS),$(eval $(call unit_rule,$(layer))))
+
+$(addsuffix .o,$(UNIT_TESTS)): | $(B)/config-tests.mk
 
 unit: $(UNIT_TESTS) ## build and run the unit tests of MODE
 	@tests/run $(UNIT_TESTS)
@@ -146,10 +152,11 @@ unit-%: ## the unit tests of one layer: make unit-data
 	@$(MAKE) --no-print-directory unit-of LAYER=$*
 unit-of: $(call unit_tests,$(LAYER))
 	@tests/run $^
-.PHONY: all unit unit-of test demo bench install clean help format check-format
+.PHONY: all unit unit-of test compile demo bench install clean help format check-format
 
-test: ## every test: unit (plain, sanitized), command line, format, layers
-	@tests/all
+test: $(B)/config-tests.mk ## every test: unit (plain, sanitized), command line, format, layers
+	@B=$(B) tests/all
+compile: $(foreach layer,$(LAYERS),$(OBJECTS_$(layer))) $(O)/tools/ferry.o $(addsuffix .o,$(UNIT_TESTS))
 demo: $(B)/ferry ## text in, a trained GPT-2 out, on this machine, in minutes (TEXT=folder uses your own)
 	@tests/demo "$(TEXT)"
 

@@ -1,42 +1,72 @@
 #!/bin/sh
-# configure.sh FILE: finds what ferry builds with, installs what is missing (Debian's packages, as root or through
-# sudo), and writes make variables to FILE. Nothing is installed where everything is there already.
+# configure.sh FILE [test]: finds what ferry builds with (and is tested with), installs what is missing (Debian's
+# packages, as root or through sudo), and writes make variables to FILE. Nothing is installed where everything is
+# there already; where it may not install, it prints the one command that does and stops. ROOT=DIR looks under
+# DIR instead of / (for its own test).
 set -eu
 out=$1
+root=${ROOT:-}
 
-# What must be there to build and to test, as "package:file that shows it is there".
-needed="gcc:/usr/bin/gcc g++:/usr/bin/g++ pkg-config:/usr/bin/pkg-config
+# What must be there, as "package:file that shows it is there".
+needed="gcc:/usr/bin/gcc g++:/usr/bin/g++ libc6-dev:stdio.h
 libzstd-dev:zstd.h libxxhash-dev:xxhash.h zlib1g-dev:zlib.h libcjson-dev:cjson/cJSON.h
-libsimdjson-dev:simdjson.h libdnnl-dev:dnnl.h libcmocka-dev:cmocka.h"
+libsimdjson-dev:simdjson.h"
+case $(uname -m) in # Debian has oneDNN for these; OpenBLAS stands in on others
+x86_64 | aarch64 | ppc64le | s390x) needed="$needed libdnnl-dev:dnnl.h" ;;
+*) needed="$needed libopenblas-dev:cblas.h" ;;
+esac
+if [ "${2:-}" = test ]; then
+	needed="$needed libcmocka-dev:cmocka.h zstd:/usr/bin/zstd"
+fi
 
 there() {
 	case $1 in
-	/*) [ -e "$1" ] ;;
-	*) for d in /usr/include /usr/local/include /usr/include/*-linux-gnu; do [ -e "$d/$1" ] && return 0; done; return 1 ;;
+	/*) [ -e "$root$1" ] ;;
+	*)
+		for d in "$root"/usr/include "$root"/usr/local/include "$root"/usr/include/*-linux-gnu; do
+			[ -e "$d/$1" ] && return 0
+		done
+		return 1
+		;;
 	esac
 }
-missing=
-for item in $needed; do
-	there "${item#*:}" || missing="$missing ${item%%:*}"
-done
+list_missing() {
+	missing=
+	for item in $needed; do
+		there "${item#*:}" || missing="$missing ${item%%:*}"
+	done
+}
+
+list_missing
 if [ -n "$missing" ]; then
-	command="apt-get install -y --no-install-recommends$missing"
 	if ! command -v apt-get >/dev/null; then
-		echo "ferry needs these Debian packages (or your system's names for them):$missing" >&2
+		echo "ferry needs these Debian packages, or your system's names for them:$missing" >&2
 		exit 1
 	fi
+	install="apt-get install -y --no-install-recommends$missing"
 	if [ "$(id -u)" = 0 ]; then
 		as_root=
 	elif command -v sudo >/dev/null && sudo -n true 2>/dev/null; then
 		as_root=sudo
 	else
-		echo "Some packages are missing. Run this, then make again:" >&2
-		echo "  sudo $command" >&2
+		echo "Packages are missing. Run this, then make again:" >&2
+		echo "  sudo apt-get update && sudo $install" >&2
 		exit 1
 	fi
 	echo "installing:$missing" >&2
-	$as_root apt-get update -q >/dev/null
-	DEBIAN_FRONTEND=noninteractive $as_root $command >/dev/null
+	log=$(mktemp)
+	if ! { $as_root apt-get update && $as_root env DEBIAN_FRONTEND=noninteractive $install; } >"$log" 2>&1; then
+		tail -n 20 "$log" >&2
+		echo "That failed: ${as_root:+sudo }$install" >&2
+		rm -f "$log"
+		exit 1
+	fi
+	rm -f "$log"
+	list_missing
+	if [ -n "$missing" ]; then
+		echo "installed, but still not found:$missing" >&2
+		exit 1
+	fi
 fi
 {
 	if there dnnl.h; then echo "HAVE_DNNL := 1"; fi
