@@ -1,0 +1,437 @@
+/*
+ * Losses and gradients against a naive double-precision forward (oracle.h) and its numerical derivative, with
+ * dropout, positions, document boundaries and uncounted targets; and what must not change the result:
+ * checkpointing, accumulation, the size of a micro-batch.
+ */
+#include "tests/unit/engine/fixture.h"
+#include "tests/unit/engine/oracle.h"
+
+enum { B = 4, T = 13, VOCABULARY = 37 };
+
+static struct model_config small_config(float dropout)
+{
+	struct model_config c = {.layers = 3,
+		.hidden = 24,
+		.heads = 3,
+		.positions = 16,
+		.vocabulary = VOCABULARY,
+		.vocabulary_padded = 48,
+		.embedding_dropout = dropout,
+		.attention_dropout = dropout,
+		.hidden_dropout = dropout,
+		.layernorm_epsilon = 1e-5f};
+	return c;
+}
+
+static struct model_options small_options(void)
+{
+	struct model_options o = {.batch = B, .sequence = T, .training = true, .seed = 0x123456789abcull};
+	return o;
+}
+
+/* Weights large enough for every term to matter; LayerNorm's and biases are no longer 1 and 0. */
+static void open_small(
+	struct fixture *f, const struct model_config *c, const struct model_options *o, enum dtype act)
+{
+	fixture_open(f, c, o, act);
+	for (int i = 0; i < f->table->count; i++) {
+		const struct parameter *p = &f->table->items[i];
+		for (uint64_t e = 0; e < p->elements && (int)(e / (uint64_t)p->columns) < p->file_rows; e++) {
+			float *x = &f->master[p->offset + e];
+			if (p->dimensions == 2)
+				*x *= 8;
+			else
+				*x += 0.02f *
+				      (float)((int)((e * 2654435761u + (uint64_t)i * 40503u) % 17) - 8);
+		}
+	}
+	fixture_publish(f);
+}
+
+/* Documents end inside the sequences: positions restart, rows see their own document, some targets are not
+ * counted. */
+struct small_batch {
+	int32_t inputs[B * T], targets[B * T], positions[B * T], first[B * T];
+	struct model_batch batch;
+	int counted;
+};
+
+static void make_batch(struct small_batch *s, bool documents)
+{
+	s->counted = 0;
+	for (int r = 0; r < B * T; r++) {
+		int t = r % T, b = r / T, cut = 3 + 2 * b;
+		s->inputs[r] = (r * r + 5 * r + b) % VOCABULARY;
+		s->targets[r] = (r * 7 + 3) % VOCABULARY;
+		if (r % 5 == 2)
+			s->targets[r] = -1;
+		s->counted += s->targets[r] >= 0;
+		s->positions[r] = t < cut ? t : t - cut;
+		s->first[r] = t < cut ? 0 : cut;
+	}
+	s->batch = (struct model_batch){.inputs = s->inputs,
+		.targets = s->targets,
+		.positions = documents ? s->positions : NULL,
+		.first = documents ? s->first : NULL,
+		.batch = B,
+		.sequence = T,
+		.window = (1ull << 32) - 2}; /* the third sequence's number needs 33 bits */
+}
+
+/* Part of a batch: sequences from, from + 1, ... */
+static struct model_batch part_of(const struct model_batch *whole, int from, int count)
+{
+	struct model_batch part = *whole;
+	part.inputs += from * T;
+	part.targets += from * T;
+	part.positions = whole->positions ? whole->positions + from * T : NULL;
+	part.first = whole->first ? whole->first + from * T : NULL;
+	part.batch = count;
+	part.window += (uint64_t)from;
+	return part;
+}
+
+static double *doubles_of(const struct fixture *f)
+{
+	double *p = calloc(f->table->elements, sizeof *p);
+	for (uint64_t i = 0; i < f->table->elements; i++)
+		p[i] = (double)f->master[i];
+	return p;
+}
+
+/* (loss(p + e d) - loss(p - e d)) / 2e for one parameter's direction d [elements]. */
+static double directional_derivative(struct oracle *o, double *p, const struct parameter *q, const double *d,
+	const struct model_batch *batch)
+{
+	const double step = 1e-5;
+	double losses[B * T], sums[2];
+	for (int side = 0; side < 2; side++) {
+		double move = side ? -step : step;
+		for (uint64_t e = 0; e < q->elements; e++)
+			p[q->offset + e] += move * d[e];
+		sums[side] = oracle_losses(o, batch, losses);
+		for (uint64_t e = 0; e < q->elements; e++)
+			p[q->offset + e] -= move * d[e];
+	}
+	return (sums[0] - sums[1]) / (2 * step);
+}
+
+/* Losses equal the oracle's; gradients equal its derivative along a random direction and along themselves. */
+static void check_against_oracle(float dropout, bool documents, bool checkpoint)
+{
+	struct model_config c = small_config(dropout);
+	struct model_options options = small_options();
+	options.checkpoint_activations = checkpoint;
+	struct fixture f;
+	open_small(&f, &c, &options, DTYPE_F32);
+	struct small_batch s;
+	make_batch(&s, documents);
+	double *p = doubles_of(&f), *d = calloc(f.table->elements, sizeof *d), losses[B * T];
+	struct oracle o = {
+		.config = &c, .table = f.table, .p = p, .seed = options.seed, .dropout = dropout > 0};
+
+	fixture_train(&f, &s.batch, 1, false);
+	oracle_losses(&o, &s.batch, losses);
+	for (int r = 0; r < B * T; r++)
+		assert_float_equal(f.losses[r], (float)losses[r], 2e-5f);
+
+	for (int i = 0; i < f.table->count; i++) {
+		const struct parameter *q = &f.table->items[i];
+		const float *g = f.gradients + q->offset;
+		double norm = 0;
+		for (uint64_t e = 0; e < q->elements; e++)
+			norm += (double)g[e] * (double)g[e];
+		norm = sqrt(norm);
+		assert_true(norm > 1e-3);
+		uint64_t real = (uint64_t)q->file_rows * (uint64_t)q->columns;
+		for (int direction = 0; direction < 2; direction++) {
+			double dot = 0, length = 0;
+			for (uint64_t e = 0; e < q->elements; e++) {
+				uint32_t word = philox_4x32_10((uint32_t)e, (uint32_t)i, 0, 0, 9, 9).word[0];
+				d[e] = direction ? (double)g[e] : (double)word * 0x1p-31 - 1;
+				if (e >= real)
+					d[e] = 0;
+				length += d[e] * d[e];
+			}
+			length = sqrt(length);
+			for (uint64_t e = 0; e < q->elements; e++) {
+				d[e] /= length;
+				dot += d[e] * (double)g[e];
+			}
+			double numeric = directional_derivative(&o, p, q, d, &s.batch);
+			if (!(fabs(numeric - dot) < 1e-5 * norm + 1e-6))
+				fail_msg("%s, direction %d: gradient %g, oracle %g, norm %g", q->name,
+					direction, dot, numeric, norm);
+		}
+		for (uint64_t e = real; e < q->elements; e++)
+			assert_true(g[e] == 0);
+	}
+	free(p);
+	free(d);
+	fixture_close(&f);
+}
+
+static void plain(void **state)
+{
+	(void)state;
+	check_against_oracle(0, false, false);
+}
+
+static void documents(void **state)
+{
+	(void)state;
+	check_against_oracle(0, true, false);
+}
+
+static void dropout(void **state)
+{
+	(void)state;
+	check_against_oracle(0.2f, false, false);
+}
+
+static void dropout_documents_checkpointing(void **state)
+{
+	(void)state;
+	check_against_oracle(0.2f, true, true);
+}
+
+/* The sites are independent: each alone, so that a mix-up of rates shows. */
+static void each_dropout_alone(void **state)
+{
+	(void)state;
+	for (int site = 0; site < 3; site++) {
+		struct model_config c = small_config(0);
+		*(site == 0         ? &c.embedding_dropout
+			: site == 1 ? &c.attention_dropout
+				    : &c.hidden_dropout) = 0.4f;
+		struct model_options options = small_options();
+		struct fixture f;
+		open_small(&f, &c, &options, DTYPE_F32);
+		struct small_batch s;
+		make_batch(&s, false);
+		double *p = doubles_of(&f), losses[B * T];
+		struct oracle o = {
+			.config = &c, .table = f.table, .p = p, .seed = options.seed, .dropout = true};
+		fixture_train(&f, &s.batch, 1, false);
+		oracle_losses(&o, &s.batch, losses);
+		for (int r = 0; r < B * T; r++)
+			assert_float_equal(f.losses[r], (float)losses[r], 2e-5f);
+		free(p);
+		fixture_close(&f);
+	}
+}
+
+/* Without dropout, from a model opened for training and from one that is not. */
+static void evaluate_has_no_dropout(void **state)
+{
+	(void)state;
+	struct small_batch s;
+	make_batch(&s, true);
+	for (int mode = 0; mode < 3; mode++) {
+		struct model_config c = small_config(0.3f);
+		struct model_options options = small_options();
+		options.training = mode > 0;
+		options.checkpoint_activations = mode > 1;
+		struct fixture f;
+		open_small(&f, &c, &options, DTYPE_F32);
+		double *p = doubles_of(&f), losses[B * T];
+		struct oracle o = {.config = &c, .table = f.table, .p = p};
+		assert_ok(model_evaluate(f.model, f.weights, &s.batch, f.losses));
+		assert_ok(f.k.stream_wait(&f.k, NULL));
+		oracle_losses(&o, &s.batch, losses);
+		for (int r = 0; r < B * T; r++)
+			assert_float_equal(f.losses[r], (float)losses[r], 2e-5f);
+		free(p);
+		fixture_close(&f);
+	}
+}
+
+/* Recomputing gives the same bits as keeping. */
+static void checkpointing_is_exact(enum dtype act)
+{
+	struct model_config c = small_config(0.1f);
+	struct small_batch s;
+	make_batch(&s, true);
+	struct fixture f[2];
+	for (int i = 0; i < 2; i++) {
+		struct model_options options = small_options();
+		options.checkpoint_activations = i;
+		open_small(&f[i], &c, &options, act);
+		fixture_train(&f[i], &s.batch, 0.5f, false);
+	}
+	assert_memory_equal(f[0].losses, f[1].losses, B * T * sizeof(float));
+	assert_memory_equal(f[0].gradients, f[1].gradients, f[0].table->elements * sizeof(float));
+	fixture_close(&f[0]);
+	fixture_close(&f[1]);
+}
+
+static void checkpointing_fp32(void **state)
+{
+	(void)state;
+	checkpointing_is_exact(DTYPE_F32);
+}
+
+static void checkpointing_bf16(void **state)
+{
+	(void)state;
+	checkpointing_is_exact(DTYPE_BF16);
+}
+
+/* One micro-batch of four sequences, or one and three, or four of one: the same dropout, losses and
+ * gradients. */
+static void micro_batches(void **state)
+{
+	(void)state;
+	static const int cuts[][5] = {{4}, {1, 3}, {2, 2}, {1, 1, 1, 1}};
+	struct model_config c = small_config(0.1f);
+	struct model_options options = small_options();
+	struct small_batch s;
+	make_batch(&s, true);
+	struct fixture f;
+	open_small(&f, &c, &options, DTYPE_F32);
+	float losses[B * T], *gradients = calloc(f.table->elements, sizeof *gradients);
+	for (size_t cut = 0; cut < sizeof cuts / sizeof *cuts; cut++) {
+		for (int from = 0, i = 0; from < B; from += cuts[cut][i++]) {
+			struct model_batch part = part_of(&s.batch, from, cuts[cut][i]);
+			fixture_train(&f, &part, 1.0f / (float)s.counted, from > 0);
+			for (int r = 0; r < part.batch * T; r++)
+				if (cut == 0)
+					losses[r] = f.losses[r];
+				else
+					assert_float_equal(f.losses[r], losses[from * T + r], 1e-5f);
+		}
+		if (cut == 0)
+			memcpy(gradients, f.gradients, f.table->elements * sizeof *gradients);
+		else
+			for (int i = 0; i < f.table->count; i++)
+				assert_true(relative_distance(f.gradients + f.table->items[i].offset,
+						    gradients + f.table->items[i].offset,
+						    f.table->items[i].elements) < 1e-5);
+	}
+	free(gradients);
+	fixture_close(&f);
+}
+
+/* Overwriting leaves nothing of what was there; the same input gives the same bits. */
+static void overwrites_and_repeats(void **state)
+{
+	(void)state;
+	struct model_config c = small_config(0.1f);
+	struct model_options options = small_options();
+	struct small_batch s;
+	make_batch(&s, false);
+	struct fixture f;
+	open_small(&f, &c, &options, DTYPE_F32);
+	fixture_train(&f, &s.batch, 1, false);
+	size_t bytes = f.table->elements * sizeof(float);
+	float *before = malloc(bytes);
+	memcpy(before, f.gradients, bytes);
+	for (int i = 0; i < f.table->count; i++)
+		for (uint64_t e = 0; e < f.table->items[i].elements; e++)
+			f.gradients[f.table->items[i].offset + e] = 1e30f;
+	assert_ok(model_evaluate(f.model, f.weights, &s.batch, f.losses)); /* validation in between */
+	fixture_train(&f, &s.batch, 1, false);
+	assert_memory_equal(before, f.gradients, bytes);
+	free(before);
+	fixture_close(&f);
+}
+
+/* ---- done ---- */
+
+struct witness {
+	struct fixture *f;
+	int told[8], count;
+	float *seen; /* each layer's gradients as they were when it was told */
+};
+
+static enum status witness_done(void *user, int layer)
+{
+	struct witness *w = user;
+	w->told[w->count++] = layer;
+	for (int i = 0; i < w->f->table->count; i++) {
+		const struct parameter *p = &w->f->table->items[i];
+		if (p->layer == layer)
+			memcpy(w->seen + p->offset, w->f->gradients + p->offset, p->elements * sizeof(float));
+	}
+	return STATUS_OK;
+}
+
+static enum status refuse(void *user, int layer)
+{
+	(void)user;
+	return layer == 1 ? error_set(STATUS_IO, "no more") : STATUS_OK;
+}
+
+static void layers_are_told_when_final(void **state)
+{
+	(void)state;
+	struct model_config c = small_config(0.1f);
+	struct model_options options = small_options();
+	struct small_batch s;
+	make_batch(&s, false);
+	struct fixture f;
+	open_small(&f, &c, &options, DTYPE_F32);
+	struct witness w = {.f = &f, .seen = calloc(f.table->elements, sizeof(float))};
+	assert_ok(
+		model_train(f.model, f.weights, f.gradients, &s.batch, 1, false, f.losses, witness_done, &w));
+	assert_int_equal(w.count, 5);
+	for (int i = 0; i < 5; i++)
+		assert_int_equal(w.told[i], 3 - i);
+	assert_memory_equal(w.seen, f.gradients, f.table->elements * sizeof(float));
+	free(w.seen);
+	assert_int_equal(
+		model_train(f.model, f.weights, f.gradients, &s.batch, 1, false, f.losses, refuse, NULL),
+		STATUS_IO);
+	fixture_close(&f);
+}
+
+/* ---- opening ---- */
+
+static void memory_and_limits(void **state)
+{
+	(void)state;
+	struct model_config c = {.positions = 1024,
+		.vocabulary = 50257,
+		.vocabulary_padded = 50304,
+		.layernorm_epsilon = 1e-5f};
+	assert_true(model_config_named("reference", &c));
+	struct model_options o = {.batch = 1, .sequence = 1024, .training = true};
+	const uint64_t plane = 1024 * 1024 * 4;
+	uint64_t kept = model_activation_bytes(&c, &o, DTYPE_F32);
+	/* 10 planes a layer, 9 beside, and 2 MB of statistics. */
+	assert_in_range(kept, 49 * plane, 49 * plane + (2 << 20));
+	o.checkpoint_activations = true;
+	assert_in_range(model_activation_bytes(&c, &o, DTYPE_F32), 22 * plane, 22 * plane + (1 << 20));
+	o.training = o.checkpoint_activations = false;
+	assert_in_range(
+		model_activation_bytes(&c, &o, DTYPE_BF16), 15 * plane / 2, 15 * plane / 2 + (1 << 20));
+
+	struct kernels_config kc = {.act = DTYPE_F32, .grad = DTYPE_F32, .threads = 1};
+	struct kernels k;
+	assert_ok(kernels_open_cpu(&kc, &k));
+	struct model *m;
+	o.sequence = 1025;
+	assert_int_equal(model_open(&c, &o, &k, &m), STATUS_USAGE);
+	assert_null(m);
+	assert_non_null(strstr(error_message(), "1025 tokens in a model of 1024 positions"));
+	k.close(&k);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(plain),
+		cmocka_unit_test(documents),
+		cmocka_unit_test(dropout),
+		cmocka_unit_test(dropout_documents_checkpointing),
+		cmocka_unit_test(each_dropout_alone),
+		cmocka_unit_test(evaluate_has_no_dropout),
+		cmocka_unit_test(checkpointing_fp32),
+		cmocka_unit_test(checkpointing_bf16),
+		cmocka_unit_test(micro_batches),
+		cmocka_unit_test(overwrites_and_repeats),
+		cmocka_unit_test(layers_are_told_when_final),
+		cmocka_unit_test(memory_and_limits),
+	};
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
