@@ -1,0 +1,77 @@
+#!/bin/bash
+# The frame of the program: help, version, unknown words, exit codes, installation.
+ferry=${FERRY:-build/ferry}
+root=$(cd "$(dirname "$0")/../.." && pwd)
+dir=$(mktemp -d)
+trap 'rm -rf "$dir"' EXIT
+status=0
+test_that() { # NAME CONDITION...
+	local name=$1
+	shift
+	if "$@"; then
+		echo "ok - $name"
+	else
+		echo "not ok - $name"
+		echo "# exit code $code"
+		sed 's/^/# out: /' "$dir/out"
+		sed 's/^/# err: /' "$dir/err"
+		status=1
+	fi
+}
+run() { # ARGUMENTS: code, $dir/out, $dir/err
+	"$ferry" "$@" >"$dir/out" 2>"$dir/err" </dev/null
+	code=$?
+}
+out_has() { grep -qF -- "$1" "$dir/out"; }
+err_has() { grep -qF -- "$1" "$dir/err"; }
+
+commands="preprocess train evaluate generate encode decode inspect verify"
+run
+test_that "without a command: help on standard error, exit 2" [ $code -eq 2 -a -s "$dir/err" -a ! -s "$dir/out" ]
+for way in help --help -h; do
+	run $way
+	test_that "$way: help on standard output, exit 0" [ $code -eq 0 -a -s "$dir/out" -a ! -s "$dir/err" ]
+done
+for name in $commands; do
+	test_that "help names $name" grep -qE "^  $name +[a-z]" "$dir/out"
+done
+for name in $commands; do
+	run help $name
+	cp "$dir/out" "$dir/first"
+	test_that "help $name: exit 0, its usage first" [ $code -eq 0 -a "$(head -c 18 "$dir/out")" = "$(printf 'usage: ferry %s' $name | head -c 18)" ]
+	run $name --help
+	test_that "$name --help is the same" cmp -s "$dir/first" "$dir/out"
+	test_that "$name --help fits 100 columns" [ "$(awk '{ if (length > 100) n++ } END { print n + 0 }' "$dir/out")" = 0 ]
+	run $name --no-such-flag
+	test_that "$name: an unknown flag is a usage error that names it" [ $code -eq 2 ]
+	test_that "$name: and names it" err_has "--no-such-flag"
+	test_that "$name: and says where help is" err_has "ferry help $name"
+done
+
+run --version
+test_that "--version: exit 0" [ $code -eq 0 ]
+test_that "--version: the version of the file VERSION" out_has "ferry $(cat "$root/VERSION")"
+test_that "--version: the Unicode version" grep -qE '^unicode +16\.0' "$dir/out"
+test_that "--version: the matrix library" grep -qE '^matrix products +[a-zA-Z]' "$dir/out"
+test_that "--version: the instruction set" grep -qE '^instruction set +(base|avx2|avx512)' "$dir/out"
+test_that "--version: what was left out" grep -qE '^left out +' "$dir/out"
+FERRY_ISA=base run --version
+test_that "FERRY_ISA narrows the instruction set" grep -qE '^instruction set +base' "$dir/out"
+
+run trian
+test_that "an unknown command: exit 2" [ $code -eq 2 ]
+test_that "an unknown command: the nearest is named" err_has "did you mean train?"
+run help trian
+test_that "help of an unknown command: exit 2" [ $code -eq 2 ]
+run xyzzy
+test_that "a word near nothing: where the list is" err_has "ferry help"
+
+if [ -w /dev/full ]; then
+	"$ferry" --version >/dev/full 2>"$dir/err"
+	code=$?
+	test_that "a full disk under standard output: exit 1" [ $code -eq 1 ]
+	test_that "a full disk under standard output: it says so" err_has "No space left"
+else
+	echo "ok - a full disk under standard output # SKIP no /dev/full"
+fi
+exit $status
