@@ -8,7 +8,8 @@
  * threads, depth or timing.
  *
  * A damaged page, or a SIGBUS from a failing disk, makes loader_next return STATUS_CORRUPT or STATUS_IO with
- * file, offset and documents; no unverified token is ever handed out.
+ * file, offset and documents, at the micro-batch that needed the page and at every call from then on; no
+ * unverified token is ever handed out. The loader may be closed at any time between two calls.
  */
 #ifndef DATA_LOADER_H
 #define DATA_LOADER_H
@@ -24,14 +25,15 @@ struct loader_config {
 	int rank, ranks;
 	int threads; /* reading threads, at least 1 */
 	int depth;   /* micro-batches kept ready, at least 1 */
-	/* Where batches live (pinned memory on a GPU machine); NULL: ordinary memory. */
+	/* Where batches live (pinned memory on a GPU machine; aligned to 64 bytes at least); NULL: ordinary
+	 * memory. One block, released by loader_close. */
 	enum status (*allocate)(void *user, size_t bytes, void **out);
 	void (*release)(void *user, void *block, size_t bytes);
 	void *user;
 };
 
 struct loader_batch {
-	const int32_t *tokens;                /* [micro_batch][T + 1] */
+	const int32_t *tokens;                /* [micro_batch][T + 1]; row i is windows[i] */
 	const struct sampler_window *windows; /* [micro_batch] */
 };
 

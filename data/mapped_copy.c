@@ -16,6 +16,7 @@ static _Thread_local struct {
 	volatile sig_atomic_t armed;
 } guard;
 
+static pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER; /* of installing */
 static struct sigaction previous;
 
 static bool is_guarded(const void *fault)
@@ -25,6 +26,25 @@ static bool is_guarded(const void *fault)
 	       (address & ~(uintptr_t)(FAULT_GRAIN - 1)) <= guard.last;
 }
 
+static void pass_on(int number, siginfo_t *info, void *context)
+{
+	/* Chained twice: a handler that came after ours calls it, and is what was there before its second
+	 * installation. */
+	static _Thread_local volatile sig_atomic_t passing;
+	bool chained = !passing;
+	passing = 1;
+	if (chained && (previous.sa_flags & SA_SIGINFO)) {
+		previous.sa_sigaction(number, info, context);
+	} else if (chained && previous.sa_handler != SIG_DFL && previous.sa_handler != SIG_IGN) {
+		previous.sa_handler(number);
+	} else if (previous.sa_handler != SIG_IGN || info->si_code > 0) {
+		signal(number, SIG_DFL); /* a fault happens again on return, and now ends the process */
+		if (info->si_code <= 0)
+			raise(number);
+	}
+	passing = 0;
+}
+
 static void on_bus_error(int number, siginfo_t *info, void *context)
 {
 	/* si_code <= 0 is a signal that some process sent: no fault of ours. */
@@ -32,31 +52,23 @@ static void on_bus_error(int number, siginfo_t *info, void *context)
 		guard.armed = 0;
 		siglongjmp(guard.escape, 1);
 	}
-	if (previous.sa_flags & SA_SIGINFO) {
-		previous.sa_sigaction(number, info, context);
-	} else if (previous.sa_handler == SIG_DFL || (previous.sa_handler == SIG_IGN && info->si_code > 0)) {
-		signal(number, SIG_DFL); /* a fault happens again on return, and now ends the process */
-		if (info->si_code <= 0)
-			raise(number);
-	} else if (previous.sa_handler != SIG_IGN) {
-		previous.sa_handler(number);
-	}
-}
-
-static void install(void)
-{
-	/* SA_NODEFER: the handler may leave by siglongjmp without a signal mask to restore. */
-	struct sigaction action = {
-		.sa_sigaction = on_bus_error, .sa_flags = SA_SIGINFO | SA_NODEFER | SA_ONSTACK};
-	sigemptyset(&action.sa_mask);
-	sigaction(SIGBUS, NULL, &previous); /* before ours can run */
-	sigaction(SIGBUS, &action, NULL);
+	pass_on(number, info, context);
 }
 
 void mapped_copy_prepare(void)
 {
-	static pthread_once_t once = PTHREAD_ONCE_INIT;
-	pthread_once(&once, install);
+	/* SA_NODEFER: the handler may leave by siglongjmp without a signal mask to restore. */
+	struct sigaction action = {
+		.sa_sigaction = on_bus_error, .sa_flags = SA_SIGINFO | SA_NODEFER | SA_ONSTACK};
+	struct sigaction current;
+	sigemptyset(&action.sa_mask);
+	pthread_mutex_lock(&mutex);
+	sigaction(SIGBUS, NULL, &current);
+	if (!(current.sa_flags & SA_SIGINFO) || current.sa_sigaction != on_bus_error) {
+		previous = current; /* before ours can run */
+		sigaction(SIGBUS, &action, NULL);
+	}
+	pthread_mutex_unlock(&mutex);
 }
 
 bool mapped_copy(void *to, const void *from, size_t bytes)

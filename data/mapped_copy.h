@@ -10,7 +10,8 @@
 
 #include "common/error.h"
 
-/* Installs the process's SIGBUS handler, once; to be called before the first mapped_copy. Any thread. */
+/* Installs the process's SIGBUS handler, unless it is there; to be called whenever a file is mapped (others
+ * may have taken its place since the last time). Any thread. */
 void mapped_copy_prepare(void);
 
 /* memcpy whose source is a mapped file. False: the system could not deliver the bytes (`to` is then

@@ -11,6 +11,17 @@
  *    tokens    |---o---|--- window 0 ---|--- window 1 ---|--- window 2 ---|--tail--|     N tokens
  *    ordinal            epoch 0: 2 0 1          epoch 1, another o: 0 2 1 ...
  *
+ * Exactly, and never to change (golden values: tests/unit/data/test_sampler.c), H being hash_numbers of
+ * common/hash.h and mulhi the upper half of a 64 x 64 bit product:
+ *
+ *    o                = mulhi(H{seed, epoch}, min(T, N - T))
+ *    window at place i of epoch e = sampler_permute(i, windows of e, H{seed, e, part})
+ *    permute(i, count, key): h = the least with 4^h >= count; x = i; do { L = x >> h; R = x mod 2^h;
+ *       six times, r = 0..5: (L, R) = (R, L xor (mix(R + key + (r + 1) * 0x9E3779B97F4A7C15) mod 2^h));
+ *       x = L * 2^h + R } while (x >= count); all modulo 2^64, with
+ *    mix(z): z = (z xor z >> 30) * 0xBF58476D1CE4E5B9; z = (z xor z >> 27) * 0x94D049BB133111EB; z xor z >>
+ * 31
+ *
  * The whole state of training's data is therefore {corpus hash, split, seed, T, ordinal}; it resumes exactly
  * on any number of ranks, with any batch size, threads or prefetch depth.
  */
@@ -25,8 +36,8 @@ struct sampler {
 	enum split_part part;
 	uint64_t window_tokens; /* T */
 	bool shuffled;          /* false: o = 0 and windows in order (validation, test) */
-	/* of the epoch looked at last (sampler_window keeps them) */
-	uint64_t epoch, epoch_first_ordinal, epoch_windows, epoch_offset;
+	/* of the epoch looked at last (sampler_get keeps them) */
+	uint64_t epoch, epoch_first_ordinal, epoch_windows, epoch_offset, epoch_key;
 };
 
 struct sampler_window {
@@ -35,12 +46,12 @@ struct sampler_window {
 	uint64_t first_token; /* of the corpus; the window is T + 1 tokens from here */
 };
 
-/* N < T + 1 is STATUS_USAGE with the numbers and the cure. */
+/* T >= 1. N < T + 1 is STATUS_USAGE with the numbers and the cure. `range` is copied. */
 enum status sampler_open(struct sampler *sampler, const struct split_range *range, enum split_part part,
 	uint64_t window_tokens, uint64_t seed, bool shuffled) MUST_USE;
 
-/* Amortized O(1) for ordinals that go up; O(epochs) when they go back. Not thread-safe (copy the struct
- * instead). */
+/* Amortized O(1) for ordinals that go up; O(epochs) when they go back below the epoch looked at last. Not
+ * thread-safe (copy the struct instead). */
 struct sampler_window sampler_get(struct sampler *sampler, uint64_t ordinal);
 
 /* Windows of epoch `epoch`, and its offset o. */
