@@ -1,0 +1,46 @@
+/*
+ * vocabulary.h: the inside of a struct tokenizer, for this layer's files. Immutable once open.
+ */
+#ifndef TOKENIZER_VOCABULARY_H
+#define TOKENIZER_VOCABULARY_H
+
+#include "tokenizer/merge.h"
+#include "tokenizer/tokenizer.h"
+
+enum { VOCABULARY_LIMIT = 1 << 24 }; /* ids */
+#define VOCABULARY_EOD_TEXT "<|endoftext|>"
+
+/* tokenizer_hash of GPT-2's own vocabulary, so that one read from files is known by its name. */
+#define TOKENIZER_GPT2_HASH_HIGH UINT64_C(0x4ffc66e69466a0ac)
+#define TOKENIZER_GPT2_HASH_LOW  UINT64_C(0xaa786ee3dd015530)
+
+struct tokenizer {
+	uint32_t vocabulary, eod;
+	uint32_t byte_id[256];
+
+	uint8_t *bytes;    /* [offsets[vocabulary]]: the tokens' bytes, in order of id */
+	uint32_t *offsets; /* [vocabulary + 1] */
+
+	/* Bytes -> id: open addressing, slots hold id + 1, 0 is free. EOD is not in it. */
+	uint32_t *index; /* [index_mask + 1] */
+	size_t index_mask;
+	/* Merging the token's bytes gives the token: then a word that equals it is this one id, with no
+	 * merging. Always so for GPT-2; a vocabulary from files may hold tokens that no merge makes. */
+	bool *whole; /* [vocabulary] */
+
+	uint32_t (*merges)[2]; /* [merge_count]: left and right id, in order of rank */
+	uint32_t merge_count;
+	struct merge_table table;
+
+	struct hash128 hash;
+};
+
+/* The id of these bytes, VOCABULARY_NONE if they are no token. */
+enum { VOCABULARY_NONE = UINT32_MAX };
+uint32_t vocabulary_find(const struct tokenizer *tokenizer, const uint8_t *bytes, size_t length);
+
+/* Merges a word of any length, writing at most `length` ids. */
+enum status vocabulary_merge_word(const struct tokenizer *tokenizer, const uint8_t *word, size_t length,
+	uint32_t *ids /* [length] */, size_t *count) MUST_USE;
+
+#endif
