@@ -51,7 +51,7 @@ static size_t count_shards(const struct preprocess_job *job)
 	uint64_t shards = 1, limit = job->shard_bytes ? job->shard_bytes : LARGEST_SHARD_BYTES;
 	uint64_t bytes = job->counts.tokens * (uint64_t)job->format.item_bytes;
 	while (shards < MOST_SHARDS &&
-		(bytes / shards > limit || job->counts.documents / shards > LARGEST_SHARD_DOCUMENTS))
+		(bytes > limit * shards || job->counts.documents > LARGEST_SHARD_DOCUMENTS * shards))
 		shards *= 2;
 	return shards;
 }
