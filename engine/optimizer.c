@@ -1,0 +1,148 @@
+#include "engine/optimizer.h"
+
+#include "common/memory.h"
+
+#include <math.h>
+#include <stdlib.h>
+
+/* Neighbours of one group, gaps behind them included. */
+struct segment {
+	uint64_t offset, elements;
+	int group;
+};
+
+struct optimizer {
+	struct optimizer_config config;
+	struct kernels *kernels;
+	uint64_t elements;
+	float *exp_avg, *exp_avg_sq;
+	struct gradient_stats *stats; /* in the kernels' memory */
+	struct segment *segments;
+	int segment_count;
+};
+
+enum status optimizer_config_check(const struct optimizer_config *c)
+{
+	FAIL_IF(!(c->beta1 >= 0 && c->beta1 < 1) || !(c->beta2 >= 0 && c->beta2 < 1), STATUS_USAGE,
+		"Adam's betas are %g and %g; they lie from 0 to below 1, like 0.9 and 0.999", c->beta1,
+		c->beta2);
+	FAIL_IF(!(c->epsilon > 0 && c->epsilon < 1), STATUS_USAGE,
+		"Adam's epsilon is %g; it lies above 0 and below 1, like 1e-8", c->epsilon);
+	FAIL_IF(!(c->weight_decay >= 0 && c->weight_decay < 1e6), STATUS_USAGE,
+		"a weight decay of %g is not possible; it is a number from 0 up, like 0.1", c->weight_decay);
+	FAIL_IF(!(c->max_norm >= 0 && c->max_norm < 1e30), STATUS_USAGE,
+		"clipping gradients at a norm of %g is not possible; give 0 (none) or more, like 1",
+		c->max_norm);
+	return STATUS_OK;
+}
+
+static void cut_segments(struct optimizer *o, const struct parameter_table *table)
+{
+	for (int i = 0; i < table->count; i++) {
+		const struct parameter *p = &table->items[i];
+		uint64_t end = i + 1 < table->count ? table->items[i + 1].offset : table->elements;
+		struct segment *last = o->segment_count ? &o->segments[o->segment_count - 1] : NULL;
+		if (last && last->group == p->group)
+			last->elements = end - last->offset;
+		else
+			o->segments[o->segment_count++] =
+				(struct segment){p->offset, end - p->offset, p->group};
+	}
+}
+
+static enum status allocate(struct optimizer *o, const struct parameter_table *table)
+{
+	struct kernels *k = o->kernels;
+	TRY(memory_alloc(
+		(void **)&o->segments, (size_t)table->count, sizeof *o->segments, "the optimizer's plan"));
+	cut_segments(o, table);
+	TRY(k->memory_alloc(k, (void **)&o->exp_avg, o->elements * 4, "Adam's first moments"));
+	TRY(k->memory_alloc(k, (void **)&o->exp_avg_sq, o->elements * 4, "Adam's second moments"));
+	return k->memory_alloc(k, (void **)&o->stats, sizeof *o->stats, "the gradients' norm");
+}
+
+enum status optimizer_open(const struct optimizer_config *config, const struct parameter_table *table,
+	struct kernels *kernels, struct optimizer **out)
+{
+	struct optimizer *o;
+	*out = NULL;
+	TRY(optimizer_config_check(config));
+	TRY(memory_alloc((void **)&o, 1, sizeof *o, "the optimizer"));
+	o->config = *config;
+	o->kernels = kernels;
+	o->elements = table->elements;
+	enum status status = allocate(o, table);
+	if (status != STATUS_OK) {
+		optimizer_close(o);
+		return status;
+	}
+	*out = o;
+	return STATUS_OK;
+}
+
+void optimizer_close(struct optimizer *o)
+{
+	if (!o)
+		return;
+	struct kernels *k = o->kernels;
+	if (o->exp_avg)
+		k->memory_free(k, o->exp_avg, o->elements * 4);
+	if (o->exp_avg_sq)
+		k->memory_free(k, o->exp_avg_sq, o->elements * 4);
+	if (o->stats)
+		k->memory_free(k, o->stats, sizeof *o->stats);
+	free(o->segments);
+	free(o);
+}
+
+float *optimizer_exp_avg(struct optimizer *o)
+{
+	return o->exp_avg;
+}
+
+float *optimizer_exp_avg_sq(struct optimizer *o)
+{
+	return o->exp_avg_sq;
+}
+
+enum status optimizer_measure(
+	struct optimizer *o, const void *gradients, double loss_scale, struct optimizer_measure *out)
+{
+	struct kernels *k = o->kernels;
+	struct gradient_stats stats;
+	k->gradient_stats(k, NULL, o->stats, gradients, o->elements);
+	k->copy_out(k, NULL, &stats, o->stats, sizeof stats);
+	TRY(k->stream_wait(k, NULL));
+	out->overflow = stats.nonfinite > 0;
+	out->norm = out->overflow ? (double)INFINITY : sqrt(stats.sum_of_squares) / loss_scale;
+	return STATUS_OK;
+}
+
+double optimizer_clip(const struct optimizer *o, double norm)
+{
+	if (o->config.max_norm == 0)
+		return 1;
+	return fmin(1, o->config.max_norm / (norm + 1e-6));
+}
+
+enum status optimizer_update(struct optimizer *o, float *weights, void *work, const void *gradients,
+	double learning_rate, uint64_t step, double multiplier)
+{
+	struct kernels *k = o->kernels;
+	struct adamw args = {.learning_rate = (float)learning_rate,
+		.beta1 = (float)o->config.beta1,
+		.beta2 = (float)o->config.beta2,
+		.epsilon = (float)o->config.epsilon,
+		.step = step,
+		.gradient_multiplier = (float)multiplier};
+	size_t act = dtype_bytes(k->act), grad = dtype_bytes(k->grad);
+	for (int i = 0; i < o->segment_count; i++) {
+		const struct segment *s = &o->segments[i];
+		float *p = weights + s->offset, *m = o->exp_avg + s->offset, *v = o->exp_avg_sq + s->offset;
+		args.weight_decay = s->group == 0 ? (float)o->config.weight_decay : 0;
+		k->adamw(k, NULL, &args, p, m, v, work ? (char *)work + s->offset * act : NULL, p, m, v,
+			(const char *)gradients + s->offset * grad, s->elements);
+	}
+	k->weights_changed(k);
+	return k->stream_wait(k, NULL);
+}

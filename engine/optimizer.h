@@ -1,0 +1,53 @@
+/*
+ * optimizer.h: AdamW over the flat arrays of a model, with the global norm and clipping.
+ *
+ * Owns the moments. Master weights are f32 and in place; where the working weights are another type (act is
+ * bf16 or f16) the update writes them too, rounded. Weight decay applies to parameters of group 0 alone
+ * (engine/model.h). The order of a step:
+ *
+ *    optimizer_measure    norm = sqrt(sum of squares of the stored gradients) / loss scale, and whether any
+ * is inf or NaN (then: no update). Over the whole flat array, in blocks of a fixed order optimizer_clip c =
+ * min(1, max_norm / (norm + 1e-6)), torch's clip_grad_norm_; 1 where max_norm is 0 optimizer_update     AdamW
+ * (kernels/adamw.h) on gradient * c / loss scale
+ *
+ * Gaps between parameters and padded vocabulary rows have gradient 0 and weight 0, and stay 0: their moments
+ * are 0, so AdamW adds 0 / (0 + eps).
+ *
+ * The kernels' memory must be the host's (the CPU table): the moments go to checkpoints as they are.
+ */
+#ifndef ENGINE_OPTIMIZER_H
+#define ENGINE_OPTIMIZER_H
+
+#include "engine/model.h"
+
+struct optimizer_config {
+	double beta1, beta2, epsilon; /* [0, 1), [0, 1), > 0 */
+	double weight_decay;          /* >= 0, of group 0 */
+	double max_norm;              /* >= 0; 0: no clipping */
+};
+
+struct optimizer_measure {
+	double norm; /* of the unscaled gradients; inf where some are not finite */
+	bool overflow;
+};
+
+struct optimizer;
+
+enum status optimizer_config_check(const struct optimizer_config *config) MUST_USE;
+/* The table and the kernels must outlive it. Moments are 0. */
+enum status optimizer_open(const struct optimizer_config *config, const struct parameter_table *table,
+	struct kernels *kernels, struct optimizer **out) MUST_USE;
+void optimizer_close(struct optimizer *optimizer);
+
+/* [table->elements], f32; for checkpoints. */
+float *optimizer_exp_avg(struct optimizer *optimizer);
+float *optimizer_exp_avg_sq(struct optimizer *optimizer);
+
+enum status optimizer_measure(struct optimizer *optimizer, const void *gradients /* [elements], grad */,
+	double loss_scale, struct optimizer_measure *out) MUST_USE;
+double optimizer_clip(const struct optimizer *optimizer, double norm);
+/* `work` (act, [elements]) is NULL where act is f32. `step` is 1 for the first update. */
+enum status optimizer_update(struct optimizer *optimizer, float *weights, void *work, const void *gradients,
+	double learning_rate, uint64_t step, double multiplier) MUST_USE;
+
+#endif

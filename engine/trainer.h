@@ -1,0 +1,142 @@
+/*
+ * trainer.h: the training loop, from windows of tokens to checkpoints.
+ *
+ * A step takes global_batch windows as micro-batches, sums their gradients, and updates the weights once:
+ *
+ *    loss = sum of the counted targets' losses / their number, over the whole global batch
+ *    gradients of loss * loss scale -> norm, overflow -> clip -> AdamW with the schedule's lr(updates + 1)
+ *
+ * Every target counts, unless eod_mask_loss: then a target whose input token is EOD does not (the reference's
+ * rule). Dropout is numbered by the windows' ordinals, so the same window of the same run has the same mask
+ * whatever the micro-batch. A step with an inf or NaN gradient is skipped: no update, the schedule stands
+ * still, its windows are consumed; TRAINER_SKIPS in a row are an error, for the run has diverged.
+ *
+ * Validation: every eval_interval steps, on the first min(eval_iters * global_batch, all) windows of the
+ * validation split in order, without dropout: always the same windows whatever the micro-batch. Loss as
+ * above, over all of them; perplexity exp(min(20, loss)). At the end of training once more on validation
+ * (unless just done) and on the test split. A split too short for a window is left out with a warning, at the
+ * start.
+ *
+ * Rising validation loss: warned of once, when the best validation lies at least 3 evaluations and 20% of all
+ * steps back, while the training loss (exponential mean, decay 0.98) is lower now than it was then.
+ *
+ * Checkpoints (save not NULL): every save_interval steps, at the end, when asked to stop or to save, and
+ * whenever validation is the best yet (run/best then points there); all but the newest `keep` and the best
+ * are deleted.
+ *
+ * Resuming from a checkpoint is exact: the same bits as a run that never stopped, given the same threads,
+ * instruction set and libraries. A checkpoint of another corpus, split, seed or window length is
+ * STATUS_MISMATCH, naming both values.
+ *
+ * The library prints nothing: events tell the tool of each step, validation and checkpoint; notices (corpus
+ * repeated, validation rising) go to common/log.h. One thread calls; trainer_stop and trainer_save_soon may
+ * be called by any thread and by signal handlers.
+ */
+#ifndef ENGINE_TRAINER_H
+#define ENGINE_TRAINER_H
+
+#include "data/loader.h"
+#include "engine/checkpoint.h"
+#include "engine/collective.h"
+#include "engine/optimizer.h"
+
+enum { TRAINER_SKIPS = 64 };
+
+struct trainer_config {
+	struct model_config model;
+	enum dtype precision;               /* of activations and working weights */
+	uint64_t micro_batch, global_batch; /* windows */
+	uint64_t window_tokens;             /* T */
+	uint64_t train_iters;               /* the step to stop after, resumed ones included */
+	uint64_t exit_interval;             /* stop (and save) at multiples of this step; 0: never */
+	struct schedule schedule;
+	struct optimizer_config optimizer;
+	struct loss_scale loss_scale; /* at the start */
+	bool checkpoint_activations, eod_mask_loss;
+	uint64_t seed;
+	int threads;                        /* 0: all available */
+	uint64_t packing;                   /* bytes for packed weights (kernels.h) */
+	uint64_t eval_interval, eval_iters; /* eval_interval 0: no validation */
+
+	struct corpus *corpus; /* must outlive the trainer */
+	const char *split;     /* "949,50,1" */
+
+	const char *save;       /* the run's directory; NULL: nothing is saved */
+	uint64_t save_interval; /* 0: only at the end */
+	int keep;
+	const struct checkpoint_file *files; /* the tokenizer's, [file_count] */
+	int file_count;
+	cJSON *arguments; /* for trainer.json; may be NULL */
+};
+
+struct trainer_step {
+	uint64_t step, updates, skipped;  /* after it */
+	double loss, gradient_norm, clip; /* clip: the factor, 1 when not clipped */
+	double learning_rate;             /* the update's; of the last update where this step was skipped */
+	double loss_scale, next_loss_scale;
+	bool overflow;
+	uint64_t counted, tokens; /* targets of this step; of the run so far */
+	uint64_t epoch;           /* of its last window, from 0 */
+	uint64_t ordinal;         /* windows consumed so far */
+	double seconds, seconds_data, seconds_model, seconds_optimizer;
+};
+
+struct trainer_validation {
+	uint64_t step;
+	enum split_part part;
+	bool final; /* at the end of training */
+	double loss, perplexity;
+	uint64_t windows, counted;
+	bool best;
+	double seconds;
+};
+
+struct trainer_saved {
+	uint64_t step;
+	const char *name; /* step-00001000, within the run */
+	bool best;
+	double seconds;
+};
+
+/* Any may be NULL. A failure ends the run. */
+struct trainer_events {
+	void *user;
+	enum status (*step)(void *user, const struct trainer_step *step);
+	enum status (*validation)(void *user, const struct trainer_validation *validation);
+	enum status (*saved)(void *user, const struct trainer_saved *saved);
+};
+
+struct trainer_memory {
+	uint64_t weights, working, gradients, moments, activations, packing, data, total;
+};
+
+struct trainer;
+
+/* All that can be wrong with a configuration; nothing is allocated. */
+enum status trainer_check(const struct trainer_config *config) MUST_USE;
+/* What trainer_open will take. */
+enum status trainer_measure(const struct trainer_config *config, struct trainer_memory *out) MUST_USE;
+
+/*
+ * `from` (may be NULL: fresh weights) is read here and not kept. weights_only: its state, if it has any, is
+ * not resumed. Both structs are copied, what they point to must outlive the trainer.
+ */
+enum status trainer_open(const struct trainer_config *config, const struct trainer_events *events,
+	struct checkpoint *from, bool weights_only, struct trainer **out) MUST_USE;
+void trainer_close(struct trainer *trainer);
+
+/* To train_iters, or until asked to stop (STATUS_OK too). */
+enum status trainer_run(struct trainer *trainer) MUST_USE;
+void trainer_stop(struct trainer *trainer);
+void trainer_save_soon(struct trainer *trainer);
+
+const struct parameter_table *trainer_parameters(const struct trainer *trainer);
+const float *trainer_weights(const struct trainer *trainer); /* master, [elements] */
+struct optimizer *trainer_optimizer(struct trainer *trainer);
+const struct checkpoint_state *trainer_state(const struct trainer *trainer);
+const char *trainer_kernels(const struct trainer *trainer); /* "CPU avx512, 2 threads, ..." */
+/* Windows of an epoch of the training split; windows that validation uses (0: none). */
+uint64_t trainer_epoch_windows(const struct trainer *trainer);
+uint64_t trainer_validation_windows(const struct trainer *trainer, enum split_part part);
+
+#endif
