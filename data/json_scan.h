@@ -12,10 +12,6 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#ifdef __cplusplus
-extern "C" {
-#endif
-
 struct json_scan {
 	const char *reason; /* NULL: good; else a static text */
 	size_t at;          /* where it is bad */
@@ -32,9 +28,5 @@ void json_scan_find(const char *line /* [bytes] */, size_t bytes, const char *ke
  * set when there is one. */
 size_t json_scan_unescape(const char *text /* [bytes] */, size_t bytes, char *out /* [bytes] */,
 	uint64_t *lone, size_t *first_lone);
-
-#ifdef __cplusplus
-}
-#endif
 
 #endif

@@ -1,9 +1,7 @@
-#include "data/jsonl.h"
-
-#include "data/json_scan.h"
-
 extern "C" {
 #include "common/memory.h"
+#include "data/json_scan.h"
+#include "data/jsonl.h"
 #include "tokenizer/utf8.h"
 }
 

@@ -16,10 +16,6 @@
 
 #include <stdint.h>
 
-#ifdef __cplusplus
-extern "C" {
-#endif
-
 struct jsonl;
 
 struct jsonl_text {
@@ -36,9 +32,5 @@ void jsonl_close(struct jsonl *parser); /* NULL is fine */
 /* `line` has no newline and is followed by at least 64 readable bytes. Fails only for lack of memory. */
 enum status jsonl_read(struct jsonl *parser, const char *line /* [bytes + 64] */, size_t bytes,
 	struct jsonl_text *out) MUST_USE;
-
-#ifdef __cplusplus
-}
-#endif
 
 #endif

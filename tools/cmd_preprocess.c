@@ -1,0 +1,203 @@
+#include "tools/command.h"
+
+#include "common/threads.h"
+#include "data/preprocess.h"
+#include "tools/options.h"
+#include "tools/terminal.h"
+
+#include <inttypes.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum bad_line { BAD_LINE_SKIP, BAD_LINE_FAIL };
+
+struct settings {
+	struct option_list inputs;
+	const char *vocab_file, *merge_file, *tokenizer_type;
+	int on_bad_line;
+};
+
+static volatile sig_atomic_t stop_asked;
+
+static void ask_to_stop(int number)
+{
+	(void)number;
+	stop_asked = 1;
+}
+
+/* The first signal asks; a second one ends the program at once, as if there were no handler. */
+static void catch_signals(void)
+{
+	struct sigaction action = {.sa_handler = ask_to_stop, .sa_flags = (int)SA_RESETHAND | SA_RESTART};
+	sigemptyset(&action.sa_mask);
+	sigaction(SIGINT, &action, NULL);
+	sigaction(SIGTERM, &action, NULL);
+}
+
+/* What is shown while it runs. */
+struct display {
+	struct progress_line line;
+	int pass;
+	uint64_t bytes_before; /* done when the pass began: another run's work is not this one's speed */
+	double seconds_before;
+	uint64_t text_bytes_before;
+};
+
+static bool show(void *user, const struct preprocess_progress *progress)
+{
+	struct display *display = user;
+	if (progress->pass != display->pass) {
+		if (display->pass)
+			progress_line_clear(&display->line);
+		display->line =
+			progress_line_start(stderr, progress->pass == 1 ? "tokenizing" : "writing shards");
+		display->pass = progress->pass;
+		display->bytes_before = progress->bytes_done;
+		display->text_bytes_before = progress->text_bytes;
+		display->seconds_before = progress->seconds;
+	}
+	double seconds = progress->seconds - display->seconds_before;
+	double bytes = (double)(progress->bytes_done - display->bytes_before);
+	double rate = seconds > 0 ? bytes / seconds : 0;
+	struct human left = {"? left"};
+	if (rate > 0 && progress->bytes_total >= progress->bytes_done)
+		left = human_seconds((double)(progress->bytes_total - progress->bytes_done) / rate);
+	if (progress->bytes_total)
+		progress_line_update(&display->line, "%s of %s, %.1f MB/s, %s documents, %s tokens, %s left",
+			human_bytes((double)progress->bytes_done).text,
+			human_bytes((double)progress->bytes_total).text, rate / 1e6,
+			human_count((double)progress->documents).text,
+			human_count((double)progress->tokens).text, left.text);
+	else
+		progress_line_update(&display->line, "%s, %.1f MB/s, %s documents, %s tokens",
+			human_bytes((double)progress->bytes_done).text, rate / 1e6,
+			human_count((double)progress->documents).text,
+			human_count((double)progress->tokens).text);
+	return !stop_asked;
+}
+
+static double ratio(double a, double b)
+{
+	return b > 0 ? a / b : 0;
+}
+
+static void print_dropped(const struct preprocess_config *config, const struct preprocess_result *result)
+{
+	printf("dropped     %s duplicates, %s empty, %s rejected%s%s%s\n",
+		human_grouped(result->duplicates).text, human_grouped(result->empty).text,
+		human_grouped(result->rejected).text, result->rejected ? " (see " : "",
+		result->rejected ? config->output : "", result->rejected ? "/rejects.jsonl)" : "");
+	if (result->repaired)
+		printf("repaired    %s sequences of invalid UTF-8, now U+FFFD\n",
+			human_grouped(result->repaired).text);
+}
+
+static void print_summary(const struct preprocess_config *config, const struct preprocess_result *result)
+{
+	double seconds = result->seconds[0] + result->seconds[1];
+	printf("corpus      %s: %s documents in %" PRIu64 " shard%s\n", config->output,
+		human_grouped(result->documents).text, result->shards, result->shards == 1 ? "" : "s");
+	printf("tokens      %s, %.3f bytes of text each\n", human_grouped(result->tokens).text,
+		ratio((double)result->bytes, (double)result->tokens));
+	print_dropped(config, result);
+	if (result->resumed)
+		printf("time        %s in this run, which went on where an earlier one stopped\n",
+			human_seconds(seconds).text);
+	else
+		printf("time        %s (tokenizing %s, writing %s), %.1f MB/s of text\n",
+			human_seconds(seconds).text, human_seconds(result->seconds[0]).text,
+			human_seconds(result->seconds[1]).text,
+			ratio((double)result->input_bytes / 1e6, seconds));
+	printf("\nNext:\n  ferry inspect %s\n  ferry train --train-data %s\n", config->output,
+		config->output);
+}
+
+static enum status open_tokenizer(const struct settings *settings, struct tokenizer **tokenizer)
+{
+	FAIL_IF(strcmp(settings->tokenizer_type, "GPT2BPETokenizer") != 0, STATUS_USAGE,
+		"--tokenizer-type %s: only GPT2BPETokenizer is known", settings->tokenizer_type);
+	FAIL_IF(settings->vocab_file && !settings->merge_file, STATUS_USAGE,
+		"--vocab-file needs --merge-file: a byte-level BPE is both");
+	if (settings->merge_file)
+		return tokenizer_open_files(settings->merge_file, settings->vocab_file, tokenizer);
+	return tokenizer_open_gpt2(tokenizer);
+}
+
+static enum status preprocess(const struct settings *settings, struct preprocess_config *config)
+{
+	struct tokenizer *tokenizer;
+	struct display display = {0};
+	struct preprocess_result result;
+	TRY(open_tokenizer(settings, &tokenizer));
+	config->tokenizer = tokenizer;
+	config->progress = show;
+	config->user = &display;
+	catch_signals();
+	enum status status = preprocess_run(config, &result);
+	tokenizer_close(tokenizer);
+	if (display.pass)
+		progress_line_clear(&display.line);
+	if (status == STATUS_OK)
+		print_summary(config, &result);
+	return status;
+}
+
+static enum status run(int argc, char **argv)
+{
+	struct settings settings = {.tokenizer_type = "GPT2BPETokenizer"};
+	struct preprocess_config config = {
+		.text_key = "text",
+		.workers = threads_available(),
+		.memory = UINT64_C(4) << 30,
+		.max_bytes = UINT64_C(64) << 20,
+	};
+	struct option table[] = {
+		{OPTION_LIST("INPUT", &settings.inputs, "INPUT",
+			 ".jsonl or .json lines, any other text file, each also as .gz or .zst; folders; - "
+			 "for "
+			 "JSONL on standard input"),
+			.required = true},
+		{OPTION_STRING("--output", &config.output, "DIR", "the corpus"), .required = true},
+		{OPTION_HEADING("Documents")},
+		{OPTION_STRING("--text-key", &config.text_key, "KEY", "JSONL member that holds the text")},
+		{OPTION_STRING("--document-separator", &config.document_separator, "TEXT",
+			 "cuts text files into documents, and is dropped"),
+			.default_text = "none: a file is a document"},
+		{OPTION_SIZE("--max-bytes", &config.max_bytes, 1, UINT64_C(1) << 30, "SIZE",
+			"longer documents are rejected")},
+		{OPTION_FLAG("--strict", &config.strict, "invalid UTF-8 is an error, not repaired")},
+		{OPTION_CHOICE("--on-bad-line", &settings.on_bad_line, "skip|fail",
+			"list bad lines in DIR/rejects.jsonl, or stop at the first")},
+		{OPTION_HEADING("Tokenizer")},
+		{OPTION_STRING("--tokenizer-type", &settings.tokenizer_type, "NAME", "byte-level BPE")},
+		{OPTION_STRING("--merge-file", &settings.merge_file, "FILE", "merges.txt or vocab.bpe"),
+			.default_text = "GPT-2's, built in"},
+		{OPTION_STRING("--vocab-file", &settings.vocab_file, "FILE", "vocab.json or encoder.json"),
+			.default_text = "follows from the merges"},
+		{OPTION_HEADING("Running")},
+		{OPTION_INT("--workers", &config.workers, 1, 4096, "N", "threads")},
+		{OPTION_SIZE("--memory", &config.memory, 16 << 20, UINT64_C(1) << 50, "SIZE",
+			"for spilling and sorting; about 30 MB a thread come on top")},
+		{OPTION_FLAG("--overwrite", &config.overwrite, "replace the corpus that is there")},
+	};
+	struct options options = OPTIONS(table, "preprocess", "Text in, a tokenized corpus out.");
+	options.details =
+		"Killed at any point, the same command goes on where it was and ends in the same bytes, "
+		"which do not "
+		"depend on threads, memory or the order of inputs either. Exact duplicates are dropped.";
+	TRY(options_parse(&options, argc, argv));
+	if (options.help)
+		return STATUS_OK;
+	config.inputs = settings.inputs.items;
+	config.input_count = settings.inputs.count;
+	config.fail_on_bad_line = settings.on_bad_line == BAD_LINE_FAIL;
+	enum status status = preprocess(&settings, &config);
+	free(settings.inputs.items);
+	return status;
+}
+
+int cmd_preprocess(int argc, char **argv)
+{
+	return command_finish("preprocess", run(argc, argv));
+}
