@@ -84,8 +84,8 @@ static enum status check_corpus(const struct trainer_config *c)
 		"they need the same tokenizer",
 		corpus_directory(c->corpus), info->vocabulary, info->tokenizer_name, c->model.vocabulary);
 	FAIL_IF(strlen(c->split) >= CHECKPOINT_SPLIT, STATUS_USAGE, "the split \"%s\" is too long", c->split);
-	double shares[SPLIT_PARTS];
-	return split_parse(c->split, shares);
+	struct split_shares shares;
+	return split_parse(c->split, &shares);
 }
 
 enum status trainer_check(const struct trainer_config *c)
@@ -153,11 +153,11 @@ static enum status take_blocks(struct trainer *t)
 /* The splits' samplers; one that is too short for a window is left out, unless it is the training split. */
 static enum status open_samplers(struct trainer *t)
 {
-	double shares[SPLIT_PARTS];
+	struct split_shares shares;
 	struct split_range ranges[SPLIT_PARTS];
 	const struct trainer_config *c = &t->config;
-	TRY(split_parse(c->split, shares));
-	TRY(split_corpus(c->corpus, shares, ranges));
+	TRY(split_parse(c->split, &shares));
+	TRY(split_corpus(c->corpus, &shares, ranges));
 	TRY(sampler_open(&t->samplers[SPLIT_TRAIN], &ranges[SPLIT_TRAIN], SPLIT_TRAIN, c->window_tokens,
 		c->seed, true));
 	for (int part = SPLIT_VALID; part < SPLIT_PARTS && c->eval_interval; part++) {
