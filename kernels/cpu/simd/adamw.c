@@ -1,0 +1,93 @@
+#include "kernels/adamw.h"
+#include "kernels/cpu/simd/rows.h"
+
+enum { SPAN = 512, STATS_BLOCK = 1 << 16 };
+
+static void update_span(const struct adamw_factors *factors, float *restrict p, float *restrict m,
+	float *restrict v, const float *restrict gradient, int n)
+{
+	struct adamw_factors f = *factors;
+	for (int i = 0; i < n; i++)
+		adamw_update(&f, gradient[i], &p[i], &m[i], &v[i]);
+}
+
+/* Sources may be the destinations, so a span goes through buffers that the compiler knows apart. */
+void SIMD(cpu_adamw)(struct kernels *k, struct stream *s, const struct adamw *args, float *p_out,
+	float *m_out, float *v_out, void *work, const float *p, const float *m, const float *v,
+	const void *grad, uint64_t count)
+{
+	(void)s;
+	struct adamw_factors factors = adamw_prepare(args);
+	int64_t total = (int64_t)count;
+#pragma omp parallel for num_threads(cpu_of(k)->threads) schedule(static)
+	for (int64_t at = 0; at < total; at += SPAN) {
+		float p_row[SPAN], m_row[SPAN], v_row[SPAN], g_row[SPAN];
+		int n = (int)(total - at < SPAN ? total - at : SPAN);
+		size_t bytes = (size_t)n * sizeof(float);
+		memcpy(p_row, p + at, bytes);
+		memcpy(m_row, m + at, bytes);
+		memcpy(v_row, v + at, bytes);
+		const float *g = row_read(g_row, grad, k->grad, (size_t)at, n);
+		update_span(&factors, p_row, m_row, v_row, g, n);
+		memcpy(p_out + at, p_row, bytes);
+		memcpy(m_out + at, m_row, bytes);
+		memcpy(v_out + at, v_row, bytes);
+		if (work)
+			row_write(work, k->act, (size_t)at, p_row, n);
+	}
+}
+
+struct block_stats {
+	double sum;
+	uint64_t nonfinite;
+};
+
+/* 16 partial sums in a fixed pattern, whatever the instruction set. */
+static struct block_stats stats_of(const void *grad, enum dtype type, size_t from, int n)
+{
+	double sums[16] = {0}, sum = 0;
+	uint64_t nonfinite = 0;
+	float row[SPAN];
+	for (int i = 0; i < n; i += SPAN) {
+		int some = n - i < SPAN ? n - i : SPAN, j = 0;
+		const float *g = row_read(row, grad, type, from + (size_t)i, some);
+		uint32_t odd = 0;
+		for (; j + 16 <= some; j += 16)
+			for (int l = 0; l < 16; l++) {
+				sums[l] += (double)g[j + l] * (double)g[j + l];
+				odd += (vector_bits(g[j + l]) & 0x7f800000) == 0x7f800000;
+			}
+		for (; j < some; j++) {
+			sum += (double)g[j] * (double)g[j];
+			odd += (vector_bits(g[j]) & 0x7f800000) == 0x7f800000;
+		}
+		nonfinite += odd;
+	}
+	for (int l = 0; l < 16; l++)
+		sum += sums[l];
+	struct block_stats stats = {sum, nonfinite};
+	return stats;
+}
+
+/* Blocks of a fixed size, added in order: the sum does not depend on the number of threads. */
+void SIMD(cpu_gradient_stats)(
+	struct kernels *k, struct stream *s, struct gradient_stats *stats, const void *grad, uint64_t count)
+{
+	(void)s;
+	int64_t blocks = (int64_t)((count + STATS_BLOCK - 1) / STATS_BLOCK);
+	struct block_stats *parts =
+		cpu_scratch_get(k, CPU_SCRATCH_OPERATION, (size_t)(blocks + 1) * sizeof *parts);
+	if (!parts)
+		return;
+#pragma omp parallel for num_threads(cpu_of(k)->threads) schedule(static)
+	for (int64_t b = 0; b < blocks; b++) {
+		uint64_t from = (uint64_t)b * STATS_BLOCK, left = count - from;
+		parts[b] = stats_of(grad, k->grad, from, (int)(left < STATS_BLOCK ? left : STATS_BLOCK));
+	}
+	struct gradient_stats total = {0, 0};
+	for (int64_t b = 0; b < blocks; b++) {
+		total.sum_of_squares += parts[b].sum;
+		total.nonfinite += parts[b].nonfinite;
+	}
+	*stats = total;
+}
