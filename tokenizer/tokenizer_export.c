@@ -39,33 +39,40 @@ static void text_add_number(struct text *text, uint32_t number)
 	text_add(text, digits);
 }
 
-/* A token's letters; inside JSON strings `"` and `\` take a backslash (no letter is a control character). */
+/* A token's letters: UTF-8, or for JSON strings ASCII with escapes (no letter is a control character). */
 static void text_add_token(struct text *text, const struct tokenizer *tokenizer, uint32_t id, bool json)
 {
 	uint32_t length;
 	const uint8_t *bytes = tokenizer_token_bytes(tokenizer, id, &length);
 	for (uint32_t i = 0; i < length; i++) {
-		char *room = text_room(text, 3);
+		uint32_t letter = letter_of_byte(bytes[i]);
+		char escape[8];
+		char *room = text_room(text, 2);
 		if (!room)
 			return;
-		if (json && (bytes[i] == '"' || bytes[i] == '\\')) {
-			*room++ = '\\';
-			text->bytes++;
+		if (json && letter >= 0x80) {
+			snprintf(escape, sizeof escape, "\\u%04x", letter);
+			text_add(text, escape);
+		} else if (json && (letter == '"' || letter == '\\')) {
+			snprintf(escape, sizeof escape, "\\%c", (char)letter);
+			text_add(text, escape);
+		} else {
+			text->bytes += letters_write(bytes + i, 1, room);
 		}
-		text->bytes += letters_write(bytes + i, 1, room);
 	}
 }
 
-/* {"token":id,...} in order of id. */
+/* {"token": id, ...} in order of id, character for character as Python's json.dumps and OpenAI's
+ * encoder.json. */
 static void add_vocabulary(struct text *text, const struct tokenizer *tokenizer)
 {
 	for (uint32_t id = 0; id < tokenizer->vocabulary; id++) {
-		text_add(text, id ? ",\"" : "{\"");
+		text_add(text, id ? ", \"" : "{\"");
 		if (id == tokenizer->eod)
 			text_add(text, VOCABULARY_EOD_TEXT);
 		else
 			text_add_token(text, tokenizer, id, true);
-		text_add(text, "\":");
+		text_add(text, "\": ");
 		text_add_number(text, id);
 	}
 	text_add(text, "}");
@@ -81,7 +88,6 @@ static void add_merge(struct text *text, const struct tokenizer *tokenizer, uint
 static void write_vocab_json(struct text *text, const struct tokenizer *tokenizer)
 {
 	add_vocabulary(text, tokenizer);
-	text_add(text, "\n");
 }
 
 static void write_merges_txt(struct text *text, const struct tokenizer *tokenizer)
