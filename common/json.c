@@ -4,12 +4,14 @@
 
 #include <errno.h>
 #include <inttypes.h>
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 enum { LARGEST_FILE = 64 << 20 };
-#define LARGEST_EXACT (UINT64_C(1) << 53)
+#define LARGEST_EXACT   (UINT64_C(1) << 53)
+#define LARGEST_PRINTED UINT64_C(999999999999999) /* cJSON prints 15 digits and calls it equal */
 
 enum status json_read_file(const char *path, cJSON **out)
 {
@@ -128,11 +130,24 @@ enum status json_get_hex64(const char *path, const cJSON *object, const char *ke
 
 bool json_add_u64(cJSON *object, const char *key, uint64_t number)
 {
-	if (number <= LARGEST_EXACT)
+	if (number <= LARGEST_PRINTED)
 		return cJSON_AddNumberToObject(object, key, (double)number) != NULL;
 	char text[24];
 	snprintf(text, sizeof text, "%" PRIu64, number);
 	return cJSON_AddStringToObject(object, key, text) != NULL;
+}
+
+bool json_add_double(cJSON *object, const char *key, double number)
+{
+	char text[32];
+	if (!isfinite(number))
+		return cJSON_AddNullToObject(object, key) != NULL;
+	for (int digits = 15; digits <= 17; digits++) {
+		snprintf(text, sizeof text, "%.*g", digits, number);
+		if (strtod(text, NULL) == number)
+			break;
+	}
+	return cJSON_AddRawToObject(object, key, text) != NULL;
 }
 
 bool json_add_hash128(cJSON *object, const char *key, struct hash128 hash)

@@ -2,8 +2,8 @@
  * json.h: small JSON files (manifests, configurations) through cJSON, with errors that name the file and the
  * key.
  *
- * Numbers above 2^53 and hashes are kept as strings in ferry's files, since JSON readers round numbers to
- * doubles. (Documents are read by data/jsonl.h, not by this.)
+ * Numbers of more than 15 digits and hashes are kept as strings in ferry's files, since JSON readers round
+ * numbers to doubles. (Documents are read by data/jsonl.h, not by this.)
  */
 #ifndef COMMON_JSON_H
 #define COMMON_JSON_H
@@ -35,8 +35,13 @@ enum status json_get_hash128(
 /* 16 hex digits. */
 enum status json_get_hex64(const char *path, const cJSON *object, const char *key, uint64_t *out) MUST_USE;
 
-/* Adds a member; false on lack of memory. Numbers above 2^53 become strings, as json_get_u64 reads them. */
+/* Adds a member; false on lack of memory. Numbers of more than 15 digits become strings, as json_get_u64
+ * reads them: cJSON prints no more digits exactly. */
 bool json_add_u64(cJSON *object, const char *key, uint64_t number);
+/* So that json_get_double gives the same double back, which cJSON_AddNumberToObject does not promise. Not
+ * finite: null.
+ */
+bool json_add_double(cJSON *object, const char *key, double number);
 bool json_add_hash128(cJSON *object, const char *key, struct hash128 hash);
 bool json_add_hex64(cJSON *object, const char *key, uint64_t number);
 
