@@ -6,6 +6,7 @@
 #include <stdatomic.h>
 #include <stdint.h>
 #include <string.h>
+#include <ucontext.h>
 
 enum { FAULT_GRAIN = 4096 }; /* a memory failure is reported for a page, not for the byte touched */
 
@@ -28,14 +29,14 @@ static bool is_guarded(const void *fault)
 
 static void pass_on(int number, siginfo_t *info, void *context)
 {
-	/* Chained twice: a handler that came after ours calls it, and is what was there before its second
-	 * installation. */
+	/* Who replaced our handler may call it from theirs, and be what stood there when it was put back:
+	 * passing on must not go round for ever. */
 	static _Thread_local volatile sig_atomic_t passing;
-	bool chained = !passing;
+	bool first = !passing;
 	passing = 1;
-	if (chained && (previous.sa_flags & SA_SIGINFO)) {
+	if (first && (previous.sa_flags & SA_SIGINFO)) {
 		previous.sa_sigaction(number, info, context);
-	} else if (chained && previous.sa_handler != SIG_DFL && previous.sa_handler != SIG_IGN) {
+	} else if (first && previous.sa_handler != SIG_DFL && previous.sa_handler != SIG_IGN) {
 		previous.sa_handler(number);
 	} else if (previous.sa_handler != SIG_IGN || info->si_code > 0) {
 		signal(number, SIG_DFL); /* a fault happens again on return, and now ends the process */
@@ -50,6 +51,10 @@ static void on_bus_error(int number, siginfo_t *info, void *context)
 	/* si_code <= 0 is a signal that some process sent: no fault of ours. */
 	if (info->si_code > 0 && is_guarded(info->si_addr)) {
 		guard.armed = 0;
+		/* Leaving by a jump: the mask of before the signal is put back here, once a fault, and not by
+		 * sigsetjmp, which would ask the system for it at every copy. */
+		const ucontext_t *interrupted = context;
+		pthread_sigmask(SIG_SETMASK, &interrupted->uc_sigmask, NULL);
 		siglongjmp(guard.escape, 1);
 	}
 	pass_on(number, info, context);
@@ -57,9 +62,7 @@ static void on_bus_error(int number, siginfo_t *info, void *context)
 
 void mapped_copy_prepare(void)
 {
-	/* SA_NODEFER: the handler may leave by siglongjmp without a signal mask to restore. */
-	struct sigaction action = {
-		.sa_sigaction = on_bus_error, .sa_flags = SA_SIGINFO | SA_NODEFER | SA_ONSTACK};
+	struct sigaction action = {.sa_sigaction = on_bus_error, .sa_flags = SA_SIGINFO | SA_ONSTACK};
 	struct sigaction current;
 	sigemptyset(&action.sa_mask);
 	pthread_mutex_lock(&mutex);

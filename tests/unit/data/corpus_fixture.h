@@ -82,7 +82,8 @@ FIXTURE_FUNCTION void fixture_save(
 	snprintf(path, sizeof path, "%s/%05" PRIu64 ".%s", fixture->directory, shard, suffix);
 	FILE *file = fopen(path, "wb");
 	assert_non_null(file);
-	assert_int_equal(fwrite(bytes->data, 1, bytes->size, file), bytes->size);
+	if (bytes->size)
+		assert_int_equal(fwrite(bytes->data, 1, bytes->size, file), bytes->size);
 	assert_int_equal(fclose(file), 0);
 }
 

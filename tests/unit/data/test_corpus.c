@@ -2,7 +2,11 @@
 #include "data/manifest.h"
 #include "tests/unit/data/corpus_fixture.h"
 
+#include <fcntl.h>
 #include <pthread.h>
+#include <signal.h>
+#include <sys/mman.h>
+#include <sys/wait.h>
 
 static struct corpus *open_corpus(const struct fixture *fixture)
 {
@@ -438,6 +442,45 @@ static void bus_errors_become_errors(void **state)
 	fixture_remove(&fixture);
 }
 
+static void exit_42(int number)
+{
+	(void)number;
+	_exit(42);
+}
+
+/* A SIGBUS that is none of the corpus's business goes where it went before: to a handler, or the end. */
+static void other_bus_errors_pass(void **state)
+{
+	(void)state;
+	struct fixture fixture;
+	fixture_create(&fixture, 19, 10, 10, 1, false);
+	for (int handled = 0; handled < 2; handled++) {
+		pid_t child = fork();
+		if (child == 0) {
+			struct corpus *corpus;
+			int32_t id;
+			char path[128];
+			signal(SIGBUS, handled ? exit_42 : SIG_DFL);
+			fixture_path(&fixture, 0, "bin", path);
+			int fd = open(path, O_RDONLY);
+			if (fd < 0 || corpus_open(fixture.directory, &corpus) != STATUS_OK ||
+				corpus_read(corpus, 0, 1, &id) != STATUS_OK)
+				_exit(1);
+			/* Behind the end of the file. */
+			volatile char *map = mmap(NULL, 1 << 20, PROT_READ, MAP_SHARED, fd, 0);
+			_exit(map[1 << 19] ? 2 : 3);
+		}
+		int status;
+		assert_int_equal(waitpid(child, &status, 0), child);
+		if (handled)
+			assert_true(WIFEXITED(status) && WEXITSTATUS(status) == 42);
+		else
+			assert_true(
+				WIFSIGNALED(status) ? WTERMSIG(status) == SIGBUS : WEXITSTATUS(status) > 3);
+	}
+	fixture_remove(&fixture);
+}
+
 /* ---- what only a wrong writer could make: hashes are right, the content is not ---- */
 
 static void expect_verify(struct fixture *fixture, const char *message)
@@ -527,8 +570,8 @@ static void manifest_is_validated(void **state)
 		{"\"documents\": 10,", "\"documents\": 11,", "do not add up"},
 		{"\"duplicates\": 3", "\"duplicates\": 4", "do not add up"},
 		{"\"tokens\": ", "\"tokens\": 1", "do not add up"},
-		{"\"00000\", \"documents\": ", "\"00000\", \"documents\": 1", "shard"}, {"\"u16\"", "\"u8\"", "u8"},
-		{"\"eod\": 50256", "\"eod\": 50257", "impossible"},
+		{"\"00000\", \"documents\": ", "\"00000\", \"documents\": 1", "shard"},
+		{"\"u16\"", "\"u8\"", "u8"}, {"\"eod\": 50256", "\"eod\": 50257", "impossible"},
 		{"\"vocabulary\": 50257", "\"vocabulary\": 70000", "do not fit dtype u16"},
 		{"\"name\": \"00001\"", "\"name\": \"../01\"", "../01"},
 		{"ferry-corpus", "other-corpus", "other-corpus"},
@@ -622,6 +665,7 @@ int main(void)
 		cmocka_unit_test(damage_names_page_and_documents),
 		cmocka_unit_test(truncation_is_found),
 		cmocka_unit_test(bus_errors_become_errors),
+		cmocka_unit_test(other_bus_errors_pass),
 		cmocka_unit_test(verify_finds_wrong_contents),
 		cmocka_unit_test(manifest_is_validated),
 		cmocka_unit_test(seals_a_manifest),
