@@ -134,6 +134,27 @@ $(B)/opt/ferry:
 	$(MAKE) MODE=opt $@
 endif
 
+# ---- CUDA: a shared object that the program loads at run time ---------------------------------------------------
+
+NVCC ?= $(firstword $(shell command -v nvcc) /usr/local/cuda/bin/nvcc)
+CUDA_ARCHITECTURES ?= 80 90
+# Machine code for each, and PTX of the last for what comes after it. No fast math: division, square roots and
+# denormals are IEEE's. The optimizer is built without contraction, so that it gives the CPU's bits.
+NVCCFLAGS_ALL = -std=c++20 -O3 -lineinfo -I. -Werror all-warnings -Xcompiler -fPIC,-fvisibility=hidden,-Wall,-Wextra \
+  $(foreach a,$(CUDA_ARCHITECTURES),-gencode arch=compute_$(a),code=sm_$(a)) \
+  -gencode arch=compute_$(lastword $(CUDA_ARCHITECTURES)),code=compute_$(lastword $(CUDA_ARCHITECTURES)) $(NVCCFLAGS)
+CUDA_OBJECTS := $(patsubst %.cu,$(B)/cuda/%.o,$(wildcard kernels/cuda/*.cu))
+CUDA_LIBRARIES := $(abspath $(dir $(NVCC))/../lib64)
+$(B)/cuda/kernels/cuda/optimizer.o: NVCCFLAGS += -fmad=false
+$(B)/cuda/%.o: %.cu
+	@mkdir -p $(@D)
+	$(Q)$(NVCC) $(NVCCFLAGS_ALL) -MMD -MP -c -o $@ $<
+$(B)/ferry-cuda.so: $(CUDA_OBJECTS)
+	$(Q)$(CXX) -shared -Wl,-z,defs -o $@ $^ -L$(CUDA_LIBRARIES) -Wl,-rpath,$(CUDA_LIBRARIES) -lcublasLt -lcudart_static -ldl -lrt -pthread
+cuda: $(B)/ferry-cuda.so ## the CUDA backend, build/ferry-cuda.so (needs nvcc and cuBLASLt; no GPU to build)
+.PHONY: cuda
+-include $(shell find $(B)/cuda -name '*.d' 2>/dev/null)
+
 # ---- tests ------------------------------------------------------------------------------------------------
 
 unit_tests = $(patsubst %.c,$(O)/%,$(wildcard tests/unit/$(1)/test_*.c))
@@ -158,7 +179,7 @@ test: $(B)/config-tests.mk ## every test: unit (plain, sanitized), command line,
 	@B=$(B) tests/all
 compile: $(foreach layer,$(LAYERS),$(OBJECTS_$(layer))) $(O)/tools/ferry.o $(addsuffix .o,$(UNIT_TESTS))
 demo: $(B)/ferry ## text in, a trained GPT-2 out, on this machine, in minutes (TEXT=folder uses your own)
-	@tests/demo "$(TEXT)"
+	@B=$(B) tests/demo "$(TEXT)"
 
 # ---- the rest ------------------------------------------------------------------------------------------------
 
