@@ -3,7 +3,7 @@
  * dropout, positions, document boundaries and uncounted targets; and what must not change the result:
  * checkpointing, accumulation, the size of a micro-batch.
  */
-#include "tests/unit/engine/fixture.h"
+#include "tests/unit/engine/model_rig.h"
 #include "tests/unit/engine/oracle.h"
 
 enum { B = 4, T = 13, VOCABULARY = 37 };
@@ -31,9 +31,9 @@ static struct model_options small_options(void)
 
 /* Weights large enough for every term to matter; LayerNorm's and biases are no longer 1 and 0. */
 static void open_small(
-	struct fixture *f, const struct model_config *c, const struct model_options *o, enum dtype act)
+	struct rig *f, const struct model_config *c, const struct model_options *o, enum dtype act)
 {
-	fixture_open(f, c, o, act);
+	rig_open(f, c, o, act);
 	for (int i = 0; i < f->table->count; i++) {
 		const struct parameter *p = &f->table->items[i];
 		for (uint64_t e = 0; e < p->elements && (int)(e / (uint64_t)p->columns) < p->file_rows; e++) {
@@ -45,7 +45,7 @@ static void open_small(
 				      (float)((int)((e * 2654435761u + (uint64_t)i * 40503u) % 17) - 8);
 		}
 	}
-	fixture_publish(f);
+	rig_publish(f);
 }
 
 /* Documents end inside the sequences: positions restart, rows see their own document, some targets are not
@@ -91,7 +91,7 @@ static struct model_batch part_of(const struct model_batch *whole, int from, int
 	return part;
 }
 
-static double *doubles_of(const struct fixture *f)
+static double *doubles_of(const struct rig *f)
 {
 	double *p = calloc(f->table->elements, sizeof *p);
 	for (uint64_t i = 0; i < f->table->elements; i++)
@@ -122,7 +122,7 @@ static void check_against_oracle(float dropout, bool documents, bool checkpoint)
 	struct model_config c = small_config(dropout);
 	struct model_options options = small_options();
 	options.checkpoint_activations = checkpoint;
-	struct fixture f;
+	struct rig f;
 	open_small(&f, &c, &options, DTYPE_F32);
 	struct small_batch s;
 	make_batch(&s, documents);
@@ -130,7 +130,7 @@ static void check_against_oracle(float dropout, bool documents, bool checkpoint)
 	struct oracle o = {
 		.config = &c, .table = f.table, .p = p, .seed = options.seed, .dropout = dropout > 0};
 
-	fixture_train(&f, &s.batch, 1, false);
+	rig_train(&f, &s.batch, 1, false);
 	oracle_losses(&o, &s.batch, losses);
 	for (int r = 0; r < B * T; r++)
 		assert_float_equal(f.losses[r], (float)losses[r], 2e-5f);
@@ -168,7 +168,7 @@ static void check_against_oracle(float dropout, bool documents, bool checkpoint)
 	}
 	free(p);
 	free(d);
-	fixture_close(&f);
+	rig_close(&f);
 }
 
 static void plain(void **state)
@@ -205,19 +205,19 @@ static void each_dropout_alone(void **state)
 			: site == 1 ? &c.attention_dropout
 				    : &c.hidden_dropout) = 0.4f;
 		struct model_options options = small_options();
-		struct fixture f;
+		struct rig f;
 		open_small(&f, &c, &options, DTYPE_F32);
 		struct small_batch s;
 		make_batch(&s, false);
 		double *p = doubles_of(&f), losses[B * T];
 		struct oracle o = {
 			.config = &c, .table = f.table, .p = p, .seed = options.seed, .dropout = true};
-		fixture_train(&f, &s.batch, 1, false);
+		rig_train(&f, &s.batch, 1, false);
 		oracle_losses(&o, &s.batch, losses);
 		for (int r = 0; r < B * T; r++)
 			assert_float_equal(f.losses[r], (float)losses[r], 2e-5f);
 		free(p);
-		fixture_close(&f);
+		rig_close(&f);
 	}
 }
 
@@ -232,7 +232,7 @@ static void evaluate_has_no_dropout(void **state)
 		struct model_options options = small_options();
 		options.training = mode > 0;
 		options.checkpoint_activations = mode > 1;
-		struct fixture f;
+		struct rig f;
 		open_small(&f, &c, &options, DTYPE_F32);
 		double *p = doubles_of(&f), losses[B * T];
 		struct oracle o = {.config = &c, .table = f.table, .p = p};
@@ -242,7 +242,7 @@ static void evaluate_has_no_dropout(void **state)
 		for (int r = 0; r < B * T; r++)
 			assert_float_equal(f.losses[r], (float)losses[r], 2e-5f);
 		free(p);
-		fixture_close(&f);
+		rig_close(&f);
 	}
 }
 
@@ -252,17 +252,17 @@ static void checkpointing_is_exact(enum dtype act)
 	struct model_config c = small_config(0.1f);
 	struct small_batch s;
 	make_batch(&s, true);
-	struct fixture f[2];
+	struct rig f[2];
 	for (int i = 0; i < 2; i++) {
 		struct model_options options = small_options();
 		options.checkpoint_activations = i;
 		open_small(&f[i], &c, &options, act);
-		fixture_train(&f[i], &s.batch, 0.5f, false);
+		rig_train(&f[i], &s.batch, 0.5f, false);
 	}
 	assert_memory_equal(f[0].losses, f[1].losses, B * T * sizeof(float));
 	assert_memory_equal(f[0].gradients, f[1].gradients, f[0].table->elements * sizeof(float));
-	fixture_close(&f[0]);
-	fixture_close(&f[1]);
+	rig_close(&f[0]);
+	rig_close(&f[1]);
 }
 
 static void checkpointing_fp32(void **state)
@@ -287,13 +287,13 @@ static void micro_batches(void **state)
 	struct model_options options = small_options();
 	struct small_batch s;
 	make_batch(&s, true);
-	struct fixture f;
+	struct rig f;
 	open_small(&f, &c, &options, DTYPE_F32);
 	float losses[B * T], *gradients = calloc(f.table->elements, sizeof *gradients);
 	for (size_t cut = 0; cut < sizeof cuts / sizeof *cuts; cut++) {
 		for (int from = 0, i = 0; from < B; from += cuts[cut][i++]) {
 			struct model_batch part = part_of(&s.batch, from, cuts[cut][i]);
-			fixture_train(&f, &part, 1.0f / (float)s.counted, from > 0);
+			rig_train(&f, &part, 1.0f / (float)s.counted, from > 0);
 			for (int r = 0; r < part.batch * T; r++)
 				if (cut == 0)
 					losses[r] = f.losses[r];
@@ -309,7 +309,7 @@ static void micro_batches(void **state)
 						    f.table->items[i].elements) < 1e-5);
 	}
 	free(gradients);
-	fixture_close(&f);
+	rig_close(&f);
 }
 
 /* Overwriting leaves nothing of what was there; the same input gives the same bits. */
@@ -320,9 +320,9 @@ static void overwrites_and_repeats(void **state)
 	struct model_options options = small_options();
 	struct small_batch s;
 	make_batch(&s, false);
-	struct fixture f;
+	struct rig f;
 	open_small(&f, &c, &options, DTYPE_F32);
-	fixture_train(&f, &s.batch, 1, false);
+	rig_train(&f, &s.batch, 1, false);
 	size_t bytes = f.table->elements * sizeof(float);
 	float *before = malloc(bytes);
 	memcpy(before, f.gradients, bytes);
@@ -330,16 +330,16 @@ static void overwrites_and_repeats(void **state)
 		for (uint64_t e = 0; e < f.table->items[i].elements; e++)
 			f.gradients[f.table->items[i].offset + e] = 1e30f;
 	assert_ok(model_evaluate(f.model, f.weights, &s.batch, f.losses)); /* validation in between */
-	fixture_train(&f, &s.batch, 1, false);
+	rig_train(&f, &s.batch, 1, false);
 	assert_memory_equal(before, f.gradients, bytes);
 	free(before);
-	fixture_close(&f);
+	rig_close(&f);
 }
 
 /* ---- done ---- */
 
 struct witness {
-	struct fixture *f;
+	struct rig *f;
 	int told[8], count;
 	float *seen; /* each layer's gradients as they were when it was told */
 };
@@ -369,7 +369,7 @@ static void layers_are_told_when_final(void **state)
 	struct model_options options = small_options();
 	struct small_batch s;
 	make_batch(&s, false);
-	struct fixture f;
+	struct rig f;
 	open_small(&f, &c, &options, DTYPE_F32);
 	struct witness w = {.f = &f, .seen = calloc(f.table->elements, sizeof(float))};
 	assert_ok(
@@ -382,7 +382,7 @@ static void layers_are_told_when_final(void **state)
 	assert_int_equal(
 		model_train(f.model, f.weights, f.gradients, &s.batch, 1, false, f.losses, refuse, NULL),
 		STATUS_IO);
-	fixture_close(&f);
+	rig_close(&f);
 }
 
 /* ---- opening ---- */

@@ -1,5 +1,5 @@
 /* PyTorch's numbers (tests/golden/make_model_golden.py) against ferry's, from the same weights. */
-#include "tests/unit/engine/fixture.h"
+#include "tests/unit/engine/model_rig.h"
 
 #include "common/endian.h"
 #include "common/file.h"
@@ -50,7 +50,7 @@ static int close_golden(void **state)
 
 /* ---- the model ---- */
 
-static void open_tiny(struct fixture *f, enum dtype act, bool checkpoint)
+static void open_tiny(struct rig *f, enum dtype act, bool checkpoint)
 {
 	struct model_config c = {.layers = 3,
 		.hidden = 48,
@@ -61,7 +61,7 @@ static void open_tiny(struct fixture *f, enum dtype act, bool checkpoint)
 		.layernorm_epsilon = 1e-5f};
 	struct model_options o = {
 		.batch = B, .sequence = T, .training = true, .checkpoint_activations = checkpoint};
-	fixture_open(f, &c, &o, act);
+	rig_open(f, &c, &o, act);
 	memset(f->master, 0, f->table->elements * sizeof(float));
 	for (int i = 0; i < f->table->count; i++) {
 		const struct parameter *p = &f->table->items[i];
@@ -70,7 +70,7 @@ static void open_tiny(struct fixture *f, enum dtype act, bool checkpoint)
 		uint64_t count = (uint64_t)p->file_rows * (uint64_t)p->columns;
 		memcpy(f->master + p->offset, golden(name, "F32", count), count * sizeof(float));
 	}
-	fixture_publish(f);
+	rig_publish(f);
 }
 
 /* Batch n of the file, split into inputs and targets. */
@@ -91,7 +91,7 @@ static void load_batch(struct tiny_batch *t, int n)
 }
 
 /* Batch 0's against PyTorch's in fp32; padded rows have none. */
-static void compare_gradients(const struct fixture *f, double tolerance)
+static void compare_gradients(const struct rig *f, double tolerance)
 {
 	double worst = 0;
 	for (int i = 0; i < f->table->count; i++) {
@@ -112,11 +112,11 @@ static void compare_gradients(const struct fixture *f, double tolerance)
 static void logits_and_gradients(void **state)
 {
 	(void)state;
-	struct fixture f;
+	struct rig f;
 	open_tiny(&f, DTYPE_F32, false);
 	struct tiny_batch t;
 	load_batch(&t, 0);
-	float *logits = fixture_alloc(&f.k, B * T * VOCABULARY * sizeof(float));
+	float *logits = rig_alloc(&f.k, B * T * VOCABULARY * sizeof(float));
 	const float *expected = golden("logits", "F32", B * T * VOCABULARY);
 	assert_ok(model_logits(f.model, f.weights, &t.batch, true, logits));
 	assert_ok(f.k.stream_wait(&f.k, NULL));
@@ -135,29 +135,29 @@ static void logits_and_gradients(void **state)
 				expected[(b * T + T - 1) * VOCABULARY + v], 1e-5f);
 	f.k.memory_free(&f.k, logits, B * T * VOCABULARY * sizeof(float));
 
-	double loss = fixture_train(&f, &t.batch, 1.0f / (B * T), false) / (B * T);
+	double loss = rig_train(&f, &t.batch, 1.0f / (B * T), false) / (B * T);
 	const float *losses = golden("losses_fp32", "F32", STEPS);
 	assert_float_equal((float)loss, losses[0], 1e-5f);
 	compare_gradients(&f, 1e-4);
-	fixture_close(&f);
+	rig_close(&f);
 }
 
 /* PyTorch's own bf16 gradients are off by up to 2.2e-2 of the fp32 ones. */
 static void gradients_bf16(void **state)
 {
 	(void)state;
-	struct fixture f;
+	struct rig f;
 	open_tiny(&f, DTYPE_BF16, false);
 	struct tiny_batch t;
 	load_batch(&t, 0);
-	fixture_train(&f, &t.batch, 1.0f / (B * T), false);
+	rig_train(&f, &t.batch, 1.0f / (B * T), false);
 	compare_gradients(&f, 2.5e-2);
-	fixture_close(&f);
+	rig_close(&f);
 }
 
 static void fifty_steps(enum dtype act, const char *kind, double tolerance, bool checkpoint)
 {
-	struct fixture f;
+	struct rig f;
 	open_tiny(&f, act, checkpoint);
 	char name[32];
 	snprintf(name, sizeof name, "losses_%s", kind);
@@ -165,13 +165,13 @@ static void fifty_steps(enum dtype act, const char *kind, double tolerance, bool
 	snprintf(name, sizeof name, "norms_%s", kind);
 	const float *norms = golden(name, "F32", STEPS);
 	size_t bytes = f.table->elements * sizeof(float);
-	float *m = fixture_alloc(&f.k, bytes), *v = fixture_alloc(&f.k, bytes);
-	struct gradient_stats *stats = fixture_alloc(&f.k, sizeof *stats);
+	float *m = rig_alloc(&f.k, bytes), *v = rig_alloc(&f.k, bytes);
+	struct gradient_stats *stats = rig_alloc(&f.k, sizeof *stats);
 	double worst_loss = 0, worst_norm = 0;
 	for (int step = 0; step < STEPS; step++) {
 		struct tiny_batch t;
 		load_batch(&t, step % BATCHES);
-		double loss = fixture_train(&f, &t.batch, 1.0f / (B * T), false) / (B * T);
+		double loss = rig_train(&f, &t.batch, 1.0f / (B * T), false) / (B * T);
 		worst_loss = fmax(worst_loss, fabs(loss - (double)losses[step]));
 		f.k.gradient_stats(&f.k, NULL, stats, f.gradients, f.table->elements);
 		assert_ok(f.k.stream_wait(&f.k, NULL));
@@ -201,7 +201,7 @@ static void fifty_steps(enum dtype act, const char *kind, double tolerance, bool
 	f.k.memory_free(&f.k, m, bytes);
 	f.k.memory_free(&f.k, v, bytes);
 	f.k.memory_free(&f.k, stats, sizeof *stats);
-	fixture_close(&f);
+	rig_close(&f);
 }
 
 static void fifty_steps_fp32(void **state)

@@ -1,4 +1,4 @@
-#include "tests/unit/engine/fixture.h"
+#include "tests/unit/engine/model_rig.h"
 
 #include <math.h>
 

@@ -1,8 +1,8 @@
 /*
- * fixture.h: a model on the CPU's kernels with its arrays, for tests. Everything asserts.
+ * model_rig.h: a model on the CPU's kernels with its arrays, for tests. Everything asserts.
  */
-#ifndef TESTS_UNIT_ENGINE_FIXTURE_H
-#define TESTS_UNIT_ENGINE_FIXTURE_H
+#ifndef TESTS_UNIT_ENGINE_MODEL_RIG_H
+#define TESTS_UNIT_ENGINE_MODEL_RIG_H
 
 #include "engine/model.h"
 
@@ -21,7 +21,7 @@
 			fail_msg("%s: %s", #expression, error_message());                                    \
 	} while (0)
 
-struct fixture {
+struct rig {
 	struct kernels k;
 	struct model *model;
 	const struct parameter_table *table;
@@ -33,7 +33,7 @@ struct fixture {
 	int rows;
 };
 
-static inline void *fixture_alloc(struct kernels *k, size_t bytes)
+static inline void *rig_alloc(struct kernels *k, size_t bytes)
 {
 	void *block;
 	assert_ok(k->memory_alloc(k, &block, bytes, "a test's array"));
@@ -41,15 +41,15 @@ static inline void *fixture_alloc(struct kernels *k, size_t bytes)
 }
 
 /* The master's values into the weights. */
-static inline void fixture_publish(struct fixture *f)
+static inline void rig_publish(struct rig *f)
 {
 	f->k.convert(&f->k, NULL, f->weights, f->k.act, f->master, DTYPE_F32, f->table->elements);
 	f->k.weights_changed(&f->k);
 	assert_ok(f->k.stream_wait(&f->k, NULL));
 }
 
-static inline void fixture_open(struct fixture *f, const struct model_config *config,
-	const struct model_options *options, enum dtype act)
+static inline void rig_open(
+	struct rig *f, const struct model_config *config, const struct model_options *options, enum dtype act)
 {
 	memset(f, 0, sizeof *f);
 	struct kernels_config kernels = {.act = act, .grad = DTYPE_F32, .threads = 2, .packing = 64 << 20};
@@ -58,15 +58,15 @@ static inline void fixture_open(struct fixture *f, const struct model_config *co
 	f->config = *config;
 	f->table = model_parameters(f->model);
 	f->rows = options->batch * options->sequence;
-	f->master = fixture_alloc(&f->k, f->table->elements * sizeof(float));
-	f->weights = fixture_alloc(&f->k, f->table->elements * dtype_bytes(act));
-	f->gradients = fixture_alloc(&f->k, f->table->elements * sizeof(float));
-	f->losses = fixture_alloc(&f->k, (size_t)f->rows * sizeof(float));
+	f->master = rig_alloc(&f->k, f->table->elements * sizeof(float));
+	f->weights = rig_alloc(&f->k, f->table->elements * dtype_bytes(act));
+	f->gradients = rig_alloc(&f->k, f->table->elements * sizeof(float));
+	f->losses = rig_alloc(&f->k, (size_t)f->rows * sizeof(float));
 	parameters_initialize(config, f->table, 1, f->master);
-	fixture_publish(f);
+	rig_publish(f);
 }
 
-static inline void fixture_close(struct fixture *f)
+static inline void rig_close(struct rig *f)
 {
 	uint64_t n = f->table->elements;
 	f->k.memory_free(&f->k, f->master, n * sizeof(float));
@@ -78,8 +78,7 @@ static inline void fixture_close(struct fixture *f)
 }
 
 /* Trains on `batch` (no update) and waits; returns the sum of the losses. */
-static inline double fixture_train(
-	struct fixture *f, const struct model_batch *batch, float scale, bool accumulate)
+static inline double rig_train(struct rig *f, const struct model_batch *batch, float scale, bool accumulate)
 {
 	assert_ok(model_train(
 		f->model, f->weights, f->gradients, batch, scale, accumulate, f->losses, NULL, NULL));
