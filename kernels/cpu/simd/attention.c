@@ -3,11 +3,17 @@
  * values to f32 once, in the layout the products want, and then, for BLOCK query rows at a time, holds the
  * scores of those rows alone ([BLOCK][T]).
  */
+#include "kernels/cpu/simd/block_product.h"
 #include "kernels/cpu/simd/rows.h"
 
 #include <stddef.h>
 
-enum { BLOCK = 64, PANEL = 64 }; /* query rows; columns of a panel of transposed keys or values */
+enum {
+	BLOCK = 64,  /* query rows */
+	PANEL = 64,  /* columns of a panel of transposed keys or values */
+	CHUNK = 256, /* columns of scores that the backward holds */
+	SKEW = 16 /* more floats a row of scores, so that a column of them is not in one set of the cache */
+};
 
 static int smaller(int a, int b)
 {
@@ -19,35 +25,16 @@ static int round_up(int n, int unit)
 	return (n + unit - 1) / unit * unit;
 }
 
-/* ---- products of small f32 matrices ---- */
-
-struct block_matrix {
-	const float *at;
-	ptrdiff_t row, column; /* element (i, j) is at[i * row + j * column] */
-};
-
-/* c [m][n] = or += a [m][k] b [k][n] */
-static void block_product(float *c, int64_t ldc, struct block_matrix a, const float *b, int64_t ldb, int m,
-	int n, int k, bool add)
+static int padded_width(int D)
 {
-	for (int i = 0; i < m; i++) {
-		float *row = c + i * ldc;
-		if (!add)
-			memset(row, 0, (size_t)n * sizeof *row);
-		for (int l = 0; l < k; l++) {
-			float factor = a.at[i * a.row + l * a.column];
-			const float *from = b + l * ldb;
-#pragma omp simd
-			for (int j = 0; j < n; j++)
-				row[j] = VECTOR_FMA(factor, from[j], row[j]);
-		}
-	}
+	return round_up(D, VECTOR_LANES);
 }
 
 /* ---- a head's matrices as f32 ---- */
 
 struct head {
 	int T, D, H;
+	int W; /* floats from row to row of copies: D rounded up, zeros behind */
 	int b, h;
 	enum dtype act;
 	float scale;
@@ -68,33 +55,40 @@ static size_t output_element(const struct head *w, int t)
 	return (((size_t)w->b * w->T + t) * w->H + w->h) * w->D;
 }
 
+static void read_row(const struct head *w, float *to, const void *from, size_t element)
+{
+	span_to_f32(to, element_at(from, w->act, element), w->act, w->D);
+	for (int d = w->D; d < w->W; d++)
+		to[d] = 0;
+}
+
 static void read_part(const struct head *w, float *to, const void *qkv, int part, int from, int rows)
 {
 	for (int i = 0; i < rows; i++)
-		span_to_f32(to + (size_t)i * w->D, element_at(qkv, w->act, part_element(w, part, from + i)),
-			w->act, w->D);
+		read_row(w, to + (size_t)i * w->W, qkv, part_element(w, part, from + i));
 }
 
-/* rows [T][D] -> panels [ceil(T / PANEL)][D][PANEL], zeros past T. */
-static void transpose(float *panels, const float *rows, int T, int D)
+/* rows [T][W] -> panels [ceil(T / PANEL)][D][PANEL], zeros past T. */
+static void transpose(const struct head *w, float *restrict panels, const float *restrict rows)
 {
+	int T = w->T, D = w->D, W = w->W;
 	for (int p = 0; p < T; p += PANEL) {
 		int n = smaller(PANEL, T - p);
 		float *panel = panels + (size_t)p * D;
 		for (int d = 0; d < D; d++) {
 			for (int j = 0; j < n; j++)
-				panel[d * PANEL + j] = rows[(size_t)(p + j) * D + d];
+				panel[d * PANEL + j] = rows[(size_t)(p + j) * W + d];
 			for (int j = n; j < PANEL; j++)
 				panel[d * PANEL + j] = 0;
 		}
 	}
 }
 
-/* to [rows][lds] = a [rows][D] times the panels from column `from` (a multiple of PANEL) up to `end`. */
+/* to [rows][lds] = a [rows][W] times the panels from column `from` (a multiple of PANEL) up to `end`. */
 static void panel_products(const struct head *w, float *to, int64_t lds, const float *a, const float *panels,
 	int rows, int from, int end)
 {
-	struct block_matrix left = {a, w->D, 1};
+	struct block_matrix left = {a, w->W, 1};
 	for (int p = from; p < end; p += PANEL)
 		block_product(to + (p - from), lds, left, panels + (size_t)p * w->D, PANEL, rows, PANEL, w->D,
 			false);
@@ -130,7 +124,8 @@ struct layout {
 
 static struct layout layout_of(int T, int D, bool training)
 {
-	size_t columns = (size_t)round_up(T, PANEL), matrix = columns * D, block = (size_t)BLOCK * D, at = 0;
+	size_t columns = (size_t)round_up(T, PANEL), W = (size_t)padded_width(D), at = 0;
+	size_t matrix = columns * W, block = BLOCK * W, span = training ? CHUNK : columns;
 	struct layout l;
 	l.values = at, at += matrix;
 	l.key_panels = at, at += matrix;
@@ -140,10 +135,10 @@ static struct layout layout_of(int T, int D, bool training)
 	l.dvalues = at, at += training ? matrix : 0;
 	l.queries = at, at += 2 * block;
 	l.outputs = at, at += 2 * block;
-	l.scores = at, at += BLOCK * columns;
-	l.dscores = at, at += training ? BLOCK * columns : 0;
+	l.scores = at, at += BLOCK * (span + SKEW);
+	l.dscores = at, at += training ? BLOCK * (span + SKEW) : 0;
 	l.words = at, at += DROPOUT_WORDS(columns);
-	l.total = (at + 1023) / 1024 * 1024 + 16; /* not all threads on the same cache sets */
+	l.total = (at + 1023) / 1024 * 1024;
 	return l;
 }
 
@@ -182,14 +177,15 @@ static void scale_rows(float *x, int64_t n, float scale)
 static void forward_block(const struct head *w, const struct layout *l, float *scratch, void *out, float *lse,
 	const void *qkv, int i, int rows)
 {
-	int from = columns_from(w, i, rows), end = i + rows, padded = round_up(end - from, PANEL);
+	int from = columns_from(w, i, rows), end = i + rows, padded = round_up(end - from, PANEL), W = w->W;
+	ptrdiff_t stride = padded + SKEW;
 	float *q = scratch + l->queries, *o = scratch + l->outputs, *scores = scratch + l->scores;
 	float sums[BLOCK];
 	read_part(w, q, qkv, 0, i, rows);
-	scale_rows(q, (int64_t)rows * w->D, w->scale);
-	panel_products(w, scores, padded, q, scratch + l->key_panels, rows, from, end);
+	scale_rows(q, (int64_t)rows * W, w->scale);
+	panel_products(w, scores, stride, q, scratch + l->key_panels, rows, from, end);
 	for (int r = 0; r < rows; r++) {
-		float *row = scores + (size_t)r * padded, max;
+		float *row = scores + r * stride, max;
 		sums[r] =
 			exponentiate_row(row, first_column(w, i + r) - from, i + r + 1 - from, padded, &max);
 		lse[i + r] = max + logf(sums[r]);
@@ -199,13 +195,12 @@ static void forward_block(const struct head *w, const struct layout *l, float *s
 					w, (uint32_t *)(scratch + l->words), i + r, from, end - from),
 				w->factors, end - from);
 	}
-	struct block_matrix p = {scores, padded, 1};
-	block_product(
-		o, w->D, p, scratch + l->values + (size_t)from * w->D, w->D, rows, w->D, end - from, false);
+	struct block_matrix p = {scores, stride, 1};
+	block_product(o, W, p, scratch + l->values + (size_t)from * W, W, rows, W, end - from, false);
 	for (int r = 0; r < rows; r++) {
-		scale_rows(o + r * w->D, w->D, 1.0f / sums[r]);
-		span_from_f32((char *)out + output_element(w, i + r) * dtype_bytes(w->act), w->act,
-			o + r * w->D, w->D);
+		scale_rows(o + r * W, W, 1.0f / sums[r]);
+		span_from_f32((char *)out + output_element(w, i + r) * dtype_bytes(w->act), w->act, o + r * W,
+			w->D);
 	}
 }
 
@@ -215,6 +210,7 @@ static struct head head_of(
 	struct head w = {.T = T,
 		.D = D,
 		.H = H,
+		.W = padded_width(D),
 		.b = task / H,
 		.h = task % H,
 		.act = k->act,
@@ -241,7 +237,7 @@ void SIMD(cpu_attention_forward)(struct kernels *k, struct stream *s, void *out,
 		float *scratch = all + (size_t)CPU_THREAD * l.total;
 		struct head w = head_of(k, task, T, H, D, first, drop);
 		read_part(&w, scratch + l.values, qkv, 1, 0, T);
-		transpose(scratch + l.key_panels, scratch + l.values, T, D);
+		transpose(&w, scratch + l.key_panels, scratch + l.values);
 		read_part(&w, scratch + l.values, qkv, 2, 0, T);
 		for (int i = 0; i < T; i += BLOCK)
 			forward_block(
@@ -298,8 +294,8 @@ static void read_dout(const struct head *w, float *dout_rows, float *delta, cons
 {
 	for (int r = 0; r < rows; r++) {
 		size_t at = output_element(w, i + r);
-		span_to_f32(dout_rows + r * w->D, element_at(dout, w->act, at), w->act, w->D);
-		delta[r] = row_dot(dout_rows + r * w->D, row_read(buffer, out, w->act, at, w->D), w->D);
+		read_row(w, dout_rows + r * w->W, dout, at);
+		delta[r] = row_dot(dout_rows + r * w->W, row_read(buffer, out, w->act, at, w->D), w->D);
 	}
 }
 
@@ -307,37 +303,60 @@ static void write_part(const struct head *w, void *dqkv, int part, const float *
 {
 	for (int r = 0; r < rows; r++)
 		span_from_f32((char *)dqkv + part_element(w, part, i + r) * dtype_bytes(w->act), w->act,
-			from + (size_t)r * w->D, w->D);
+			from + (size_t)r * w->W, w->D);
 }
 
-static void backward_block(const struct head *w, const struct layout *l, float *scratch, void *dqkv,
-	const void *dout, const void *out, const float *lse, const void *qkv, int i, int rows)
+struct backward {
+	const struct head *w;
+	const struct layout *l;
+	float *scratch;
+	const float *lse; /* of this head */
+	float delta[BLOCK];
+};
+
+/* Rows i..i+rows-1 against columns from..end-1: their part of every gradient. */
+static void backward_chunk(const struct backward *x, int i, int rows, int from, int end)
 {
-	int D = w->D, from = columns_from(w, i, rows), end = i + rows, padded = round_up(end - from, PANEL);
-	float *q = scratch + l->queries, *dq = q + (size_t)BLOCK * D, *o = scratch + l->outputs;
-	float *p = scratch + l->scores, *ds = scratch + l->dscores, delta[BLOCK];
-	read_part(w, q, qkv, 0, i, rows);
-	scale_rows(q, (int64_t)rows * D, w->scale);
-	read_dout(w, o, delta, dout, out, dq, i, rows);
-	panel_products(w, p, padded, q, scratch + l->key_panels, rows, from, end);
-	panel_products(w, ds, padded, o, scratch + l->value_panels, rows, from, end);
+	const struct head *w = x->w;
+	const struct layout *l = x->l;
+	int W = w->W, n = end - from, padded = round_up(n, PANEL);
+	ptrdiff_t stride = CHUNK + SKEW;
+	float *q = x->scratch + l->queries, *dq = q + (size_t)BLOCK * W, *o = x->scratch + l->outputs;
+	float *p = x->scratch + l->scores, *ds = x->scratch + l->dscores;
+	panel_products(w, p, stride, q, x->scratch + l->key_panels, rows, from, end);
+	panel_products(w, ds, stride, o, x->scratch + l->value_panels, rows, from, end);
 	for (int r = 0; r < rows; r++) {
-		float *row = p + (size_t)r * padded;
-		probabilities_row(row, first_column(w, i + r) - from, i + r + 1 - from, padded, lse[i + r]);
+		float *row = p + r * stride;
+		int visible = first_column(w, i + r) - from, visible_end = smaller(i + r + 1 - from, n);
+		visible = visible < 0 ? 0 : smaller(visible, padded);
+		probabilities_row(row, visible, visible_end, padded, x->lse[i + r]);
 		const uint32_t *words = NULL;
 		if (dropout_wanted(w->drop))
-			words = probability_words(
-				w, (uint32_t *)(scratch + l->words), i + r, from, end - from);
-		dscores_row(w, ds + (size_t)r * padded, row, words, delta[r], end - from);
+			words = probability_words(w, (uint32_t *)(x->scratch + l->words), i + r, from, n);
+		dscores_row(w, ds + r * stride, row, words, x->delta[r], n);
 	}
-	struct block_matrix left = {ds, padded, 1};
-	size_t at = (size_t)from * D;
-	block_product(dq, D, left, scratch + l->keys + at, D, rows, D, end - from, false);
-	scale_rows(dq, (int64_t)rows * D, w->scale);
+	struct block_matrix left = {ds, stride, 1};
+	size_t at = (size_t)from * W;
+	block_product(dq, W, left, x->scratch + l->keys + at, W, rows, W, n, true);
+	struct block_matrix ds_transposed = {ds, 1, stride}, p_transposed = {p, 1, stride};
+	block_product(x->scratch + l->dkeys + at, W, ds_transposed, q, W, n, W, rows, true);
+	block_product(x->scratch + l->dvalues + at, W, p_transposed, o, W, n, W, rows, true);
+}
+
+static void backward_block(
+	struct backward *x, void *dqkv, const void *dout, const void *out, const void *qkv, int i, int rows)
+{
+	const struct head *w = x->w;
+	int W = w->W, end = i + rows;
+	float *q = x->scratch + x->l->queries, *dq = q + (size_t)BLOCK * W;
+	read_part(w, q, qkv, 0, i, rows);
+	scale_rows(q, (int64_t)rows * W, w->scale);
+	read_dout(w, x->scratch + x->l->outputs, x->delta, dout, out, dq, i, rows);
+	memset(dq, 0, (size_t)rows * W * sizeof *dq);
+	for (int from = columns_from(w, i, rows); from < end; from += CHUNK)
+		backward_chunk(x, i, rows, from, smaller(from + CHUNK, end));
+	scale_rows(dq, (int64_t)rows * W, w->scale);
 	write_part(w, dqkv, 0, dq, i, rows);
-	struct block_matrix ds_transposed = {ds, 1, padded}, p_transposed = {p, 1, padded};
-	block_product(scratch + l->dkeys + at, D, ds_transposed, q, D, end - from, D, rows, true);
-	block_product(scratch + l->dvalues + at, D, p_transposed, o, D, end - from, D, rows, true);
 }
 
 void SIMD(cpu_attention_backward)(struct kernels *k, struct stream *s, void *dqkv, const void *dout,
@@ -355,14 +374,14 @@ void SIMD(cpu_attention_backward)(struct kernels *k, struct stream *s, void *dqk
 		float *scratch = all + (size_t)CPU_THREAD * l.total;
 		struct head w = head_of(k, task, T, H, D, first, drop);
 		read_part(&w, scratch + l.keys, qkv, 1, 0, T);
-		transpose(scratch + l.key_panels, scratch + l.keys, T, D);
+		transpose(&w, scratch + l.key_panels, scratch + l.keys);
 		read_part(&w, scratch + l.dvalues, qkv, 2, 0, T);
-		transpose(scratch + l.value_panels, scratch + l.dvalues, T, D);
-		memset(scratch + l.dkeys, 0, (size_t)T * D * sizeof(float));
-		memset(scratch + l.dvalues, 0, (size_t)T * D * sizeof(float));
+		transpose(&w, scratch + l.value_panels, scratch + l.dvalues);
+		struct backward x = {.w = &w, .l = &l, .scratch = scratch, .lse = lse + (size_t)task * T};
+		memset(scratch + l.dkeys, 0, (size_t)T * w.W * sizeof(float));
+		memset(scratch + l.dvalues, 0, (size_t)T * w.W * sizeof(float));
 		for (int i = 0; i < T; i += BLOCK)
-			backward_block(&w, &l, scratch, dqkv, dout, out, lse + (size_t)task * T, qkv, i,
-				smaller(BLOCK, T - i));
+			backward_block(&x, dqkv, dout, out, qkv, i, smaller(BLOCK, T - i));
 		write_part(&w, dqkv, 1, scratch + l.dkeys, 0, T);
 		write_part(&w, dqkv, 2, scratch + l.dvalues, 0, T);
 	}
