@@ -651,6 +651,35 @@ enum status checkpoint_remove_after(const char *run, uint64_t step)
 	return status;
 }
 
+static enum status set_aside(const char *run, uint64_t step)
+{
+	char name[CHECKPOINT_NAME], *path = NULL, *aside = NULL;
+	step_name(step, name);
+	enum status status;
+	TRY_GOTO(status, done, join(&path, run, name, ""));
+	TRY_GOTO(status, done, join(&aside, run, "damaged-", name));
+	status = directory_remove(aside); /* of an earlier time */
+	if (status == STATUS_OK)
+		status = file_rename(path, aside);
+done:
+	free(path);
+	free(aside);
+	return status;
+}
+
+enum status checkpoint_set_aside_after(const char *run, uint64_t step)
+{
+	uint64_t *steps;
+	size_t count;
+	TRY(checkpoint_list(run, &steps, &count));
+	enum status status = STATUS_OK;
+	for (size_t i = 0; i < count && status == STATUS_OK; i++)
+		if (steps[i] > step)
+			status = set_aside(run, steps[i]);
+	free(steps);
+	return status;
+}
+
 enum status checkpoint_clean(const char *run)
 {
 	char **names;

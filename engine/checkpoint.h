@@ -108,6 +108,8 @@ enum status checkpoint_mark_best(const char *run, const char *name) MUST_USE;
 enum status checkpoint_prune(const char *run, int keep) MUST_USE;
 /* Deletes the checkpoints of steps above `step`. */
 enum status checkpoint_remove_after(const char *run, uint64_t step) MUST_USE;
+/* Renames those to damaged-step-...: a run that goes on from an older one writes these steps anew. */
+enum status checkpoint_set_aside_after(const char *run, uint64_t step) MUST_USE;
 /* Deletes what killed writers left. Not while another process writes there. */
 enum status checkpoint_clean(const char *run) MUST_USE;
 

@@ -206,7 +206,10 @@ static enum status check_same_data(const struct trainer *t, const struct checkpo
 		"--train-data, "
 		"or start anew from the weights with --finetune",
 		theirs, corpus_directory(c->corpus), ours);
-	FAIL_IF(strcmp(s->split, c->split) != 0, STATUS_MISMATCH,
+	struct split_shares before, wanted;
+	TRY(split_parse(s->split, &before));
+	TRY(split_parse(c->split, &wanted));
+	FAIL_IF(!split_same(&before, &wanted), STATUS_MISMATCH,
 		"the checkpoint was trained with --split %s, not %s; give the same, or start anew from the "
 		"weights with --finetune",
 		s->split, c->split);

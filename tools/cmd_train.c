@@ -1,0 +1,588 @@
+/*
+ * cmd_train.c: `ferry train`. Decides what to train (flags, a run to resume, a model to fine-tune), refuses
+ * what cannot work before anything is allocated, and lets engine/trainer.h do it.
+ */
+#include "tools/command.h"
+
+#include "common/file.h"
+#include "common/log.h"
+#include "common/memory.h"
+#include "common/threads.h"
+#include "engine/trainer.h"
+#include "tokenizer/tokenizer.h"
+#include "tools/terminal.h"
+#include "tools/train_log.h"
+#include "tools/train_options.h"
+
+#include <fcntl.h>
+#include <inttypes.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/file.h>
+#include <unistd.h>
+
+enum { DEFAULT_EPOCHS = 4, MOST_DEFAULT_ITERS = 1000000 };
+
+struct job {
+	struct train_options options;
+	struct checkpoint *from; /* NULL: fresh weights */
+	bool resuming;           /* from, with its state */
+	struct corpus *corpus;
+	char *data, *save; /* malloc'ed; save NULL: nothing is saved */
+	struct tokenizer_file files[TOKENIZER_FILES];
+	struct checkpoint_file blobs[TOKENIZER_FILES];
+	cJSON *record;
+	struct trainer_config config;
+	struct train_log *log;
+	struct trainer *trainer;
+	int lock; /* descriptor of RUN/lock; -1: none */
+};
+
+/* ---- signals ---- */
+
+static struct trainer *running;
+
+static void on_signal(int number)
+{
+	if (number == SIGUSR1)
+		trainer_save_soon(running);
+	else
+		trainer_stop(running);
+}
+
+/* The first Ctrl-C asks; a second one ends the program at once. */
+static void catch_signals(struct trainer *trainer)
+{
+	struct sigaction action = {.sa_handler = on_signal, .sa_flags = SA_RESTART};
+	running = trainer;
+	sigemptyset(&action.sa_mask);
+	sigaction(SIGUSR1, &action, NULL);
+	action.sa_flags = (int)SA_RESETHAND | SA_RESTART;
+	sigaction(SIGINT, &action, NULL);
+	sigaction(SIGTERM, &action, NULL);
+}
+
+static void release_signals(void)
+{
+	signal(SIGUSR1, SIG_IGN);
+	signal(SIGINT, SIG_DFL);
+	signal(SIGTERM, SIG_DFL);
+}
+
+static void on_notice(enum log_level level, const char *line, void *user)
+{
+	struct job *job = user;
+	const char *prefix = level == LOG_WARN ? "WARNING: " : " > ";
+	if (job->log)
+		train_log_line(job->log, "%s%s", prefix, line);
+	else
+		printf("%s%s\n", prefix, line);
+}
+
+/* ---- what goes on, and with which data ---- */
+
+static enum status open_source(struct job *job, int argc, char **argv)
+{
+	const struct train_settings *s = &job->options.settings;
+	const cJSON *recorded = NULL;
+	FAIL_IF(s->finetune && !s->load, STATUS_USAGE,
+		"--finetune starts from a model's weights: give --load DIR as well");
+	if (s->load) {
+		TRY(checkpoint_open(s->load, &job->from));
+		job->resuming = !s->finetune;
+		FAIL_IF(job->resuming && !checkpoint_get_state(job->from), STATUS_USAGE,
+			"%s: is a model without a training state; start from its weights with --finetune",
+			s->load);
+	}
+	if (job->resuming)
+		recorded = checkpoint_get_state(job->from)->arguments;
+	return train_options_layer(&job->options, argc, argv, recorded);
+}
+
+static enum status open_data(struct job *job)
+{
+	struct train_settings *s = &job->options.settings;
+	struct tokenizer *tokenizer;
+	FAIL_IF(!s->data, STATUS_USAGE,
+		"--train-data is missing: give the corpus that `ferry preprocess` made, --train-data DIR");
+	TRY(corpus_open(s->data, &job->corpus));
+	job->data = realpath(s->data, NULL);
+	FAIL_IF(!job->data, STATUS_IO, "%s: cannot be found", s->data);
+	s->data = job->data;
+	TRY(corpus_open_tokenizer(job->corpus, &tokenizer));
+	enum status status = tokenizer_export(tokenizer, job->files);
+	tokenizer_close(tokenizer);
+	TRY(status);
+	for (int i = 0; i < TOKENIZER_FILES; i++)
+		job->blobs[i] =
+			(struct checkpoint_file){job->files[i].name, job->files[i].data, job->files[i].bytes};
+	return STATUS_OK;
+}
+
+/* ---- the configuration ---- */
+
+/* Sizes are the checkpoint's; flags may only say the same. */
+static enum status check_size(const struct job *job, const char *name, int wanted, int have)
+{
+	bool typed =
+		train_options_typed(&job->options, name) || train_options_typed(&job->options, "--model");
+	FAIL_IF(typed && wanted != have, STATUS_USAGE, "%s %d: the model in %s has %d; leave the flag out",
+		name, wanted, checkpoint_path(job->from), have);
+	return STATUS_OK;
+}
+
+static enum status adopt_sizes(struct job *job)
+{
+	struct train_settings *s = &job->options.settings;
+	const struct model_config *m = checkpoint_config(job->from);
+	TRY(check_size(job, "--num-layers", s->layers, m->layers));
+	TRY(check_size(job, "--hidden-size", s->hidden, m->hidden));
+	TRY(check_size(job, "--num-attention-heads", s->heads, m->heads));
+	if (train_options_typed(&job->options, "--max-position-embeddings"))
+		TRY(check_size(job, "--max-position-embeddings", s->positions, m->positions));
+	s->layers = m->layers;
+	s->hidden = m->hidden;
+	s->heads = m->heads;
+	s->positions = m->positions;
+	if (!train_options_chosen(&job->options, "--layernorm-epsilon"))
+		s->epsilon = (double)m->layernorm_epsilon;
+	if (!train_options_chosen(&job->options, "--seq-length") && s->seq_length > (uint64_t)m->positions)
+		s->seq_length = (uint64_t)m->positions;
+	return STATUS_OK;
+}
+
+static void compose_model(struct job *job)
+{
+	const struct train_settings *s = &job->options.settings;
+	int vocabulary = (int)corpus_get_info(job->corpus)->vocabulary;
+	if (job->from)
+		vocabulary = checkpoint_config(job->from)->vocabulary;
+	job->config.model = (struct model_config){.layers = s->layers,
+		.hidden = s->hidden,
+		.heads = s->heads,
+		.positions = s->positions,
+		.vocabulary = vocabulary,
+		.vocabulary_padded = model_vocabulary_pad(vocabulary, s->divisible),
+		.embedding_dropout = (float)s->hidden_dropout,
+		.attention_dropout = (float)s->attention_dropout,
+		.hidden_dropout = (float)s->hidden_dropout,
+		.layernorm_epsilon = (float)s->epsilon};
+}
+
+static enum status choose_precision(struct job *job)
+{
+	struct train_settings *s = &job->options.settings;
+	FAIL_IF(s->fp16 + s->bf16 + s->fp32 > 1, STATUS_USAGE,
+		"--fp16, --bf16 and --fp32 exclude each other; give one");
+	FAIL_IF(train_options_typed(&job->options, "--loss-scale") && !s->fp16, STATUS_USAGE,
+		"--loss-scale is for --fp16; bf16 and fp32 gradients do not vanish");
+	s->fp32 = !s->fp16 && !s->bf16;
+	job->config.precision = s->fp16 ? DTYPE_F16 : s->bf16 ? DTYPE_BF16 : DTYPE_F32;
+	if (!s->fp16)
+		job->config.loss_scale = loss_scale_static(1);
+	else if (s->loss_scale > 0)
+		job->config.loss_scale = loss_scale_static(s->loss_scale);
+	else
+		job->config.loss_scale = loss_scale_dynamic((uint32_t)s->initial_scale_power, s->scale_window,
+			(uint32_t)s->hysteresis, s->min_scale);
+	return STATUS_OK;
+}
+
+/* Windows of the training split in epoch 0. */
+static enum status count_windows(const struct job *job, uint64_t *windows)
+{
+	const struct train_settings *s = &job->options.settings;
+	struct split_shares shares;
+	struct split_range ranges[SPLIT_PARTS];
+	struct sampler sampler;
+	uint64_t offset;
+	TRY(split_parse(s->split, &shares));
+	TRY(split_corpus(job->corpus, &shares, ranges));
+	TRY(sampler_open(&sampler, &ranges[SPLIT_TRAIN], SPLIT_TRAIN, s->seq_length, s->seed, true));
+	*windows = sampler_epoch_windows(&sampler, 0, &offset);
+	return STATUS_OK;
+}
+
+/* Four times through a text is about as good as four times the text (Muennighoff et al. 2023). */
+static enum status choose_length(struct job *job)
+{
+	struct train_settings *s = &job->options.settings;
+	if (!s->train_iters) {
+		uint64_t windows;
+		TRY(count_windows(job, &windows));
+		uint64_t steps = (DEFAULT_EPOCHS * windows + s->global_batch - 1) / s->global_batch;
+		s->train_iters = steps < MOST_DEFAULT_ITERS ? steps : MOST_DEFAULT_ITERS;
+	}
+	if (!s->decay_iters)
+		s->decay_iters = s->train_iters;
+	if (!train_options_chosen(&job->options, "--eval-interval")) {
+		uint64_t interval = s->train_iters / 20 ? s->train_iters / 20 : 1;
+		s->eval_interval = interval < 1000 ? interval : 1000;
+	}
+	return STATUS_OK;
+}
+
+/* Packed weights pay where a step uses each more than once, and are only memory. */
+static uint64_t choose_packing(const struct job *job)
+{
+	const struct trainer_config *c = &job->config;
+	struct parameter_table table;
+	if (c->global_batch == c->micro_batch || parameter_table_open(&c->model, &table) != STATUS_OK)
+		return 0;
+	uint64_t bytes = 2 * table.elements * dtype_bytes(c->precision);
+	parameter_table_close(&table);
+	return bytes < memory_available() / 4 ? bytes : 0;
+}
+
+static enum status compose_config(struct job *job)
+{
+	struct train_settings *s = &job->options.settings;
+	struct trainer_config *c = &job->config;
+	if (job->from)
+		TRY(adopt_sizes(job));
+	compose_model(job);
+	TRY(model_config_check(&c->model));
+	TRY(choose_precision(job));
+	if (!s->global_batch)
+		s->global_batch = s->batch;
+	TRY(choose_length(job));
+	c->micro_batch = s->batch;
+	c->global_batch = s->global_batch;
+	c->window_tokens = s->seq_length;
+	c->train_iters = s->train_iters;
+	c->exit_interval = s->exit_interval;
+	c->schedule = (struct schedule){.style = (enum schedule_style)s->decay_style,
+		.learning_rate = s->lr,
+		.minimum = s->min_lr,
+		.warmup = s->warmup,
+		.decay_iters = s->decay_iters};
+	c->optimizer = (struct optimizer_config){.beta1 = s->beta1,
+		.beta2 = s->beta2,
+		.epsilon = s->adam_epsilon,
+		.weight_decay = s->weight_decay,
+		.max_norm = s->clip};
+	c->checkpoint_activations = s->checkpoint_activations;
+	c->eod_mask_loss = s->eod_mask_loss;
+	c->seed = s->seed;
+	c->threads = s->threads ? s->threads : threads_available();
+	c->eval_interval = s->eval_interval;
+	c->eval_iters = s->eval_iters;
+	c->corpus = job->corpus;
+	c->split = s->split;
+	c->save_interval = s->save_interval;
+	c->keep = s->keep;
+	c->files = job->blobs;
+	c->file_count = TOKENIZER_FILES;
+	c->packing = choose_packing(job);
+	return trainer_check(c);
+}
+
+/* ---- the run's directory ---- */
+
+/* Where a resumed run goes on: the directory that its checkpoint lies in. */
+static enum status choose_save(struct job *job)
+{
+	const char *wanted = job->options.settings.save;
+	const char *path = job->from ? checkpoint_path(job->from) : NULL;
+	const char *slash = path ? strrchr(path, '/') : NULL;
+	bool given = train_options_typed(&job->options, "--save");
+	if (given && strcmp(wanted, "none") == 0)
+		return STATUS_OK;
+	if (job->resuming && !given && slash && strncmp(slash, "/step-", 6) == 0)
+		job->save = strndup(path, (size_t)(slash - path));
+	else
+		job->save = strdup(wanted);
+	FAIL_IF(!job->save, STATUS_MEMORY, "no memory for a path");
+	return STATUS_OK;
+}
+
+static enum status lock_run(struct job *job)
+{
+	char *path;
+	TRY(directory_create(job->save));
+	TRY(path_join(&path, job->save, "lock"));
+	job->lock = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0666);
+	enum status status = STATUS_OK;
+	if (job->lock < 0)
+		status = error_set_errno(STATUS_IO, "%s: cannot open", path);
+	else if (flock(job->lock, LOCK_EX | LOCK_NB) < 0)
+		status = error_set(STATUS_USAGE,
+			"%s: another ferry trains there now; wait for it, or give another --save", job->save);
+	free(path);
+	return status;
+}
+
+/* Is the checkpoint that goes on one of this run's? */
+static bool goes_on_in(const struct job *job)
+{
+	char *run = realpath(job->save, NULL);
+	const char *path = checkpoint_path(job->from);
+	size_t length = run ? strlen(run) : 0;
+	bool inside = run && strncmp(path, run, length) == 0 && strncmp(path + length, "/step-", 6) == 0;
+	free(run);
+	return inside;
+}
+
+static bool is_run(const char *path)
+{
+	char *config;
+	if (path_join(&config, path, "config.json") != STATUS_OK)
+		return false;
+	bool run = !file_exists(config);
+	free(config);
+	return run;
+}
+
+/* A run's checkpoints are never overwritten unasked. */
+static enum status make_room(struct job *job, const uint64_t *steps, size_t count)
+{
+	const struct train_settings *s = &job->options.settings;
+	uint64_t from = 0;
+	if (job->resuming && goes_on_in(job)) {
+		from = checkpoint_get_state(job->from)->step;
+		/* Newer ones of a run that goes on were passed over: they are damaged. */
+		if (is_run(s->load))
+			return checkpoint_set_aside_after(job->save, from);
+	}
+	if (!count || steps[count - 1] <= from || s->overwrite)
+		return checkpoint_remove_after(job->save, from);
+	if (from)
+		return error_set(STATUS_USAGE,
+			"%s: has checkpoints after iteration %" PRIu64 " (up to %" PRIu64
+			"); go on from the newest with --load %s, give another --save, or delete them with "
+			"--overwrite",
+			job->save, from, steps[count - 1], job->save);
+	return error_set(STATUS_USAGE,
+		"%s: holds a run already (iteration %" PRIu64
+		"); go on with `ferry train --load %s`, give another --save, or delete its checkpoints with "
+		"--overwrite",
+		job->save, steps[count - 1], job->save);
+}
+
+/* A crash may have come between a checkpoint and its mark. */
+static enum status restore_best(const struct job *job)
+{
+	const struct checkpoint_state *s = job->resuming ? checkpoint_get_state(job->from) : NULL;
+	char name[CHECKPOINT_NAME], *path;
+	if (!s || !s->evaluations || !goes_on_in(job))
+		return STATUS_OK;
+	snprintf(name, sizeof name, "step-%08" PRIu64, s->best_step);
+	TRY(path_join(&path, job->save, name));
+	bool there = file_exists(path);
+	free(path);
+	return there ? checkpoint_mark_best(job->save, name) : STATUS_OK;
+}
+
+static enum status prepare_run(struct job *job)
+{
+	uint64_t *steps;
+	size_t count;
+	if (!job->save)
+		return STATUS_OK;
+	TRY(lock_run(job));
+	TRY(checkpoint_clean(job->save));
+	TRY(checkpoint_list(job->save, &steps, &count));
+	enum status status = make_room(job, steps, count);
+	free(steps);
+	TRY(status);
+	return restore_best(job);
+}
+
+/* ---- what is said at the start ---- */
+
+static void print_rates(struct job *job)
+{
+	const struct train_settings *s = &job->options.settings;
+	char *ignored = train_options_ignored(&job->options);
+	if (job->config.precision == DTYPE_F16 && job->config.loss_scale.dynamic)
+		train_log_text(job->log, " > using dynamic loss scaling");
+	train_options_table(&job->options, train_log_text, job->log);
+	if (ignored && *ignored)
+		train_log_line(job->log, "note: without meaning here, and ignored: %s", ignored);
+	free(ignored);
+	if (s->decay_iters < s->train_iters)
+		train_log_line(job->log,
+			"note: the learning rate decays over %" PRIu64 " iterations and stays at its last "
+			"value until %" PRIu64,
+			s->decay_iters, s->train_iters);
+}
+
+static void print_data(struct job *job, uint64_t windows)
+{
+	const struct trainer_config *c = &job->config;
+	const struct corpus_info *info = corpus_get_info(job->corpus);
+	double all = (double)c->train_iters * (double)c->global_batch;
+	train_log_text(job->log, "configuring data");
+	train_log_line(job->log, " > corpus %s: %s documents, %s tokens", job->data,
+		human_grouped(info->documents).text, human_grouped(info->tokens).text);
+	train_log_line(job->log,
+		" > training split: %s windows of %" PRIu64 " tokens an epoch; %" PRIu64
+		" iterations of %" PRIu64 " windows are %.2f epochs",
+		human_grouped(windows).text, c->window_tokens, c->train_iters, c->global_batch,
+		all / (double)windows);
+	train_log_line(job->log, "> padded vocab (size: %d) with %d dummy tokens (new size: %d)",
+		c->model.vocabulary, c->model.vocabulary_padded - c->model.vocabulary,
+		c->model.vocabulary_padded);
+	train_log_line(job->log, "> found end-of-document token: %u", info->eod);
+}
+
+static enum status print_model(struct job *job)
+{
+	struct parameter_table table;
+	TRY(parameter_table_open(&job->config.model, &table));
+	train_log_text(job->log, "building GPT2 model ...");
+	train_log_line(job->log, " > number of parameters on model parallel rank 0: %" PRIu64, table.counted);
+	train_log_line(
+		job->log, "learning rate decaying %s", schedule_style_name(job->config.schedule.style));
+	parameter_table_close(&table);
+	return STATUS_OK;
+}
+
+static enum status check_memory(struct job *job, struct trainer_memory *m, uint64_t *available)
+{
+	*available = memory_available();
+	TRY(trainer_measure(&job->config, m));
+	FAIL_IF(*available && m->total > *available, STATUS_USAGE,
+		"this needs %s of memory and %s are available; a smaller --batch-size (with "
+		"--global-batch-size "
+		"as it is), --checkpoint-activations, --bf16, a shorter --seq-length or a smaller --model "
+		"need less",
+		human_bytes((double)m->total).text, human_bytes((double)*available).text);
+	return STATUS_OK;
+}
+
+static void print_memory(struct job *job, const struct trainer_memory *m, uint64_t available)
+{
+	train_log_line(job->log,
+		" > memory: %s (weights %s, gradients %s, moments %s, activations %s, packed copies %s); %s "
+		"available",
+		human_bytes((double)m->total).text, human_bytes((double)(m->weights + m->working)).text,
+		human_bytes((double)m->gradients).text, human_bytes((double)m->moments).text,
+		human_bytes((double)m->activations).text, human_bytes((double)m->packing).text,
+		human_bytes((double)available).text);
+}
+
+static void print_start(struct job *job)
+{
+	const struct checkpoint_state *s = trainer_state(job->trainer);
+	train_log_line(job->log, " > %s", trainer_kernels(job->trainer));
+	if (job->resuming)
+		train_log_line(job->log,
+			" > going on from %s: iteration %" PRIu64 ", %" PRIu64 " windows consumed",
+			checkpoint_path(job->from), s->step, s->ordinal);
+	else if (job->from)
+		train_log_line(job->log, " > starting from the weights of %s", checkpoint_path(job->from));
+}
+
+static void print_end(struct job *job)
+{
+	const struct checkpoint_state *s = trainer_state(job->trainer);
+	const char *run = job->save;
+	bool finished = s->step >= job->config.train_iters;
+	if (!run)
+		return;
+	train_log_line(job->log, "%s at iteration %" PRIu64 "; checkpoints in %s",
+		finished ? "finished" : "stopped", s->step, run);
+	if (s->evaluations)
+		train_log_line(job->log, "best validation loss %.4f at iteration %" PRIu64 ": %s/best",
+			s->best_loss, s->best_step, run);
+	if (!finished)
+		train_log_line(job->log, "To go on:\n  ferry train --load %s", run);
+	train_log_line(job->log,
+		"%s\n  ferry evaluate --load %s --data %s\n  ferry generate --load %s --prompt 'Once'",
+		finished ? "Next:" : "Or:", run, job->data, run);
+}
+
+/* ---- all of it ---- */
+
+static enum status open_log(struct job *job)
+{
+	struct train_log_config config = {.run = job->save,
+		.resumed_step = job->resuming ? checkpoint_get_state(job->from)->step : 0,
+		.train_iters = job->config.train_iters,
+		.log_interval = job->options.settings.log_interval};
+	return train_log_open(&config, &job->log);
+}
+
+static enum status train(struct job *job)
+{
+	struct trainer_events events = train_log_events(job->log);
+	TRY(trainer_open(&job->config, &events, job->from, !job->resuming, &job->trainer));
+	print_start(job);
+	train_log_set_epoch(job->log, trainer_epoch_windows(job->trainer));
+	catch_signals(job->trainer);
+	enum status status = trainer_run(job->trainer);
+	release_signals();
+	TRY(status);
+	print_end(job);
+	return STATUS_OK;
+}
+
+static enum status prepare_and_train(struct job *job, int argc, char **argv)
+{
+	uint64_t windows, available;
+	struct trainer_memory memory;
+	TRY(open_source(job, argc, argv));
+	TRY(open_data(job));
+	TRY(compose_config(job));
+	TRY(count_windows(job, &windows));
+	TRY(check_memory(job, &memory, &available));
+	TRY(choose_save(job));
+	job->record = train_options_record(&job->options);
+	FAIL_IF(!job->record, STATUS_MEMORY, "no memory to record the flags");
+	job->config.arguments = job->record;
+	job->config.save = job->save;
+	if (job->resuming && checkpoint_get_state(job->from)->step >= job->config.train_iters) {
+		printf("%s is at iteration %" PRIu64 " of %" PRIu64
+		       " already; train for longer with --train-iters N\n",
+			checkpoint_path(job->from), checkpoint_get_state(job->from)->step,
+			job->config.train_iters);
+		return STATUS_OK;
+	}
+	TRY(prepare_run(job));
+	TRY(open_log(job));
+	print_rates(job);
+	print_data(job, windows);
+	TRY(print_model(job));
+	print_memory(job, &memory, available);
+	return train(job);
+}
+
+static void close_job(struct job *job)
+{
+	log_set_sink(NULL, NULL);
+	trainer_close(job->trainer);
+	train_log_close(job->log);
+	checkpoint_close(job->from);
+	cJSON_Delete(job->record);
+	if (job->files[0].data)
+		tokenizer_export_free(job->files);
+	if (job->corpus)
+		corpus_close(job->corpus);
+	if (job->lock >= 0)
+		close(job->lock);
+	train_options_free(&job->options);
+	free(job->data);
+	free(job->save);
+}
+
+static enum status run(int argc, char **argv)
+{
+	struct job *job;
+	TRY(memory_alloc((void **)&job, 1, sizeof *job, "the command"));
+	job->lock = -1;
+	enum status status = train_options_parse(&job->options, argc, argv);
+	if (status == STATUS_OK && !job->options.options.help) {
+		log_set_sink(on_notice, job);
+		status = prepare_and_train(job, argc, argv);
+		close_job(job);
+	}
+	free(job);
+	return status;
+}
+
+int cmd_train(int argc, char **argv)
+{
+	return command_finish("train", run(argc, argv));
+}

@@ -1,0 +1,324 @@
+#include "tools/train_log.h"
+
+#include "common/file.h"
+#include "common/memory.h"
+#include "tools/terminal.h"
+#include "tools/train_options.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <math.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+struct train_log {
+	struct train_log_config config;
+	FILE *text, *metrics; /* NULL: none */
+	char *metrics_path;
+	struct progress_line progress;
+	bool live; /* there is a terminal to rewrite a line on */
+	double epoch_windows;
+	/* since the last iteration line */
+	uint64_t steps, tokens;
+	double loss, started;
+	/* since the start, for the time left */
+	uint64_t all_steps;
+	double first_started;
+};
+
+/* ---- metrics.jsonl ---- */
+
+static bool belongs(const char *line, ssize_t length, uint64_t last_step)
+{
+	static const char start[] = "{\"step\": ";
+	if (length < 2 || line[length - 1] != '\n' || line[length - 2] != '}')
+		return false;
+	if (strncmp(line, start, sizeof start - 1) != 0)
+		return false;
+	return strtoull(line + sizeof start - 1, NULL, 10) <= last_step;
+}
+
+static enum status copy_lines(FILE *from, const char *path, struct file_writer *to, uint64_t last_step)
+{
+	char *line = NULL;
+	size_t room = 0;
+	ssize_t length;
+	enum status status = STATUS_OK;
+	while (status == STATUS_OK && (length = getline(&line, &room, from)) >= 0)
+		if (belongs(line, length, last_step))
+			status = file_writer_write(to, line, (size_t)length);
+	if (status == STATUS_OK && ferror(from))
+		status = error_set_errno(STATUS_IO, "%s: read failed", path);
+	free(line);
+	return status;
+}
+
+/* Publishes the file anew with the lines of steps up to last_step; 0: an empty one. */
+static enum status trim_metrics(const char *path, uint64_t last_step)
+{
+	struct file_writer *writer;
+	FILE *old = last_step ? fopen(path, "re") : NULL;
+	enum status status = file_writer_open(path, &writer);
+	if (status == STATUS_OK && old)
+		status = copy_lines(old, path, writer, last_step);
+	if (old)
+		fclose(old);
+	if (status == STATUS_OK)
+		return file_writer_publish(writer);
+	file_writer_abandon(writer);
+	return status;
+}
+
+static void put_number(FILE *out, const char *key, double number)
+{
+	if (isfinite(number))
+		fprintf(out, ", \"%s\": %.17g", key, number);
+	else
+		fprintf(out, ", \"%s\": null", key);
+}
+
+static enum status end_line(struct train_log *log)
+{
+	if (fputs("}\n", log->metrics) == EOF || fflush(log->metrics) != 0)
+		return error_set_errno(STATUS_IO, "%s: write failed", log->metrics_path);
+	return STATUS_OK;
+}
+
+static enum status record_step(struct train_log *log, const struct trainer_step *s)
+{
+	FILE *out = log->metrics;
+	if (!out)
+		return STATUS_OK;
+	fprintf(out, "{\"step\": %" PRIu64 ", \"type\": \"train\"", s->step);
+	put_number(out, "loss", s->loss);
+	put_number(out, "lr", s->learning_rate);
+	put_number(out, "grad_norm", s->gradient_norm);
+	put_number(out, "clip", s->clip);
+	put_number(out, "loss_scale", s->loss_scale);
+	fprintf(out,
+		", \"skipped\": %d, \"updates\": %" PRIu64 ", \"counted\": %" PRIu64 ", \"tokens\": %" PRIu64,
+		s->overflow, s->updates, s->counted, s->tokens);
+	put_number(out, "tokens_per_second", (double)s->counted / s->seconds);
+	fprintf(out, ", \"epoch\": %" PRIu64 ", \"ordinal\": %" PRIu64, s->epoch, s->ordinal);
+	put_number(out, "ms", 1e3 * s->seconds);
+	put_number(out, "ms_data", 1e3 * s->seconds_data);
+	put_number(out, "ms_model", 1e3 * s->seconds_model);
+	put_number(out, "ms_optimizer", 1e3 * s->seconds_optimizer);
+	return end_line(log);
+}
+
+static enum status record_validation(struct train_log *log, const struct trainer_validation *v)
+{
+	FILE *out = log->metrics;
+	if (!out)
+		return STATUS_OK;
+	fprintf(out, "{\"step\": %" PRIu64 ", \"type\": \"%s\"", v->step, split_part_name(v->part));
+	put_number(out, "loss", v->loss);
+	put_number(out, "ppl", v->perplexity);
+	fprintf(out, ", \"windows\": %" PRIu64 ", \"counted\": %" PRIu64 ", \"best\": %s", v->windows,
+		v->counted, v->best ? "true" : "false");
+	put_number(out, "ms", 1e3 * v->seconds);
+	return end_line(log);
+}
+
+static enum status record_saved(struct train_log *log, const struct trainer_saved *s)
+{
+	FILE *out = log->metrics;
+	if (!out)
+		return STATUS_OK;
+	fprintf(out, "{\"step\": %" PRIu64 ", \"type\": \"checkpoint\", \"name\": \"%s\", \"best\": %s",
+		s->step, s->name, s->best ? "true" : "false");
+	put_number(out, "ms", 1e3 * s->seconds);
+	return end_line(log);
+}
+
+/* ---- lines ---- */
+
+void train_log_text(void *user, const char *line)
+{
+	struct train_log *log = user;
+	if (log->live)
+		progress_line_clear(&log->progress);
+	puts(line);
+	fflush(stdout);
+	if (log->text) {
+		fprintf(log->text, "%s\n", line);
+		fflush(log->text);
+	}
+}
+
+void train_log_line(struct train_log *log, const char *format, ...)
+{
+	va_list arguments;
+	char *text;
+	va_start(arguments, format);
+	int length = vasprintf(&text, format, arguments);
+	va_end(arguments);
+	if (length < 0)
+		return;
+	train_log_text(log, text);
+	free(text);
+}
+
+static void print_dashes(struct train_log *log, int count)
+{
+	char line[256];
+	memset(line, '-', sizeof line);
+	line[count < 255 ? count : 255] = 0;
+	train_log_text(log, line);
+}
+
+static void print_overflow(struct train_log *log, const struct trainer_step *s)
+{
+	char before[32], after[32];
+	format_python_float(s->loss_scale, before);
+	format_python_float(s->next_loss_scale, after);
+	train_log_line(log,
+		"[deepscale] OVERFLOW! Rank 0 Skipping step. Attempted loss scale: %s, reducing to %s",
+		before, after);
+}
+
+static double epochs(const struct train_log *log, uint64_t ordinal)
+{
+	return log->epoch_windows > 0 ? (double)ordinal / log->epoch_windows : 0;
+}
+
+static void print_iteration(struct train_log *log, const struct trainer_step *s)
+{
+	double time = terminal_now(), elapsed = time - log->started;
+	train_log_line(log,
+		" iteration %8" PRIu64 "/%8" PRIu64 " | elapsed time per iteration (ms): %.1f | learning "
+						    "rate %.3E | lm loss %.6E | loss scale %.1f |"
+		" tokens/s: %.0f | epoch: %.3f | grad norm: %.3f |",
+		s->step, log->config.train_iters, 1e3 * elapsed / (double)log->steps, s->learning_rate,
+		log->loss / (double)log->steps, s->loss_scale, (double)log->tokens / elapsed,
+		epochs(log, s->ordinal), s->gradient_norm);
+	log->steps = log->tokens = 0;
+	log->loss = 0;
+	log->started = time;
+}
+
+static void show_live(struct train_log *log, const struct trainer_step *s)
+{
+	if (!log->live)
+		return;
+	double seconds = terminal_now() - log->first_started;
+	double left = seconds / (double)log->all_steps * (double)(log->config.train_iters - s->step);
+	progress_line_update(&log->progress,
+		"iteration %" PRIu64 " of %" PRIu64 ", loss %.4f, %s tokens/s, %s left", s->step,
+		log->config.train_iters, s->loss, human_count((double)s->counted / s->seconds).text,
+		human_seconds(left).text);
+}
+
+static enum status on_step(void *user, const struct trainer_step *s)
+{
+	struct train_log *log = user;
+	log->steps++;
+	log->all_steps++;
+	log->tokens += s->counted;
+	log->loss += s->loss;
+	if (s->overflow)
+		print_overflow(log, s);
+	if (s->step % log->config.log_interval == 0)
+		print_iteration(log, s);
+	show_live(log, s);
+	return record_step(log, s);
+}
+
+static enum status on_validation(void *user, const struct trainer_validation *v)
+{
+	struct train_log *log = user;
+	char where[64], line[200];
+	if (v->final)
+		snprintf(where, sizeof where, "the end of training for %s data",
+			v->part == SPLIT_VALID ? "val" : "test");
+	else
+		snprintf(where, sizeof where, "iteration %" PRIu64, v->step);
+	int length = snprintf(line, sizeof line, " validation loss at %s | LM loss: %.6E | LM PPL: %.6E",
+		where, v->loss, v->perplexity);
+	print_dashes(log, 100);
+	print_dashes(log, length + 1);
+	train_log_text(log, line);
+	print_dashes(log, length + 1);
+	return record_validation(log, v);
+}
+
+static enum status on_saved(void *user, const struct trainer_saved *s)
+{
+	struct train_log *log = user;
+	train_log_line(log, "saved %s/%s in %.1f s%s", log->config.run, s->name, s->seconds,
+		s->best ? " (the best validation loss so far)" : "");
+	return record_saved(log, s);
+}
+
+struct trainer_events train_log_events(struct train_log *log)
+{
+	return (struct trainer_events){
+		.user = log, .step = on_step, .validation = on_validation, .saved = on_saved};
+}
+
+/* ---- life ---- */
+
+static enum status open_appending(const char *run, const char *name, char **path, FILE **out)
+{
+	TRY(path_join(path, run, name));
+	*out = fopen(*path, "ae");
+	if (!*out)
+		return error_set_errno(STATUS_IO, "%s: cannot open", *path);
+	return STATUS_OK;
+}
+
+static enum status open_files(struct train_log *log)
+{
+	char *path = NULL;
+	const char *run = log->config.run;
+	if (!run)
+		return STATUS_OK;
+	enum status status = open_appending(run, "log.txt", &path, &log->text);
+	free(path);
+	TRY(status);
+	TRY(path_join(&path, run, "metrics.jsonl"));
+	status = trim_metrics(path, log->config.resumed_step);
+	free(path);
+	TRY(status);
+	return open_appending(run, "metrics.jsonl", &log->metrics_path, &log->metrics);
+}
+
+enum status train_log_open(const struct train_log_config *config, struct train_log **out)
+{
+	struct train_log *log;
+	*out = NULL;
+	TRY(memory_alloc((void **)&log, 1, sizeof *log, "the log"));
+	log->config = *config;
+	log->live = terminal_is_interactive(stderr);
+	log->progress = progress_line_start(stderr, "train");
+	enum status status = open_files(log);
+	if (status != STATUS_OK) {
+		train_log_close(log);
+		return status;
+	}
+	*out = log;
+	return STATUS_OK;
+}
+
+void train_log_set_epoch(struct train_log *log, uint64_t epoch_windows)
+{
+	log->epoch_windows = (double)epoch_windows;
+	log->started = log->first_started = terminal_now();
+}
+
+void train_log_close(struct train_log *log)
+{
+	if (!log)
+		return;
+	if (log->live)
+		progress_line_clear(&log->progress);
+	if (log->text)
+		fclose(log->text);
+	if (log->metrics)
+		fclose(log->metrics);
+	free(log->metrics_path);
+	free(log);
+}

@@ -1,0 +1,39 @@
+/*
+ * train_log.h: what `ferry train` tells: the reference's lines on standard output and in RUN/log.txt, every
+ * step and validation in RUN/metrics.jsonl, and on a terminal one line that rewrites itself between them.
+ *
+ * metrics.jsonl: one JSON object a line, numbers in full precision, null for what is not finite.
+ *    {"step", "type": "train", "loss", "lr", "grad_norm", "clip", "loss_scale", "skipped" (0 or 1),
+ * "updates", "counted" (targets of the step), "tokens" (of the run), "tokens_per_second", "epoch", "ordinal",
+ *     "ms", "ms_data", "ms_model" (forward and backward), "ms_optimizer"}
+ *    {"step", "type": "valid" or "test", "loss", "ppl", "windows", "counted", "best", "ms"}
+ *    {"step", "type": "checkpoint", "name", "best", "ms"}
+ * Resuming at step k first drops the lines of steps above k (and a last line cut short), at once, so that no
+ * step is there twice. The checkpoint's own line is written after it, so it may miss after a crash.
+ */
+#ifndef TOOLS_TRAIN_LOG_H
+#define TOOLS_TRAIN_LOG_H
+
+#include "engine/trainer.h"
+
+struct train_log;
+
+struct train_log_config {
+	const char *run;       /* NULL: no files */
+	uint64_t resumed_step; /* 0: a fresh start; old metrics are dropped */
+	uint64_t train_iters, log_interval;
+};
+
+enum status train_log_open(const struct train_log_config *config, struct train_log **out) MUST_USE;
+/* Known once the trainer is open. */
+void train_log_set_epoch(struct train_log *log, uint64_t epoch_windows);
+void train_log_close(struct train_log *log);
+
+/* One line to both; the signature that train_options_table wants is (log, text). */
+void train_log_text(void *log, const char *line);
+void train_log_line(struct train_log *log, const char *format, ...) PRINTF_LIKE(2, 3);
+
+/* The trainer's events; user is the log. */
+struct trainer_events train_log_events(struct train_log *log);
+
+#endif
