@@ -5,6 +5,7 @@
 #include "common/json.h"
 #include "common/memory.h"
 
+#include <assert.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -34,15 +35,24 @@ static void format_seal(const char *text, size_t offset, char digits[DIGITS + 1]
 	snprintf(digits, DIGITS + 1, "%016" PRIx64, hash64(text, offset));
 }
 
-bool manifest_seal(char *text, size_t bytes)
+enum status manifest_publish(const char *path, cJSON *manifest)
 {
-	size_t offset;
 	char digits[DIGITS + 1];
-	if (!find_seal(text, bytes, &offset))
-		return false;
-	format_seal(text, offset, digits);
-	memcpy(text + offset + sizeof seal_before - 1, digits, DIGITS);
-	return true;
+	size_t offset;
+	/* Printed with digits that are put right afterwards: the seal covers what stands before it. */
+	char *text = json_add_hex64(manifest, "check", 0) ? cJSON_Print(manifest) : NULL;
+	FAIL_IF(!text, STATUS_MEMORY, "%s: no memory to write JSON", path);
+	size_t bytes = strlen(text);
+	text[bytes++] = '\n'; /* in place of the NUL */
+	bool found = find_seal(text, bytes, &offset);
+	assert(found);
+	if (found) {
+		format_seal(text, offset, digits);
+		memcpy(text + offset + sizeof seal_before - 1, digits, DIGITS);
+	}
+	enum status status = file_publish(path, text, bytes);
+	cJSON_free(text);
+	return status;
 }
 
 static enum status check_seal(const char *path, const char *text, size_t bytes)

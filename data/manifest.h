@@ -9,11 +9,12 @@
 #ifndef DATA_MANIFEST_H
 #define DATA_MANIFEST_H
 
+#include "common/json.h"
 #include "data/corpus.h"
 
-/* For writers: print the object (cJSON_Print and a newline) with "check" last and any 16 digits, and put the
- * true ones in their place. False: the text does not end as above. */
-bool manifest_seal(char *text, size_t bytes) MUST_USE;
+/* For the writer: publishes `manifest` (as json_publish does, which see) with the seal added as its last
+ * member. `manifest` has no "check" before, and one after. */
+enum status manifest_publish(const char *path, cJSON *manifest) MUST_USE;
 
 /* Reads and validates DIRECTORY/corpus.json: members, types, ranges, sums, the hash from the roots, the seal.
  * info->shards is the caller's to free. */
