@@ -236,7 +236,7 @@ static enum status decode_input(const struct settings *settings)
 	struct tokenizer *tokenizer = NULL;
 	char *input = NULL, *text = NULL;
 	uint32_t *ids = NULL;
-	size_t bytes = 0, count, length;
+	size_t bytes = 0, count = 0, length;
 	enum status status = open_tokenizer(settings, &tokenizer);
 	if (status == STATUS_OK)
 		status = read_input(&input, &bytes);
