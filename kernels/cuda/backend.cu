@@ -1,0 +1,364 @@
+/* The CUDA backend's life: device, memory, streams, events, copies, and the table itself. */
+#include "kernels/cuda/backend.cuh"
+
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <new>
+
+/* Streams, events and memory belong to a device; a thread that has not said which gets the first. */
+struct backend *backend_enter(struct kernels *k)
+{
+	static thread_local int current = -1;
+	struct backend *b = backend_of(k);
+	if (current != b->device && cudaSetDevice(b->device) == cudaSuccess)
+		current = b->device;
+	return b;
+}
+
+bool stream_check(struct backend *b, struct stream *s, cudaError_t error, const char *what)
+{
+	if (error == cudaSuccess)
+		return true;
+	if (s->failure.status == STATUS_OK) {
+		enum status status = error == cudaErrorMemoryAllocation ? STATUS_MEMORY : STATUS_IO;
+		b->host->error_save(b->host->error_set(status, "GPU %d: %s: %s (%s)", b->device, what,
+					    cudaGetErrorString(error), cudaGetErrorName(error)),
+			&s->failure);
+	}
+	return false;
+}
+
+void stream_fail(struct backend *b, struct stream *s, enum status status, const char *message)
+{
+	if (s->failure.status == STATUS_OK)
+		b->host->error_save(b->host->error_set(status, "GPU %d: %s", b->device, message), &s->failure);
+}
+
+void *stream_scratch(struct backend *b, struct stream *s, size_t bytes, const char *what)
+{
+	if (bytes > s->scratch_bytes) {
+		(void)stream_check(b, s, cudaStreamSynchronize(s->handle), what);
+		(void)cudaFree(s->scratch);
+		s->scratch = NULL;
+		s->scratch_bytes = 0;
+		if (!stream_check(b, s, cudaMalloc(&s->scratch, bytes), what)) {
+			s->scratch = NULL;
+			return NULL;
+		}
+		s->scratch_bytes = bytes;
+	}
+	return s->scratch;
+}
+
+static enum status memory_alloc(struct kernels *k, void **out, size_t bytes, const char *what)
+{
+	struct backend *b = backend_enter(k);
+	*out = NULL;
+	cudaError_t error = cudaMalloc(out, bytes ? bytes : 1);
+	if (error == cudaSuccess)
+		error = cudaMemset(*out, 0, bytes);
+	if (error == cudaSuccess)
+		error = cudaDeviceSynchronize(); /* zeroed before any other stream can look */
+	if (error == cudaSuccess)
+		return STATUS_OK;
+	(void)cudaGetLastError();
+	(void)cudaFree(*out);
+	*out = NULL;
+	size_t unused = 0, total = 0;
+	(void)cudaMemGetInfo(&unused, &total);
+	return b->host->error_set(error == cudaErrorMemoryAllocation ? STATUS_MEMORY : STATUS_IO,
+		"GPU %d: no memory for %s: %zu bytes wanted, %zu of %zu free (%s); a smaller micro-batch "
+		"takes less",
+		b->device, what, bytes, unused, total, cudaGetErrorString(error));
+}
+
+static void memory_free(struct kernels *k, void *block, size_t bytes)
+{
+	(void)bytes;
+	(void)backend_enter(k);
+	(void)cudaFree(block);
+}
+
+static enum status host_alloc(struct kernels *k, void **out, size_t bytes, const char *what)
+{
+	struct backend *b = backend_enter(k);
+	*out = NULL;
+	cudaError_t error = cudaMallocHost(out, bytes ? bytes : 1);
+	if (error != cudaSuccess) {
+		(void)cudaGetLastError();
+		*out = NULL;
+		return b->host->error_set(STATUS_MEMORY, "no pinned host memory for %s: %zu bytes wanted (%s)",
+			what, bytes, cudaGetErrorString(error));
+	}
+	memset(*out, 0, bytes);
+	return STATUS_OK;
+}
+
+static void host_free(struct kernels *k, void *block, size_t bytes)
+{
+	(void)bytes;
+	(void)backend_enter(k);
+	(void)cudaFreeHost(block);
+}
+
+static enum status stream_open(struct kernels *k, struct stream **out)
+{
+	struct backend *b = backend_enter(k);
+	*out = NULL;
+	struct stream *s = (struct stream *)calloc(1, sizeof *s);
+	if (!s)
+		return b->host->error_set(STATUS_MEMORY, "no memory for a stream");
+	cudaError_t error = cudaStreamCreateWithFlags(&s->handle, cudaStreamNonBlocking);
+	if (error != cudaSuccess) {
+		free(s);
+		return b->host->error_set(
+			STATUS_IO, "GPU %d: stream: %s", b->device, cudaGetErrorString(error));
+	}
+	*out = s;
+	return STATUS_OK;
+}
+
+static void stream_release(struct stream *s)
+{
+	(void)cudaStreamSynchronize(s->handle);
+	(void)cudaFree(s->scratch);
+	(void)cudaFree(s->workspace);
+}
+
+static void stream_close(struct kernels *k, struct stream *s)
+{
+	(void)backend_enter(k);
+	if (!s)
+		return;
+	stream_release(s);
+	(void)cudaStreamDestroy(s->handle);
+	free(s);
+}
+
+static enum status stream_wait(struct kernels *k, struct stream *s)
+{
+	struct backend *b = backend_enter(k);
+	s = stream_of(k, s);
+	(void)stream_check(b, s, cudaStreamSynchronize(s->handle), "work on a stream");
+	if (s->failure.status == STATUS_OK)
+		return STATUS_OK;
+	enum status status = b->host->error_restore(&s->failure);
+	s->failure.status = STATUS_OK;
+	return status;
+}
+
+static enum status event_open(struct kernels *k, struct event **out)
+{
+	struct backend *b = backend_enter(k);
+	*out = NULL;
+	struct event *e = (struct event *)calloc(1, sizeof *e);
+	if (!e)
+		return b->host->error_set(STATUS_MEMORY, "no memory for an event");
+	cudaError_t error = cudaEventCreate(&e->handle);
+	if (error != cudaSuccess) {
+		free(e);
+		return b->host->error_set(
+			STATUS_IO, "GPU %d: event: %s", b->device, cudaGetErrorString(error));
+	}
+	*out = e;
+	return STATUS_OK;
+}
+
+static void event_close(struct kernels *k, struct event *e)
+{
+	(void)backend_enter(k);
+	if (!e)
+		return;
+	(void)cudaEventDestroy(e->handle);
+	free(e);
+}
+
+static void event_record(struct kernels *k, struct event *e, struct stream *s)
+{
+	struct backend *b = backend_enter(k);
+	s = stream_of(k, s);
+	(void)stream_check(b, s, cudaEventRecord(e->handle, s->handle), "event record");
+}
+
+static void event_await(struct kernels *k, struct event *e, struct stream *s)
+{
+	struct backend *b = backend_enter(k);
+	s = stream_of(k, s);
+	(void)stream_check(b, s, cudaStreamWaitEvent(s->handle, e->handle, 0), "waiting for an event");
+}
+
+static enum status event_wait(struct kernels *k, struct event *e)
+{
+	struct backend *b = backend_enter(k);
+	cudaError_t error = cudaEventSynchronize(e->handle);
+	if (error != cudaSuccess)
+		return b->host->error_set(
+			STATUS_IO, "GPU %d: event: %s", b->device, cudaGetErrorString(error));
+	return STATUS_OK;
+}
+
+static double event_seconds(struct kernels *k, struct event *from, struct event *to)
+{
+	(void)backend_enter(k);
+	float milliseconds = 0;
+	(void)cudaEventElapsedTime(&milliseconds, from->handle, to->handle);
+	return milliseconds * 1e-3;
+}
+
+static void copy_kind(struct kernels *k, struct stream *s, void *to, const void *from, size_t bytes,
+	enum cudaMemcpyKind kind, const char *what)
+{
+	struct backend *b = backend_enter(k);
+	s = stream_of(k, s);
+	(void)stream_check(b, s, cudaMemcpyAsync(to, from, bytes, kind, s->handle), what);
+}
+
+static void copy_in(struct kernels *k, struct stream *s, void *device, const void *host, size_t bytes)
+{
+	copy_kind(k, s, device, host, bytes, cudaMemcpyHostToDevice, "copy to the GPU");
+}
+
+static void copy_out(struct kernels *k, struct stream *s, void *host, const void *device, size_t bytes)
+{
+	copy_kind(k, s, host, device, bytes, cudaMemcpyDeviceToHost, "copy from the GPU");
+}
+
+static void copy(struct kernels *k, struct stream *s, void *to, const void *from, size_t bytes)
+{
+	copy_kind(k, s, to, from, bytes, cudaMemcpyDeviceToDevice, "copy on the GPU");
+}
+
+static void zero(struct kernels *k, struct stream *s, void *block, size_t bytes)
+{
+	struct backend *b = backend_enter(k);
+	s = stream_of(k, s);
+	(void)stream_check(b, s, cudaMemsetAsync(block, 0, bytes, s->handle), "zeroing");
+}
+
+static enum status reserve(struct kernels *k, const struct kernel_shapes *shapes)
+{
+	backend_enter(k)->shapes = *shapes;
+	return STATUS_OK;
+}
+
+static void weights_changed(struct kernels *k)
+{
+	(void)k; /* nothing is packed */
+}
+
+static void backend_close(struct kernels *k)
+{
+	struct backend *b = backend_enter(k);
+	stream_release(&b->default_stream);
+	gemm_close(b);
+	free(b);
+	memset(k, 0, sizeof *k);
+}
+
+static enum status choose_device(const struct cuda_host *host, int device, struct cudaDeviceProp *properties)
+{
+	int count = 0;
+	cudaError_t error = cudaGetDeviceCount(&count);
+	if (error == cudaErrorInsufficientDriver || error == cudaErrorNoDevice || error != cudaSuccess)
+		return host->error_set(
+			STATUS_UNSUPPORTED, "no usable GPU: %s (see nvidia-smi)", cudaGetErrorString(error));
+	if (device < 0 || device >= count)
+		return host->error_set(STATUS_UNSUPPORTED, "no GPU %d: this machine has %d (numbered from 0)",
+			device, count);
+	error = cudaSetDevice(device);
+	if (error == cudaSuccess)
+		error = cudaGetDeviceProperties(properties, device);
+	if (error != cudaSuccess)
+		return host->error_set(
+			STATUS_UNSUPPORTED, "GPU %d cannot be used: %s", device, cudaGetErrorString(error));
+	if (properties->major < 8)
+		return host->error_set(STATUS_UNSUPPORTED,
+			"GPU %d (%s) has compute capability %d.%d; ferry needs 8.0 or later", device,
+			properties->name, properties->major, properties->minor);
+	return STATUS_OK;
+}
+
+static void fill_table(struct kernels *out)
+{
+	out->close = backend_close;
+	out->reserve = reserve;
+	out->memory_alloc = memory_alloc;
+	out->memory_free = memory_free;
+	out->host_alloc = host_alloc;
+	out->host_free = host_free;
+	out->stream_open = stream_open;
+	out->stream_close = stream_close;
+	out->stream_wait = stream_wait;
+	out->event_open = event_open;
+	out->event_close = event_close;
+	out->event_record = event_record;
+	out->event_await = event_await;
+	out->event_wait = event_wait;
+	out->event_seconds = event_seconds;
+	out->copy_in = copy_in;
+	out->copy_out = copy_out;
+	out->copy = copy;
+	out->zero = zero;
+	out->convert = cuda_convert;
+	out->embedding_forward = cuda_embedding_forward;
+	out->embedding_backward = cuda_embedding_backward;
+	out->layernorm_forward = cuda_layernorm_forward;
+	out->layernorm_backward = cuda_layernorm_backward;
+	out->dropout_apply = cuda_dropout_apply;
+	out->linear_forward = cuda_linear_forward;
+	out->linear_backward = cuda_linear_backward;
+	out->gelu_forward = cuda_gelu_forward;
+	out->attention_forward = cuda_attention_forward;
+	out->attention_backward = cuda_attention_backward;
+	out->attention_decode = cuda_attention_decode;
+	out->classifier = cuda_classifier;
+	out->logits = cuda_logits;
+	out->gradient_stats = cuda_gradient_stats;
+	out->adamw = cuda_adamw;
+	out->weights_changed = weights_changed;
+}
+
+/* Choices that measurements compare (tests/gpu/run); nobody else needs to set them. */
+static int knob(const char *name, int otherwise)
+{
+	const char *value = getenv(name);
+	return value && *value ? atoi(value) : otherwise;
+}
+
+extern "C" __attribute__((visibility("default"))) enum status ferry_cuda_open(
+	const struct cuda_host *host, const struct kernels_config *config, struct kernels *out)
+{
+	if (host->version != CUDA_INTERFACE_VERSION || host->table_bytes != sizeof *out)
+		return host->error_set(STATUS_UNSUPPORTED,
+			"ferry-cuda.so and the program were built from different sources; run `make cuda`");
+	if (config->grad != DTYPE_F32 && config->grad != config->act)
+		return host->error_set(STATUS_USAGE,
+			"gradients are fp32 or of the activations' type, not a second half-precision type");
+	struct cudaDeviceProp properties;
+	TRY(choose_device(host, config->device, &properties));
+	struct backend *b = (struct backend *)calloc(1, sizeof *b);
+	if (!b)
+		return host->error_set(STATUS_MEMORY, "no memory for the CUDA backend");
+	b->host = host;
+	b->act = config->act;
+	b->grad = config->grad;
+	b->device = config->device;
+	b->processors = properties.multiProcessorCount;
+	b->fused_epilogues = knob("FERRY_CUDA_EPILOGUES", 1) != 0;
+	b->exact_logits = knob("FERRY_CUDA_EXACT_LOGITS", 0) != 0;
+	b->logits_bytes = (int64_t)knob("FERRY_CUDA_LOGITS_MB", 256) << 20;
+	enum status status = gemm_open(b);
+	if (status != STATUS_OK) {
+		free(b);
+		return status;
+	}
+	memset(out, 0, sizeof *out);
+	out->act = config->act;
+	out->grad = config->grad;
+	out->self = b;
+	snprintf(out->name, sizeof out->name, "%.60s, %d SMs, cuBLASLt %zu", properties.name, b->processors,
+		cublasLtGetVersion());
+	fill_table(out);
+	return STATUS_OK;
+}
