@@ -424,6 +424,21 @@ static void print_option(const struct option *option, int width, FILE *out)
 	print_wrapped(out, text, width + 4, width + 4);
 }
 
+/* Paragraphs: a line that fits stays as it is, a longer one is wrapped. */
+static void print_details(FILE *out, const char *text)
+{
+	while (*text) {
+		size_t length = strcspn(text, "\n");
+		char *line = strndup(text, length);
+		if (line && length > HELP_WIDTH)
+			print_wrapped(out, line, 0, 0);
+		else
+			fprintf(out, "%.*s\n", (int)length, text);
+		free(line);
+		text += length + (text[length] == '\n');
+	}
+}
+
 static void print_usage(const struct options *options, FILE *out)
 {
 	fprintf(out, "usage: ferry %s", options->command);
@@ -467,6 +482,8 @@ void options_print_help(const struct options *options, FILE *out)
 		else if (option->help)
 			print_option(option, width, out);
 	}
-	if (options->details)
-		fprintf(out, "\n%s\n", options->details);
+	if (options->details) {
+		fprintf(out, "\n");
+		print_details(out, options->details);
+	}
 }

@@ -208,6 +208,10 @@ static void help(void **state)
 	size_t bytes;
 	FILE *out = open_memstream(&text, &bytes);
 	p.output = NULL;
+	p.options.details =
+		"  short   line\n"
+		"a paragraph that is a good deal longer than a line of help may be, so that it has to be "
+		"wrapped somewhere";
 	options_print_help(&p.options, out);
 	fclose(out);
 	assert_non_null(strstr(text, "usage: ferry test --output DIR [flags] INPUT...\n"));
@@ -218,6 +222,7 @@ static void help(void **state)
 	assert_non_null(strstr(text, "(default cosine)"));
 	assert_non_null(strstr(text, "\nFlags:\n"));
 	assert_null(strstr(text, "--old-name"));
+	assert_non_null(strstr(text, "\n  short   line\na paragraph"));
 	for (char *line = strtok(text, "\n"); line; line = strtok(NULL, "\n"))
 		assert_true(strlen(line) <= 100);
 	free(text);
