@@ -3,14 +3,14 @@
  *
  * A corpus is documents in the order of their keys (XXH3-128 of the text), tokenized, cut into S shards
  * (S a power of two; shard i holds the keys in [i/S, (i+1)/S) of the key space), so its order is a global
- * shuffle:
+ * shuffle. S is the smallest power of two (at most 65,536) for which input.tokens * item size / S is at most
+ * 256 MiB and input.documents / S at most 4 Mi: it follows from what was read, duplicates included, alone.
  *
  *    corpus.json    manifest, written last (fields below)
  *    00000.bin      tokens back to back, each document ending in EOD, which stands nowhere else; u16, or i32
- *                   where the vocabulary exceeds 65,500 (Megatron-LM's rule); little-endian, no header
- *    00000.idx      Megatron-LM's index (below)
- *    00000.key      upper 64 bits of each document's key, u64 little-endian, ascending
- *    00000.sum      hash trees of the three (data/hash_tree.h)
+ *                   where the vocabulary has 65,500 ids or more (Megatron-LM's rule); little-endian, no
+ * header 00000.idx      Megatron-LM's index (below) 00000.key      upper 64 bits of each document's key, u64
+ * little-endian, ascending 00000.sum      hash trees of the three (data/hash_tree.h)
  *
  * .idx, Megatron-LM's MMIDIDX version 1, all little-endian, no padding:
  *    0      9 bytes  "MMIDIDX\0\0"

@@ -5,6 +5,7 @@
 #include "common/json.h"
 #include "common/log.h"
 #include "common/memory.h"
+#include "data/manifest.h"
 #include "tokenizer/utf8.h"
 
 #include <errno.h>
@@ -19,7 +20,7 @@
 
 #define MEBI               (UINT64_C(1) << 20)
 #define LARGEST_DOCUMENT   (UINT64_C(1) << 30)
-#define SMALLEST_MEMORY    (16 * MEBI)
+#define SMALLEST_MEMORY    MEBI
 #define BUCKET_INPUT       (64 * MEBI) /* input bytes that a bucket is meant for */
 #define MOST_UNIT_BYTES    (64 * MEBI)
 #define LARGEST_INPUT_LIST (UINT64_C(1) << 36)
@@ -677,7 +678,7 @@ static enum status write_manifest(const struct preprocess_job *job)
 				     ? path_join(&path, job->config->output, "corpus.json")
 				     : error_set(STATUS_MEMORY, "no memory for the manifest");
 	if (status == STATUS_OK) {
-		status = json_publish(path, json);
+		status = manifest_publish(path, json);
 		free(path);
 	}
 	cJSON_Delete(json);
@@ -694,7 +695,7 @@ static enum status check_config(const struct preprocess_config *config)
 	FAIL_IF(config->workers < 1 || config->workers > 4096, STATUS_USAGE,
 		"%d workers are not possible; 1 to 4096 are", config->workers);
 	FAIL_IF(config->memory < SMALLEST_MEMORY, STATUS_USAGE,
-		"%" PRIu64 " bytes of memory are too few; 16 MiB are the least", config->memory);
+		"%" PRIu64 " bytes of memory are too few; 1 MiB is the least", config->memory);
 	FAIL_IF(config->max_bytes < 1 || config->max_bytes > LARGEST_DOCUMENT, STATUS_USAGE,
 		"a longest document of %" PRIu64 " bytes is not possible; 1 byte to 1 GiB are",
 		config->max_bytes);

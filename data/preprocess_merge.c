@@ -20,7 +20,7 @@
 #define LARGEST_SHARD_BYTES     (UINT64_C(256) << 20)
 #define LARGEST_SHARD_DOCUMENTS (UINT64_C(4) << 20)
 #define MOST_SHARDS             (UINT64_C(1) << 16)
-#define SMALLEST_RANGE          (UINT64_C(1) << 20)
+#define SMALLEST_RANGE          (UINT64_C(1) << 16)
 
 struct range {
 	uint64_t first, last; /* upper 64 bits of the keys, both included */

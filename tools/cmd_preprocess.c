@@ -177,7 +177,7 @@ static enum status run(int argc, char **argv)
 			.default_text = "follows from the merges"},
 		{OPTION_HEADING("Running")},
 		{OPTION_INT("--workers", &config.workers, 1, 4096, "N", "threads")},
-		{OPTION_SIZE("--memory", &config.memory, 16 << 20, UINT64_C(1) << 50, "SIZE",
+		{OPTION_SIZE("--memory", &config.memory, 1 << 20, UINT64_C(1) << 50, "SIZE",
 			"for spilling and sorting; about 30 MB a thread come on top")},
 		{OPTION_FLAG("--overwrite", &config.overwrite, "replace the corpus that is there")},
 	};
