@@ -1,0 +1,895 @@
+/*
+ * Corpora that preprocess_run makes, against a naive writer in this file: encode every document, sort by key
+ * with plain code, drop equal keys, lay out .bin, .idx and .key as data/corpus.h says. And: the same bytes
+ * whatever the workers, memory, order, interruptions and failures.
+ */
+#include "data/preprocess.h"
+
+#include "common/file.h"
+#include "common/log.h"
+#include "common/memory.h"
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/file.h>
+#include <unistd.h>
+#include <xxhash.h>
+#include <zlib.h>
+#include <zstd.h>
+#include <cmocka.h>
+
+static char root[64];
+static struct tokenizer *tokenizer;
+
+/* The path of a name; kept for good, one of each. */
+static const char *in_root(const char *name)
+{
+	static char paths[256][256];
+	char path[256];
+	int i = 0;
+	snprintf(path, sizeof path, "%s/%s", root, name);
+	while (i < 256 && paths[i][0] && strcmp(paths[i], path) != 0)
+		i++;
+	assert_in_range(i, 0, 255);
+	return strcpy(paths[i], path);
+}
+
+static void put_file(const char *name, const void *data, size_t bytes)
+{
+	FILE *file = fopen(in_root(name), "wb");
+	assert_non_null(file);
+	assert_int_equal(fwrite(data, 1, bytes, file), bytes);
+	assert_int_equal(fclose(file), 0);
+}
+
+static void put_text(const char *name, const char *text)
+{
+	put_file(name, text, strlen(text));
+}
+
+static char *get_file(const char *path, size_t *bytes)
+{
+	char *data;
+	if (file_read_all(path, (size_t)1 << 30, &data, bytes) != STATUS_OK)
+		fail_msg("%s", error_message());
+	return data;
+}
+
+static uint32_t below(uint32_t *seed, uint32_t n)
+{
+	*seed = *seed * 1664525 + 1013904223;
+	return (uint32_t)(((uint64_t)*seed * n) >> 32);
+}
+
+/* ---- documents and the naive writer ---- */
+
+struct text {
+	char *data;
+	size_t bytes;
+};
+
+static struct text texts[4000];
+static size_t text_count;
+
+static void forget_texts(void)
+{
+	for (size_t i = 0; i < text_count; i++)
+		free(texts[i].data);
+	text_count = 0;
+}
+
+/* A document of random words; now and then a copy of an earlier one. */
+static const struct text *make_text(uint32_t *seed, size_t most)
+{
+	static const char *const words[] = {"the", "ship", "left", "Caf\xC3\xA9", "12", "don't", "\n", "  ",
+		",", "\xE6\x97\xA5\xE6\x9C\xAC", "of", "harbour", "x", "\xF0\x9F\x98\x80"};
+	struct text *text = &texts[text_count++];
+	if (text_count > 10 && below(seed, 8) == 0) {
+		const struct text *old = &texts[below(seed, (uint32_t)text_count - 1)];
+		*text = (struct text){malloc(old->bytes + 1), old->bytes};
+		memcpy(text->data, old->data, old->bytes + 1);
+		return text;
+	}
+	size_t wanted = 1 + below(seed, below(seed, 20) ? 300 : (uint32_t)most);
+	*text = (struct text){malloc(wanted + 32), 0};
+	while (text->bytes < wanted)
+		text->bytes += (size_t)sprintf(
+			text->data + text->bytes, "%s%s", words[below(seed, 14)], below(seed, 3) ? " " : "");
+	return text;
+}
+
+struct naive {
+	uint64_t high, low;
+	const struct text *text;
+};
+
+static int compare_naive(const void *a, const void *b)
+{
+	const struct naive *x = a, *y = b;
+	if (x->high != y->high)
+		return x->high < y->high ? -1 : 1;
+	return x->low < y->low ? -1 : x->low > y->low;
+}
+
+struct image {
+	uint8_t *data;
+	size_t bytes;
+};
+
+static void add_bytes(struct image *image, const void *data, size_t bytes)
+{
+	image->data = realloc(image->data, image->bytes + bytes + 1);
+	memcpy(image->data + image->bytes, data, bytes);
+	image->bytes += bytes;
+}
+
+static void expect_file(const char *directory, size_t shard, const char *suffix, const struct image *image)
+{
+	char path[300];
+	size_t bytes;
+	snprintf(path, sizeof path, "%s/%05zu.%s", directory, shard, suffix);
+	char *data = get_file(path, &bytes);
+	if (bytes != image->bytes || memcmp(data, image->data, bytes) != 0)
+		fail_msg("%s differs from the naive writer's", path);
+	free(data);
+	free(image->data);
+}
+
+/* Checks one shard: the naive documents [first, last). */
+static void check_shard(
+	const char *directory, size_t shard, const struct naive *first, const struct naive *last)
+{
+	struct image bin = {0}, idx = {0}, key = {0};
+	struct encoder *encoder;
+	uint64_t number = 1, count = (uint64_t)(last - first), offset = 0;
+	uint32_t *lengths = calloc(count + 1, 4);
+	assert_int_equal(encoder_open(tokenizer, &encoder), STATUS_OK);
+	for (uint64_t i = 0; i < count; i++) {
+		const struct text *text = first[i].text;
+		uint32_t *ids = malloc(text->bytes * 4);
+		size_t n;
+		assert_int_equal(encoder_encode(encoder, text->data, text->bytes, ids, &n), STATUS_OK);
+		for (size_t j = 0; j < n; j++)
+			add_bytes(&bin, &(uint16_t){(uint16_t)ids[j]}, 2);
+		add_bytes(&bin, &(uint16_t){50256}, 2);
+		add_bytes(&key, &first[i].high, 8);
+		lengths[i] = (uint32_t)n + 1;
+		free(ids);
+	}
+	add_bytes(&idx, "MMIDIDX\0\0", 9);
+	add_bytes(&idx, &number, 8);
+	add_bytes(&idx, &(uint8_t){8}, 1);
+	add_bytes(&idx, &count, 8);
+	number = count + 1;
+	add_bytes(&idx, &number, 8);
+	add_bytes(&idx, lengths, count * 4);
+	for (uint64_t i = 0; i < count; offset += lengths[i++] * 2)
+		add_bytes(&idx, &offset, 8);
+	for (number = 0; number <= count; number++)
+		add_bytes(&idx, &number, 8);
+	expect_file(directory, shard, "bin", &bin);
+	expect_file(directory, shard, "idx", &idx);
+	expect_file(directory, shard, "key", &key);
+	encoder_close(encoder);
+	free(lengths);
+}
+
+/* Checks a whole corpus against `texts`, and that the corpus reader finds it sound. Returns its shards. */
+static uint64_t check_corpus(const char *directory)
+{
+	struct naive *all = calloc(text_count + 1, sizeof *all);
+	size_t count = 0, unique = 0, at = 0;
+	for (size_t i = 0; i < text_count; i++)
+		if (texts[i].bytes) {
+			XXH128_hash_t hash = XXH3_128bits(texts[i].data, texts[i].bytes);
+			all[count++] = (struct naive){hash.high64, hash.low64, &texts[i]};
+		}
+	qsort(all, count, sizeof *all, compare_naive);
+	for (size_t i = 0; i < count; i++)
+		if (!unique || compare_naive(&all[unique - 1], &all[i]) != 0)
+			all[unique++] = all[i];
+
+	struct corpus *corpus;
+	if (corpus_open(directory, &corpus) != STATUS_OK)
+		fail_msg("%s", error_message());
+	const struct corpus_info *info = corpus_get_info(corpus);
+	uint64_t shards = info->shard_count;
+	assert_int_equal(info->documents, unique);
+	assert_int_equal(info->input_documents, count);
+	assert_int_equal(info->dropped_duplicates, count - unique);
+	assert_int_equal(info->dropped_empty, text_count - count);
+	for (uint64_t s = 0; s < shards; s++) {
+		size_t first = at;
+		/* key / 2^64 * S, rounded down */
+		while (at < unique && (uint64_t)(((unsigned __int128)all[at].high * shards) >> 64) == s)
+			at++;
+		check_shard(directory, s, all + first, all + at);
+	}
+	assert_int_equal(at, unique);
+	if (corpus_verify(corpus, 1, NULL, NULL) != STATUS_OK)
+		fail_msg("%s", error_message());
+	corpus_close(corpus);
+	free(all);
+	return shards;
+}
+
+/* ---- inputs in every form ---- */
+
+static void add_json(struct image *image, const struct text *text)
+{
+	char escaped[8];
+	add_bytes(image, "{\"id\":1,\"text\":\"", 16);
+	for (size_t i = 0; i < text->bytes; i++) {
+		unsigned char c = (unsigned char)text->data[i];
+		int n = c < 0x20 || c == '"' || c == '\\' ? sprintf(escaped, "\\u%04x", c)
+							  : sprintf(escaped, "%c", c);
+		add_bytes(image, escaped, (size_t)n);
+	}
+	add_bytes(image, "\"}\n", 3);
+}
+
+/* A JSONL file of `count` new texts. */
+static void put_jsonl(const char *name, uint32_t *seed, size_t count)
+{
+	struct image image = {0};
+	for (size_t i = 0; i < count; i++)
+		add_json(&image, make_text(seed, 30000));
+	size_t length = strlen(name);
+	if (strcmp(name + length - 3, ".gz") == 0) {
+		gzFile file = gzopen(in_root(name), "wb");
+		assert_int_equal(gzwrite(file, image.data, (unsigned)image.bytes), image.bytes);
+		assert_int_equal(gzclose(file), Z_OK);
+	} else if (strcmp(name + length - 4, ".zst") == 0) {
+		size_t bound = ZSTD_compressBound(image.bytes);
+		uint8_t *packed = malloc(bound);
+		put_file(name, packed, ZSTD_compress(packed, bound, image.data, image.bytes, 3));
+		free(packed);
+	} else {
+		put_file(name, image.data, image.bytes);
+	}
+	free(image.data);
+}
+
+/* JSONL plain, gzip, zstd; text files, some in a folder. */
+static void make_inputs(uint32_t seed, size_t scale)
+{
+	char name[64];
+	forget_texts();
+	assert_int_equal(directory_remove(in_root("in")), STATUS_OK);
+	assert_int_equal(directory_create(in_root("in/folder")), STATUS_OK);
+	put_jsonl("in/a.jsonl", &seed, 6 * scale);
+	put_jsonl("in/b.json.gz", &seed, 2 * scale);
+	put_jsonl("in/c.jsonl.zst", &seed, 2 * scale);
+	put_jsonl("in/d.jsonl", &seed, scale);
+	for (size_t i = 0; i < scale; i++) {
+		const struct text *text = make_text(&seed, 3000);
+		snprintf(name, sizeof name, "in/folder/%zu.txt", i);
+		put_file(name, text->data, text->bytes);
+	}
+	texts[text_count++] = (struct text){calloc(1, 1), 0};
+	put_text("in/folder/empty", "");
+}
+
+/* ---- running ---- */
+
+/* Nothing here loses power, and most of the time would go to waiting for the disk. */
+static int skip_fsync(int fd)
+{
+	(void)fd;
+	return 0;
+}
+static struct file_operations unsynced;
+
+static const char *inputs[8];
+
+static struct preprocess_config basic(const char *output)
+{
+	inputs[0] = in_root("in");
+	return (struct preprocess_config){
+		.inputs = inputs,
+		.input_count = 1,
+		.output = output,
+		.tokenizer = tokenizer,
+		.text_key = "text",
+		.workers = 2,
+		.memory = 64 << 20,
+		.max_bytes = 1 << 20,
+		.unit_bytes = 50000,
+		.shard_bytes = 100000,
+	};
+}
+
+static struct preprocess_result run(const struct preprocess_config *config)
+{
+	struct preprocess_result result;
+	if (preprocess_run(config, &result) != STATUS_OK)
+		fail_msg("%s", error_message());
+	return result;
+}
+
+static void refuse(const struct preprocess_config *config, enum status status, const char *word)
+{
+	struct preprocess_result result;
+	enum status got = preprocess_run(config, &result);
+	if (got != status || !strstr(error_message(), word))
+		fail_msg("%s \"%s\", not %s saying \"%s\"", error_status_name(got), error_message(),
+			error_status_name(status), word);
+}
+
+/* Two directories hold the same files with the same bytes. */
+static void expect_same(const char *a, const char *b)
+{
+	char **names[2], *paths[2], *data[2];
+	size_t counts[2], bytes[2];
+	assert_int_equal(directory_list(a, &names[0], &counts[0]), STATUS_OK);
+	assert_int_equal(directory_list(b, &names[1], &counts[1]), STATUS_OK);
+	assert_int_equal(counts[0], counts[1]);
+	for (size_t i = 0; i < counts[0]; i++) {
+		assert_string_equal(names[0][i], names[1][i]);
+		for (int j = 0; j < 2; j++) {
+			assert_int_equal(path_join(&paths[j], j ? b : a, names[j][i]), STATUS_OK);
+			data[j] = get_file(paths[j], &bytes[j]);
+		}
+		if (bytes[0] != bytes[1] || memcmp(data[0], data[1], bytes[0]) != 0)
+			fail_msg("%s and %s differ", paths[0], paths[1]);
+		for (int j = 0; j < 2; j++) {
+			free(paths[j]);
+			free(data[j]);
+		}
+	}
+	for (int j = 0; j < 2; j++)
+		directory_list_free(names[j], counts[j]);
+}
+
+static void remove_tree(const char *path)
+{
+	if (directory_remove(path) != STATUS_OK)
+		fail_msg("%s", error_message());
+}
+
+/* ---- tests ---- */
+
+static void equal_to_the_naive_writer(void **state)
+{
+	(void)state;
+	static const struct {
+		int workers;
+		uint64_t memory, unit_bytes, shard_bytes;
+	} ways[] = {{1, 64 << 20, 50000, 100000}, {2, 1 << 20, 1 << 30, 100000}, {5, 1 << 20, 20000, 100000},
+		{3, 4 << 20, 0, 100000}, {2, 1 << 20, 50000, 0}, {1, 1 << 20, 1 << 30, 0}};
+	make_inputs(1, 100);
+	struct preprocess_config config = basic(in_root("reference"));
+	struct preprocess_result result = run(&config);
+	assert_true(check_corpus(config.output) > 2);
+	assert_int_equal(result.input_documents + result.empty, text_count);
+	assert_false(result.resumed);
+	for (size_t i = 0; i < sizeof ways / sizeof *ways; i++) {
+		config = basic(in_root("other"));
+		config.workers = ways[i].workers;
+		config.memory = ways[i].memory;
+		config.unit_bytes = ways[i].unit_bytes;
+		config.shard_bytes = ways[i].shard_bytes;
+		/* The same files, named one by one and backwards. */
+		inputs[0] = in_root("in/folder");
+		inputs[1] = in_root("in/d.jsonl");
+		inputs[2] = in_root("in/c.jsonl.zst");
+		inputs[3] = in_root("in/b.json.gz");
+		inputs[4] = in_root("in/a.jsonl");
+		config.input_count = 5;
+		result = run(&config);
+		if (ways[i].shard_bytes)
+			expect_same(in_root("reference"), config.output);
+		else
+			assert_int_equal(check_corpus(config.output), 1);
+		remove_tree(config.output);
+	}
+	remove_tree(in_root("reference"));
+}
+
+static void separators_cut_documents(void **state)
+{
+	(void)state;
+	uint32_t seed = 4;
+	struct image image = {0};
+	forget_texts();
+	remove_tree(in_root("in"));
+	assert_int_equal(directory_create(in_root("in")), STATUS_OK);
+	for (int i = 0; i < 200; i++) {
+		const struct text *text = make_text(&seed, 3000);
+		if (i)
+			add_bytes(&image, "<|endoftext|>", 13);
+		add_bytes(&image, text->data, text->bytes);
+	}
+	put_file("in/cut.txt", image.data, image.bytes);
+	free(image.data);
+	struct preprocess_config config = basic(in_root("cut"));
+	config.document_separator = "<|endoftext|>";
+	run(&config);
+	check_corpus(config.output);
+	remove_tree(config.output);
+}
+
+static void rejects_are_listed(void **state)
+{
+	(void)state;
+	struct image image = {0};
+	char line[200];
+	forget_texts();
+	remove_tree(in_root("in"));
+	assert_int_equal(directory_create(in_root("in")), STATUS_OK);
+	/* Bad lines in every part of a file that is cut into many, with blank lines and a mark before. */
+	add_bytes(&image, "\xEF\xBB\xBF", 3);
+	struct image expected = {0};
+	for (int i = 1; i <= 900; i++) {
+		if (i % 90 == 7) {
+			add_bytes(&image, "{\"text\":1}\n", 11);
+			int n = snprintf(line, sizeof line,
+				"{\"file\": \"%s/in/b\\\\\\\".jsonl\", \"line\": %d, \"byte\": %zu, "
+				"\"reason\": \"the text is not a string (column 9)\"}\n",
+				root, i, image.bytes - 11);
+			add_bytes(&expected, line, (size_t)n);
+		} else if (i % 90 == 50) {
+			add_bytes(&image, " \t\r\n", 4);
+		} else {
+			int n = sprintf(line, "{\"text\":\"document %d of many\"}\n", i);
+			add_bytes(&image, line, (size_t)n);
+		}
+	}
+	put_file("in/b\\\".jsonl", image.data, image.bytes);
+	put_text("in/a.txt", "this document is longer than the sixty bytes that are allowed here");
+	struct preprocess_config config = basic(in_root("rejects"));
+	config.unit_bytes = 700;
+	config.max_bytes = 60;
+	struct preprocess_result result = run(&config);
+	assert_int_equal(result.rejected, 11);
+	assert_int_equal(result.documents, 880);
+	size_t bytes;
+	char *got = get_file(in_root("rejects/rejects.jsonl"), &bytes);
+	int first = snprintf(line, sizeof line,
+		"{\"file\": \"%s\", \"byte\": 0, \"reason\": \"the document is too long\"}\n",
+		in_root("in/a.txt"));
+	assert_int_equal(bytes, (size_t)first + expected.bytes);
+	assert_memory_equal(got, line, first);
+	assert_memory_equal(got + first, expected.data, expected.bytes);
+	free(got);
+	free(expected.data);
+	free(image.data);
+
+	config.output = in_root("stopped");
+	config.fail_on_bad_line = true;
+	refuse(&config, STATUS_CORRUPT, "a.txt: byte 0: the document is too long");
+	remove_tree(config.output);
+	assert_int_equal(file_remove(in_root("in/a.txt")), STATUS_OK);
+	config.workers = 1;
+	refuse(&config, STATUS_CORRUPT, ".jsonl: line 7 (byte ");
+	/* The line number of a later part is counted from the file's beginning. */
+	remove_tree(in_root("in"));
+	assert_int_equal(directory_create(in_root("in")), STATUS_OK);
+	image = (struct image){0};
+	for (int i = 1; i < 333; i++)
+		add_bytes(&image, "{\"text\":\"x\"}\n", 13);
+	add_bytes(&image, "{}\n", 3);
+	put_file("in/a.jsonl", image.data, image.bytes);
+	free(image.data);
+	for (config.unit_bytes = 100; config.unit_bytes < 140; config.unit_bytes++) {
+		remove_tree(config.output);
+		refuse(&config, STATUS_CORRUPT, "line 333 (byte 4316)");
+	}
+	remove_tree(config.output);
+	remove_tree(in_root("rejects"));
+}
+
+static void long_records_do_not_pile_up(void **state)
+{
+	(void)state;
+	/* max_bytes 1000: lines up to 1 MiB + 6000 bytes are read, longer ones passed over. */
+	size_t bytes = 3 << 20;
+	char *data = malloc(bytes);
+	memset(data, 'a', bytes);
+	memcpy(data, "{\"text\":\"ok\"}\n{\"text\":\"", 24);
+	memcpy(data + bytes - 20, "\"}\n{\"text\":\"fine\"}\n", 20);
+	remove_tree(in_root("in"));
+	assert_int_equal(directory_create(in_root("in")), STATUS_OK);
+	put_file("in/a.jsonl", data, bytes - 1);
+	free(data);
+	struct preprocess_config config = basic(in_root("long"));
+	config.max_bytes = 1000;
+	struct preprocess_result result = run(&config);
+	assert_int_equal(result.documents, 2);
+	assert_int_equal(result.rejected, 1);
+	char *got = get_file(in_root("long/rejects.jsonl"), &bytes);
+	assert_non_null(strstr(got, "\"line\": 2, \"byte\": 14, \"reason\": \"the line is too long\""));
+	free(got);
+	remove_tree(config.output);
+}
+
+static void invalid_utf8(void **state)
+{
+	(void)state;
+	remove_tree(in_root("in"));
+	assert_int_equal(directory_create(in_root("in")), STATUS_OK);
+	forget_texts();
+	put_text("in/a.txt", "one\xFFtwo\xC3");
+	put_text("in/b.jsonl", "{\"text\":\"good\"}\n{\"text\":\"\\ud800 \xE2\x82 bad\"}\n");
+	texts[text_count++] = (struct text){strdup("one\xEF\xBF\xBDtwo\xEF\xBF\xBD"), 12};
+	texts[text_count++] = (struct text){strdup("good"), 4};
+	texts[text_count++] = (struct text){strdup("\xEF\xBF\xBD \xEF\xBF\xBD bad"), 11};
+	struct preprocess_config config = basic(in_root("repaired"));
+	struct preprocess_result result = run(&config);
+	assert_int_equal(result.repaired, 4);
+	check_corpus(config.output);
+	remove_tree(config.output);
+	config.strict = true;
+	config.workers = 1;
+	refuse(&config, STATUS_CORRUPT, "a.txt: byte 3: not valid UTF-8");
+	remove_tree(config.output);
+	assert_int_equal(file_remove(in_root("in/a.txt")), STATUS_OK);
+	refuse(&config, STATUS_CORRUPT, "b.jsonl: line 2 (byte 25): not valid UTF-8");
+	remove_tree(config.output);
+}
+
+/* Stops after so many calls. */
+struct stopper {
+	int calls;
+};
+
+static bool count_down(void *user, const struct preprocess_progress *progress)
+{
+	struct stopper *stopper = user;
+	assert_in_range(progress->pass, 1, 2);
+	return --stopper->calls > 0;
+}
+
+static void goes_on_after_a_stop(void **state)
+{
+	(void)state;
+	uint32_t seed = 77;
+	make_inputs(2, 30);
+	struct preprocess_config config = basic(in_root("reference"));
+	run(&config);
+	check_corpus(config.output);
+	for (int round = 0; round < 12; round++) {
+		struct preprocess_result result = {0};
+		enum status status;
+		int stops = 0;
+		config = basic(in_root("stopped"));
+		struct stopper stopper;
+		config.progress = count_down;
+		config.user = &stopper;
+		do {
+			/* Other workers, other memory each time. */
+			stopper.calls = 2 + (int)below(&seed, 12);
+			config.workers = 1 + (int)below(&seed, 4);
+			config.memory = (1 + below(&seed, 8)) << 20;
+			status = preprocess_run(&config, &result);
+			stops += status == STATUS_INTERRUPTED;
+			if (status != STATUS_OK && status != STATUS_INTERRUPTED)
+				fail_msg("%s", error_message());
+			assert_true(stops < 1000);
+		} while (status != STATUS_OK);
+		assert_true(stops == 0 || result.resumed);
+		expect_same(in_root("reference"), config.output);
+		remove_tree(config.output);
+	}
+	remove_tree(in_root("reference"));
+}
+
+/* Leaves an unfinished run in `config->output`, its first unit done. */
+static void leave_unfinished(struct preprocess_config config, int calls)
+{
+	struct stopper stopper = {calls};
+	struct preprocess_result result;
+	config.progress = count_down;
+	config.user = &stopper;
+	assert_int_equal(preprocess_run(&config, &result), STATUS_INTERRUPTED);
+}
+
+static void note_warning(enum log_level level, const char *line, void *user)
+{
+	(void)level;
+	(void)line;
+	++*(int *)user;
+}
+
+static void damaged_work_is_noticed(void **state)
+{
+	(void)state;
+	make_inputs(3, 10);
+	struct preprocess_config config = basic(in_root("reference"));
+	config.workers = 1;
+	run(&config);
+	config.output = in_root("damaged");
+	const char *unit = in_root("damaged/work/unit-000000");
+	for (int part = 0; part < 2; part++) {
+		size_t bytes;
+		int warnings = 0;
+		leave_unfinished(config, 2);
+		char *data = get_file(unit, &bytes);
+		data[part ? bytes - 60 : 100] ^= 1;
+		put_file("damaged/work/unit-000000", data, bytes);
+		free(data);
+		log_set_sink(note_warning, &warnings);
+		if (part) {
+			/* The index: noticed at once, and made anew. */
+			run(&config);
+			assert_int_equal(warnings, 1);
+		} else {
+			/* A segment: noticed when it is read, with the cure. */
+			refuse(&config, STATUS_CORRUPT, "unit-000000");
+			assert_int_equal(file_remove(unit), STATUS_OK);
+			run(&config);
+		}
+		log_set_sink(NULL, NULL);
+		expect_same(in_root("reference"), config.output);
+		remove_tree(config.output);
+	}
+	remove_tree(in_root("reference"));
+}
+
+static void other_options_and_inputs_are_refused(void **state)
+{
+	(void)state;
+	make_inputs(4, 10);
+	struct preprocess_config config = basic(in_root("reference"));
+	run(&config);
+	refuse(&config, STATUS_USAGE, "already holds a corpus");
+	config.output = in_root("changed");
+	leave_unfinished(config, 2);
+	struct preprocess_config other = config;
+	other.text_key = "body";
+	refuse(&other, STATUS_MISMATCH, "text key is \"text\", not \"body\"");
+	other = config;
+	other.strict = true;
+	refuse(&other, STATUS_MISMATCH, "strict is false, not true");
+	other = config;
+	other.document_separator = "--";
+	refuse(&other, STATUS_MISMATCH, "document separator is null, not \"--\"");
+	other = config;
+	put_text("in/b2.txt", "a new one");
+	refuse(&config, STATUS_MISMATCH, "in/b2.txt was not among its inputs");
+	assert_int_equal(file_remove(in_root("in/b2.txt")), STATUS_OK);
+	assert_int_equal(rename(in_root("in/a.jsonl"), in_root("a.jsonl")), 0);
+	refuse(&config, STATUS_MISMATCH, "in/a.jsonl was among its inputs and is not now");
+	assert_int_equal(rename(in_root("a.jsonl"), in_root("in/a.jsonl")), 0);
+	FILE *file = fopen(in_root("in/d.jsonl"), "ab");
+	assert_int_equal(fputs("\n", file) >= 0 && fclose(file) == 0, 1);
+	refuse(&config, STATUS_MISMATCH, "in/d.jsonl has changed");
+	/* A blank line more is the same documents: the same bytes, once it may begin anew. */
+	config.overwrite = true;
+	struct preprocess_result result = run(&config);
+	assert_false(result.resumed);
+	expect_same(in_root("reference"), config.output);
+	/* An old corpus gives way whole: shards that the new one has not, its rejects. */
+	put_text("changed/00999.bin", "old");
+	put_text("changed/rejects.jsonl", "old");
+	run(&config);
+	expect_same(in_root("reference"), config.output);
+	remove_tree(config.output);
+	remove_tree(in_root("reference"));
+}
+
+static void one_run_at_a_time(void **state)
+{
+	(void)state;
+	make_inputs(5, 2);
+	struct preprocess_config config = basic(in_root("locked"));
+	assert_int_equal(directory_create(config.output), STATUS_OK);
+	int fd = open(in_root("locked/.lock"), O_RDWR | O_CREAT, 0666);
+	assert_int_equal(flock(fd, LOCK_EX), 0);
+	refuse(&config, STATUS_USAGE, "at work on this output");
+	close(fd);
+	run(&config);
+	remove_tree(config.output);
+}
+
+static void nothing_to_read(void **state)
+{
+	(void)state;
+	remove_tree(in_root("in"));
+	assert_int_equal(directory_create(in_root("in")), STATUS_OK);
+	struct preprocess_config config = basic(in_root("nothing"));
+	refuse(&config, STATUS_USAGE, "no files");
+	put_text("in/a.jsonl", "{\"body\":\"x\"}\n");
+	refuse(&config, STATUS_USAGE, "--text-key (now \"text\")");
+	assert_true(file_exists(in_root("nothing/rejects.jsonl")));
+	assert_false(file_exists(in_root("nothing/work")));
+	/* and the right key needs no clearing up */
+	config.text_key = "body";
+	run(&config);
+	assert_false(file_exists(in_root("nothing/rejects.jsonl")));
+	remove_tree(config.output);
+	config = basic(in_root("nothing"));
+	config.workers = 0;
+	refuse(&config, STATUS_USAGE, "workers");
+	config = basic(in_root("nothing"));
+	inputs[0] = in_root("in/missing.jsonl");
+	refuse(&config, STATUS_IO, "missing.jsonl");
+	assert_false(file_exists(in_root("nothing")));
+}
+
+static void use_as_stdin(const char *path)
+{
+	int fd = open(path, O_RDONLY);
+	assert_true(fd >= 0);
+	assert_int_equal(dup2(fd, 0), 0);
+	close(fd);
+}
+
+static void standard_input(void **state)
+{
+	(void)state;
+	uint32_t seed = 8;
+	forget_texts();
+	put_jsonl("stream", &seed, 300);
+	struct preprocess_config config = basic(in_root("stdin"));
+	inputs[0] = "-";
+	config.workers = 1;
+	use_as_stdin(in_root("stream"));
+	/* Once the only unit is there, standard input is not needed. */
+	struct stopper stopper = {2};
+	int stops = 0;
+	struct preprocess_result result;
+	config.progress = count_down;
+	config.user = &stopper;
+	while (preprocess_run(&config, &result) != STATUS_OK) {
+		bool first_pass_done = file_exists(in_root("stdin/work/unit-000000"));
+		use_as_stdin(first_pass_done ? "/dev/null" : in_root("stream"));
+		stopper.calls = 3 + stops++; /* a shard has several ranges, and is begun anew */
+		assert_true(stops < 100);
+	}
+	assert_true(result.resumed);
+	check_corpus(config.output);
+	use_as_stdin("/dev/null");
+	remove_tree(config.output);
+}
+
+/* ---- failures ---- */
+
+static atomic_int calls_left;
+static int fault;
+
+static bool fails(void)
+{
+	if (atomic_fetch_sub(&calls_left, 1) != 1)
+		return false;
+	errno = fault;
+	return true;
+}
+
+static ssize_t failing_read(int fd, void *buffer, size_t bytes)
+{
+	return fails() ? -1 : file_operations_system.read(fd, buffer, bytes);
+}
+
+static ssize_t failing_pread(int fd, void *buffer, size_t bytes, off_t offset)
+{
+	return fails() ? -1 : file_operations_system.pread(fd, buffer, bytes, offset);
+}
+
+static ssize_t failing_write(int fd, const void *buffer, size_t bytes)
+{
+	return fails() ? -1 : file_operations_system.write(fd, buffer, bytes);
+}
+
+static int failing_fsync(int fd)
+{
+	(void)fd;
+	return fails() ? -1 : 0;
+}
+
+static int failing_rename(const char *from, const char *to)
+{
+	return fails() ? -1 : file_operations_system.rename(from, to);
+}
+
+static void survives_failing_calls(void **state)
+{
+	(void)state;
+	make_inputs(6, 2);
+	struct file_operations failing = file_operations_system;
+	failing.read = failing_read;
+	failing.pread = failing_pread;
+	failing.write = failing_write;
+	failing.fsync = failing_fsync;
+	failing.rename = failing_rename;
+	struct preprocess_config config = basic(in_root("reference"));
+	run(&config);
+	config.output = in_root("failing");
+	/* The n-th call fails: an error that says why, and the same command then ends in the same bytes. */
+	enum status status = STATUS_IO;
+	for (int n = 1; status != STATUS_OK; n += n < 40 ? 1 : 3) {
+		struct preprocess_result result;
+		fault = n % 2 ? ENOSPC : EIO;
+		config.workers = 1 + n % 3;
+		atomic_store(&calls_left, n);
+		file_system = &failing;
+		status = preprocess_run(&config, &result);
+		file_system = &unsynced;
+		if (status != STATUS_OK) {
+			assert_int_equal(status, STATUS_IO);
+			assert_non_null(strstr(error_message(), strerror(fault)));
+			assert_false(file_exists(in_root("failing/.lock")));
+			/* A failed fsync of the directory leaves the manifest in its place. */
+			if (!file_exists(in_root("failing/corpus.json")) ||
+				file_exists(in_root("failing/work/job.json")))
+				run(&config);
+		}
+		expect_same(in_root("reference"), config.output);
+		remove_tree(config.output);
+		assert_true(n < 2000);
+	}
+	remove_tree(in_root("reference"));
+}
+
+static void survives_lack_of_memory(void **state)
+{
+	(void)state;
+	make_inputs(7, 2);
+	struct preprocess_config config = basic(in_root("reference"));
+	run(&config);
+	config.output = in_root("starved");
+	enum status status = STATUS_MEMORY;
+	for (int n = 0; status != STATUS_OK; n += 1 + n / 16) {
+		struct preprocess_result result;
+		config.workers = 1 + n % 2;
+		memory_fail_after(n);
+		status = preprocess_run(&config, &result);
+		memory_fail_after(-1);
+		if (status != STATUS_OK) {
+			assert_int_equal(status, STATUS_MEMORY);
+			if (!file_exists(in_root("starved/corpus.json")) ||
+				file_exists(in_root("starved/work/job.json")))
+				run(&config);
+		}
+		expect_same(in_root("reference"), config.output);
+		remove_tree(config.output);
+		assert_true(n < 100000);
+	}
+	remove_tree(in_root("reference"));
+}
+
+static int begin(void **state)
+{
+	(void)state;
+	strcpy(root, "/tmp/ferry-preprocess-XXXXXX");
+	unsynced = file_operations_system;
+	unsynced.fsync = skip_fsync;
+	file_system = &unsynced;
+	return mkdtemp(root) && tokenizer_open_gpt2(&tokenizer) == STATUS_OK ? 0 : -1;
+}
+
+static int end(void **state)
+{
+	(void)state;
+	forget_texts();
+	tokenizer_close(tokenizer);
+	return directory_remove(root) == STATUS_OK ? 0 : -1;
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(equal_to_the_naive_writer),
+		cmocka_unit_test(separators_cut_documents),
+		cmocka_unit_test(rejects_are_listed),
+		cmocka_unit_test(long_records_do_not_pile_up),
+		cmocka_unit_test(invalid_utf8),
+		cmocka_unit_test(goes_on_after_a_stop),
+		cmocka_unit_test(damaged_work_is_noticed),
+		cmocka_unit_test(other_options_and_inputs_are_refused),
+		cmocka_unit_test(one_run_at_a_time),
+		cmocka_unit_test(nothing_to_read),
+		cmocka_unit_test(standard_input),
+		cmocka_unit_test(survives_failing_calls),
+		cmocka_unit_test(survives_lack_of_memory),
+	};
+	return cmocka_run_group_tests(tests, begin, end);
+}
