@@ -6,7 +6,12 @@
 #include <stdint.h>
 #include <cmocka.h>
 
+#include "common/simd.h"
 #include "tests/ops/op_tester.c"
+
+#include <spawn.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 static void formulas(void **state)
 {
@@ -47,9 +52,46 @@ static void fp16(void **state)
 	test_type(DTYPE_F16, 1);
 }
 
+/* The instruction set is chosen once a process: this program again, with a narrower one. */
+static void run_narrower(enum simd_isa isa)
+{
+	char setting[32], path[4096];
+	if (simd_isa_get() <= isa)
+		skip();
+	snprintf(setting, sizeof setting, "FERRY_ISA=%s", simd_isa_name(isa));
+	ssize_t length = readlink("/proc/self/exe", path, sizeof path - 1);
+	assert_true(length > 0);
+	path[length] = 0;
+	char *arguments[] = {path, NULL}, *environment[] = {setting, NULL};
+	pid_t child;
+	int code;
+	assert_int_equal(posix_spawn(&child, path, NULL, NULL, arguments, environment), 0);
+	assert_int_equal(waitpid(child, &code, 0), child);
+	assert_int_equal(code, 0);
+}
+
+static void avx2(void **state)
+{
+	(void)state;
+	run_narrower(SIMD_AVX2);
+}
+
+static void base(void **state)
+{
+	(void)state;
+	run_narrower(SIMD_BASE);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {cmocka_unit_test(formulas), cmocka_unit_test(fp32),
-		cmocka_unit_test(bf16), cmocka_unit_test(fp16)};
-	return cmocka_run_group_tests(tests, NULL, NULL);
+		cmocka_unit_test(bf16), cmocka_unit_test(fp16), cmocka_unit_test(avx2),
+		cmocka_unit_test(base)};
+	const struct CMUnitTest narrowed[] = {
+		cmocka_unit_test(fp32), cmocka_unit_test(bf16), cmocka_unit_test(fp16)};
+	if (!getenv("FERRY_ISA"))
+		return cmocka_run_group_tests(tests, NULL, NULL);
+	if (!freopen("/dev/null", "w", stdout))
+		return 1;
+	return cmocka_run_group_tests(narrowed, NULL, NULL);
 }
