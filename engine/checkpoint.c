@@ -216,7 +216,7 @@ static bool add_schedule(cJSON *o, const struct schedule *s)
 	       json_add_u64(schedule, "decay_iters", s->decay_iters);
 }
 
-static bool add_validation(cJSON *o, const struct checkpoint_state *s)
+static bool add_validation(cJSON *o, const struct overfitting *s)
 {
 	cJSON *v = cJSON_AddObjectToObject(o, "validation");
 	cJSON *t = cJSON_AddObjectToObject(o, "train_loss");
@@ -250,7 +250,7 @@ static cJSON *compose_state(const struct checkpoint_state *s)
 		    json_add_u64(o, "step", s->step) && json_add_u64(o, "updates", s->updates) &&
 		    json_add_u64(o, "skipped", s->skipped) && json_add_u64(o, "tokens", s->tokens) &&
 		    add_data(o, s) && add_loss_scale(o, &s->loss_scale) && add_schedule(o, &s->schedule) &&
-		    add_validation(o, s) && add_circumstances(o, s);
+		    add_validation(o, &s->overfitting) && add_circumstances(o, s);
 	if (fine)
 		return o;
 	cJSON_Delete(o);
@@ -331,7 +331,7 @@ static enum status take_schedule(const char *path, const cJSON *o, struct schedu
 	return status == STATUS_OK ? status : error_context(STATUS_CORRUPT, "%s", path);
 }
 
-static enum status take_validation(const char *path, const cJSON *o, struct checkpoint_state *s)
+static enum status take_validation(const char *path, const cJSON *o, struct overfitting *s)
 {
 	cJSON *v = NULL, *t = NULL;
 	TRY(json_get_object(path, o, "validation", &v));
@@ -359,7 +359,7 @@ static enum status take_state(const char *path, cJSON *o, struct checkpoint_stat
 	TRY(take_data(path, o, s));
 	TRY(take_loss_scale(path, o, &s->loss_scale));
 	TRY(take_schedule(path, o, &s->schedule));
-	TRY(take_validation(path, o, s));
+	TRY(take_validation(path, o, &s->overfitting));
 	TRY(json_get_object(path, o, "made_with", &made));
 	TRY(get_text(path, made, "precision", s->precision, sizeof s->precision));
 	TRY(get_text(path, made, "kernels", s->kernels, sizeof s->kernels));

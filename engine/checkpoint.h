@@ -28,11 +28,11 @@
  * consumed)} "loss_scale" {"dynamic", "scale", "minimum", "window", "hysteresis", "hysteresis_left",
  * "iteration", "last_overflow"}   (loss_scale.h) "schedule"   {"style", "learning_rate", "minimum", "warmup",
  * "decay_iters"}   (schedule.h) "validation" {"evaluations", "best_step", "best_loss", "best_train_loss",
- * "since_best", "warned"} (trainer.h; the last four matter once evaluations > 0) "train_loss" {"smoothed",
- * "weight"}: exponential means (trainer.h) "made_with"  what a bit-exact resume needs alike: {"precision",
- * "kernels", "threads"} "arguments"  an object of the caller's (ferry train: the flags in force), or {}
- *    "files"      {name: {"bytes", "xxh3_128"}} of every other file of the directory
- *    "hash"       XXH3-128 of this object without "hash", printed without white space
+ * "since_best", "warned"} (overfitting.h; the last five matter once evaluations > 0) "train_loss"
+ * {"smoothed", "weight"}: exponential means (overfitting.h) "made_with"  what a bit-exact resume needs alike:
+ * {"precision", "kernels", "threads"} "arguments"  an object of the caller's (ferry train: the flags in
+ * force), or {} "files"      {name: {"bytes", "xxh3_128"}} of every other file of the directory "hash"
+ * XXH3-128 of this object without "hash", printed without white space
  *
  * A run is a directory of checkpoints step-00001000 ..., with `best`, a symbolic link to the one with the
  * lowest validation loss. A checkpoint is written under another name (with ".tmp-" in it), every file
@@ -54,6 +54,7 @@
 #include "common/hash.h"
 #include "engine/loss_scale.h"
 #include "engine/model.h"
+#include "engine/overfitting.h"
 #include "engine/schedule.h"
 
 #include <cjson/cJSON.h>
@@ -67,10 +68,7 @@ struct checkpoint_state {
 	uint64_t seed, window_tokens, ordinal;
 	struct loss_scale loss_scale;
 	struct schedule schedule;
-	uint64_t evaluations, best_step, since_best;
-	double best_loss, best_train_loss;
-	bool warned;
-	double smoothed, smoothed_weight;
+	struct overfitting overfitting;
 	char precision[8]; /* "fp32", "bf16", "fp16" */
 	char kernels[96];
 	uint32_t threads;

@@ -13,9 +13,7 @@
 #include <string.h>
 #include <time.h>
 
-enum { LOADER_THREADS = 1, PATIENCE = 3 };
-#define SMOOTHING         0.98
-#define PATIENCE_FRACTION 0.2
+enum { LOADER_THREADS = 1 };
 
 struct trainer {
 	struct trainer_config config;
@@ -512,14 +510,6 @@ static enum status update(struct trainer *t, struct trainer_step *report)
 	return STATUS_OK;
 }
 
-static void smooth_loss(struct checkpoint_state *s, double loss)
-{
-	if (!isfinite(loss))
-		return;
-	s->smoothed = SMOOTHING * s->smoothed + (1 - SMOOTHING) * loss;
-	s->smoothed_weight = SMOOTHING * s->smoothed_weight + (1 - SMOOTHING);
-}
-
 static void notice_epoch(struct trainer *t, uint64_t epoch)
 {
 	if (epoch > t->epoch)
@@ -545,7 +535,7 @@ static enum status train_step(struct trainer *t)
 	s->step++;
 	s->tokens += gathered.counted;
 	s->ordinal += t->config.global_batch;
-	smooth_loss(s, report.loss);
+	overfitting_add_training(&s->overfitting, report.loss);
 	report.step = s->step;
 	report.updates = s->updates;
 	report.skipped = s->skipped;
@@ -580,31 +570,17 @@ static enum status evaluate_windows(struct trainer *t, struct sampler *sampler, 
 }
 
 /* Records a validation loss; returns true where it is the best yet. */
-static bool judge(struct checkpoint_state *s, double loss)
+static bool judge(struct trainer *t, double loss)
 {
-	double train = s->smoothed_weight > 0 ? s->smoothed / s->smoothed_weight : 0;
-	bool best = s->evaluations == 0 || loss < s->best_loss;
-	s->evaluations++;
-	if (best) {
-		s->best_loss = loss;
-		s->best_step = s->step;
-		s->best_train_loss = train;
-		s->since_best = 0;
-		s->warned = false;
-		return true;
-	}
-	s->since_best++;
-	if (!s->warned && s->since_best >= PATIENCE &&
-		(double)(s->step - s->best_step) >= PATIENCE_FRACTION * (double)s->step &&
-		train < s->best_train_loss) {
-		s->warned = true;
+	struct overfitting *o = &t->state.overfitting;
+	enum overfitting_verdict verdict = overfitting_add_validation(o, t->state.step, loss);
+	if (verdict == OVERFITTING_RISING)
 		log_warn("validation loss has not improved since iteration %" PRIu64
 			 " (%.4f; now %.4f) while training loss fell from %.4f to %.4f: the model has begun "
-			 "to memorize its text. The best checkpoint is kept; more text, or fewer iterations, "
-			 "would help",
-			s->best_step, s->best_loss, loss, s->best_train_loss, train);
-	}
-	return false;
+			 "to memorize its text. %s; more text, or fewer iterations, would help",
+			o->best_step, o->best_loss, loss, o->best_train_loss, overfitting_training_loss(o),
+			t->config.save ? "The best checkpoint is kept" : "Nothing is saved");
+	return verdict == OVERFITTING_BEST;
 }
 
 static enum status validate(struct trainer *t, enum split_part part, bool final, bool *best)
@@ -623,7 +599,7 @@ static enum status validate(struct trainer *t, enum split_part part, bool final,
 	report.loss = sum / (report.counted ? (double)report.counted : 1);
 	report.perplexity = exp(fmin(20, report.loss));
 	if (part == SPLIT_VALID) {
-		report.best = isfinite(report.loss) && judge(&t->state, report.loss);
+		report.best = judge(t, report.loss);
 		*best = report.best;
 		t->validated = true;
 	}

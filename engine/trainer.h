@@ -17,8 +17,7 @@
  * (unless just done) and on the test split. A split too short for a window is left out with a warning, at the
  * start.
  *
- * Rising validation loss: warned of once, when the best validation lies at least 3 evaluations and 20% of all
- * steps back, while the training loss (exponential mean, decay 0.98) is lower now than it was then.
+ * Rising validation loss is warned of (overfitting.h).
  *
  * Checkpoints (save not NULL): every save_interval steps, at the end, when asked to stop or to save, and
  * whenever validation is the best yet (run/best then points there); all but the newest `keep` and the best

@@ -365,9 +365,9 @@ static enum status restore_best(const struct job *job)
 {
 	const struct checkpoint_state *s = job->resuming ? checkpoint_get_state(job->from) : NULL;
 	char name[CHECKPOINT_NAME], *path;
-	if (!s || !s->evaluations || !goes_on_in(job))
+	if (!s || !s->overfitting.evaluations || !goes_on_in(job))
 		return STATUS_OK;
-	snprintf(name, sizeof name, "step-%08" PRIu64, s->best_step);
+	snprintf(name, sizeof name, "step-%08" PRIu64, s->overfitting.best_step);
 	TRY(path_join(&path, job->save, name));
 	bool there = file_exists(path);
 	free(path);
@@ -484,9 +484,9 @@ static void print_end(struct job *job)
 		return;
 	train_log_line(job->log, "%s at iteration %" PRIu64 "; checkpoints in %s",
 		finished ? "finished" : "stopped", s->step, run);
-	if (s->evaluations)
+	if (s->overfitting.evaluations)
 		train_log_line(job->log, "best validation loss %.4f at iteration %" PRIu64 ": %s/best",
-			s->best_loss, s->best_step, run);
+			s->overfitting.best_loss, s->overfitting.best_step, run);
 	if (!finished)
 		train_log_line(job->log, "To go on:\n  ferry train --load %s", run);
 	train_log_line(job->log,
