@@ -189,9 +189,12 @@ format: ## clang-format every source in place
 check-format: ## fail if clang-format would change a source
 	@clang-format --dry-run -Werror $(FORMATTED)
 
-install: $(B)/ferry ## install the program and its man page under PREFIX (/usr/local)
+$(B)/ferry.1: tools/ferry.1 $(B)/ferry VERSION
+	@awk -v ferry=$(B)/ferry -v version=$$(cat VERSION) '/^@[a-z]/ { system(ferry " " substr($$0, 2) " --help-manual"); next } \
+		{ gsub(/@VERSION@/, version); print }' $< >$@.tmp && mv $@.tmp $@
+install: $(B)/ferry $(B)/ferry.1 ## install the program and its man page under PREFIX (/usr/local)
 	install -D -m 755 $(B)/ferry $(DESTDIR)$(PREFIX)/bin/ferry
-	install -D -m 644 tools/ferry.1 $(DESTDIR)$(PREFIX)/share/man/man1/ferry.1
+	install -D -m 644 $(B)/ferry.1 $(DESTDIR)$(PREFIX)/share/man/man1/ferry.1
 clean: ## remove what was built
 	rm -rf $(B)
 help: ## this list

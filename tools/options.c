@@ -312,9 +312,10 @@ static enum status check_required(const struct options *options)
 
 enum status options_parse(struct options *options, int argc, char **argv)
 {
-	options->help = wants_help(argc, argv);
+	bool manual = argc == 2 && strcmp(argv[1], "--help-manual") == 0;
+	options->help = manual || wants_help(argc, argv);
 	if (options->help) {
-		options_print_help(options, stdout);
+		(manual ? options_print_manual : options_print_help)(options, stdout);
 		return STATUS_OK;
 	}
 	bool flags = true;
@@ -390,6 +391,15 @@ static void format_name(const struct option *option, char *text, size_t bytes)
 	snprintf(text, bytes, "%s%s%s", option->name, value ? " " : "", value ? option->metavar : "");
 }
 
+/* The help, with the default. */
+static void format_help(const struct option *option, char *text, size_t bytes)
+{
+	char value[256];
+	format_default(option, value, sizeof value);
+	snprintf(text, bytes, "%s%s%s%s%s", option->help, value[0] ? " (default " : "", value,
+		value[0] ? ")" : "", option->required ? " (required)" : "");
+}
+
 /* Prints text wrapped at HELP_WIDTH; it starts in `column` and goes on in `indent`. */
 static void print_wrapped(FILE *out, const char *text, int column, int indent)
 {
@@ -412,15 +422,13 @@ static void print_wrapped(FILE *out, const char *text, int column, int indent)
 
 static void print_option(const struct option *option, int width, FILE *out)
 {
-	char name[160], value[256], text[1024];
+	char name[160], text[1024];
 	format_name(option, name, sizeof name);
-	format_default(option, value, sizeof value);
-	snprintf(text, sizeof text, "%s%s%s%s%s", option->help, value[0] ? " (default " : "", value,
-		value[0] ? ")" : "", option->required ? " (required)" : "");
-	int column = fprintf(out, "  %-*s  ", width, name);
-	if (column > width + 4) {
-		fprintf(out, "\n%*s", width + 4, "");
-	}
+	format_help(option, text, sizeof text);
+	if ((int)strlen(name) > width)
+		fprintf(out, "  %s\n%*s", name, width + 4, "");
+	else
+		fprintf(out, "  %-*s  ", width, name);
 	print_wrapped(out, text, width + 4, width + 4);
 }
 
@@ -486,4 +494,57 @@ void options_print_help(const struct options *options, FILE *out)
 		fprintf(out, "\n");
 		print_details(out, options->details);
 	}
+}
+
+/* ---- the manual page ---- */
+
+/* Text for troff: hyphens that are hyphens, backslashes that are backslashes, no accidental requests. */
+static void print_roff(FILE *out, const char *text)
+{
+	if (*text == '.' || *text == '\'')
+		fputs("\\&", out);
+	for (; *text; text++) {
+		if (*text == '-' || *text == '\\')
+			fputs(*text == '-' ? "\\-" : "\\e", out);
+		else
+			fputc(*text, out);
+	}
+}
+
+void options_print_manual(const struct options *options, FILE *out)
+{
+	fprintf(out, ".SS ferry %s\n", options->command);
+	print_roff(out, options->summary);
+	fprintf(out, "\n");
+	for (size_t i = 0; i < options->count; i++) {
+		const struct option *option = &options->table[i];
+		if (!option->help)
+			continue;
+		if (option->kind == OPTION_KIND_HEADING) {
+			fprintf(out, ".PP\n%s:\n", option->help);
+			continue;
+		}
+		char name[160], text[1024];
+		format_name(option, name, sizeof name);
+		format_help(option, text, sizeof text);
+		fprintf(out, ".TP\n\\fB");
+		print_roff(out, name);
+		fprintf(out, "\\fR\n");
+		print_roff(out, text);
+		fprintf(out, "\n");
+	}
+	if (!options->details)
+		return;
+	fprintf(out, ".PP\n.nf\n");
+	for (const char *line = options->details; *line;) {
+		int length = (int)strcspn(line, "\n");
+		char text[1024];
+		snprintf(text, sizeof text, "%.*s", length, line);
+		if (length > HELP_WIDTH)
+			fprintf(out, ".fi\n");
+		print_roff(out, text);
+		fprintf(out, length > HELP_WIDTH ? "\n.nf\n" : "\n");
+		line += length + (line[length] == '\n');
+	}
+	fprintf(out, ".fi\n");
 }

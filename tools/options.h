@@ -114,6 +114,8 @@ enum status options_parse(struct options *options, int argc, char **argv) MUST_U
 bool options_given(const struct options *options, const char *name);
 
 void options_print_help(const struct options *options, FILE *out);
+/* The same as a section of the manual page (troff, man macros); `ferry COMMAND --help-manual` prints it. */
+void options_print_manual(const struct options *options, FILE *out);
 
 /* "1.5G" to bytes; false if it is not a size or overflows. */
 bool options_parse_size(const char *text, uint64_t *out);
