@@ -167,6 +167,14 @@ $(foreach layer,$(LAYERS),$(eval $(call unit_rule,$(layer))))
 
 $(addsuffix .o,$(UNIT_TESTS)): | $(B)/config-tests.mk
 
+# Programs of the benchmarks and of the interoperation checks: make build/opt/tests/bench/bench_step
+define program_rule
+$(O)/tests/$(1)/$(2)_%: $(O)/tests/$(1)/$(2)_%.o $$(LIBS_engine)
+	$$(Q)$$(LINK) -o $$@ $$^ $$(LDLIBS_ALL)
+endef
+$(eval $(call program_rule,bench,bench))
+$(eval $(call program_rule,interop,model))
+
 unit: $(UNIT_TESTS) ## build and run the unit tests of MODE
 	@tests/run $(UNIT_TESTS)
 unit-%: ## the unit tests of one layer: make unit-data
