@@ -122,6 +122,16 @@ static uint64_t manifest_root(const struct corpus_shard *entry, enum shard_file 
 	return roots[file];
 }
 
+const char *shard_documents(const struct corpus_shard *entry, char text[SHARD_DOCUMENTS])
+{
+	if (entry->documents)
+		snprintf(text, SHARD_DOCUMENTS, "documents %" PRIu64 "..%" PRIu64, entry->first_document,
+			entry->first_document + entry->documents - 1);
+	else
+		snprintf(text, SHARD_DOCUMENTS, "no documents");
+	return text;
+}
+
 static enum status map_sized(const struct corpus *corpus, const struct corpus_shard *entry,
 	const char *suffix, uint64_t wanted, const uint8_t **data)
 {
@@ -132,15 +142,17 @@ static enum status map_sized(const struct corpus *corpus, const struct corpus_sh
 		return STATUS_OK;
 	file_unmap(*data, bytes);
 	*data = NULL;
+	char documents[SHARD_DOCUMENTS];
 	return error_set(STATUS_CORRUPT,
-		"%s: %zu bytes, but the manifest says %" PRIu64 " (documents %" PRIu64 "..%" PRIu64
-		" of the corpus lie in this shard): it is truncated or of another corpus; " CORPUS_CURE,
-		path, bytes, wanted, entry->first_document, entry->first_document + entry->documents);
+		"%s: %zu bytes, but the manifest says %" PRIu64
+		": it is truncated or of another corpus; its shard "
+		"holds %s; " CORPUS_CURE,
+		path, bytes, wanted, shard_documents(entry, documents));
 }
 
 static enum status check_sum_header(const struct corpus *corpus, const struct shard *shard)
 {
-	char path[SHARD_PATH];
+	char path[SHARD_PATH], documents[SHARD_DOCUMENTS];
 	uint8_t header[SUM_HEADER], end[8];
 	shard_path(corpus, shard->entry, "sum", path);
 	FAIL_IF(!mapped_copy(header, shard->sum, sizeof header) ||
@@ -149,8 +161,9 @@ static enum status check_sum_header(const struct corpus *corpus, const struct sh
 	FAIL_IF(memcmp(header, "FERRYSUM", 8) != 0 || load_le64(header + 8) != 1 ||
 			load_le64(end) != hash64(header, sizeof header),
 		STATUS_CORRUPT,
-		"%s: the header (bytes 0..63) or its checksum (the last 8 bytes) is damaged; " CORPUS_CURE,
-		path);
+		"%s: the header (bytes 0..63) or its checksum (the last 8 bytes) is damaged; it vouches for "
+		"%s; " CORPUS_CURE,
+		path, shard_documents(shard->entry, documents));
 	for (int f = 0; f < SHARD_FILES; f++)
 		FAIL_IF(load_le64(header + 16 + 16 * f) != shard->files[f].bytes ||
 				load_le64(header + 24 + 16 * f) != shard->files[f].root,
@@ -276,9 +289,9 @@ static void text_add_bin(
 	uint64_t from, to;
 	if (shard_document_at(corpus, shard, first, &from) != STATUS_OK ||
 		shard_document_at(corpus, shard, end - 1, &to) != STATUS_OK) {
-		text_add(text, "some of documents %" PRIu64 "..%" PRIu64 " (the index cannot tell which)",
-			shard->entry->first_document,
-			shard->entry->first_document + shard->entry->documents - 1);
+		char documents[SHARD_DOCUMENTS];
+		text_add(text, "some of %s (the index cannot tell which)",
+			shard_documents(shard->entry, documents));
 		return;
 	}
 	text_add(text, "documents %" PRIu64 "..%" PRIu64, shard->entry->first_document + from,
@@ -566,6 +579,7 @@ enum status corpus_document_lengths(struct corpus *corpus, uint64_t first, uint6
 		if (!part)
 			continue;
 		TRY(shard_map(corpus, s, &shard));
+		shard_prefetch(shard, SHARD_IDX, IDX_HEADER + 4 * skip, IDX_HEADER + 4 * (skip + part));
 		TRY(shard_read(corpus, shard, SHARD_IDX, IDX_HEADER + 4 * skip, (size_t)part * 4, lengths));
 		lengths += part;
 		first += part;

@@ -58,6 +58,10 @@ const char *shard_path(const struct corpus *corpus, const struct corpus_shard *e
 	char path[SHARD_PATH]);
 extern const char *const shard_suffixes[SHARD_FILES]; /* "bin", "idx", "key" */
 
+/* "documents 10..19": those of the shard, numbered within the corpus. */
+enum { SHARD_DOCUMENTS = 64 };
+const char *shard_documents(const struct corpus_shard *entry, char text[SHARD_DOCUMENTS]);
+
 /* For hints in messages. */
 #define CORPUS_CURE "restore the file from a copy, or run `ferry preprocess` again"
 

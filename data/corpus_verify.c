@@ -56,7 +56,7 @@ static void report(struct verification *run, uint64_t bytes)
 /* The reader takes the roots from the manifest; here the tops of the trees must be the same. */
 static enum status verify_tops(struct corpus *corpus, const struct shard *shard)
 {
-	char path[SHARD_PATH];
+	char path[SHARD_PATH], documents[SHARD_DOCUMENTS];
 	shard_path(corpus, shard->entry, "sum", path);
 	for (int f = 0; f < SHARD_FILES; f++) {
 		const struct hashed_file *file = &shard->files[f];
@@ -67,10 +67,10 @@ static enum status verify_tops(struct corpus *corpus, const struct shard *shard)
 		FAIL_IF(!mapped_copy(top, at, sizeof top), STATUS_IO, "%s: byte %td cannot be read", path,
 			at - shard->sum);
 		FAIL_IF(load_le64(top) != file->root, STATUS_CORRUPT,
-			"%s: bytes %td..%td, the root of .%s (documents %" PRIu64 "..%" PRIu64
-			"), is not the manifest's; " CORPUS_CURE,
+			"%s: bytes %td..%td, the root of .%s, are not the manifest's; they vouch for "
+			"%s; " CORPUS_CURE,
 			path, at - shard->sum, at - shard->sum + 7, shard_suffixes[f],
-			shard->entry->first_document, shard->entry->first_document + shard->entry->documents);
+			shard_documents(shard->entry, documents));
 	}
 	return STATUS_OK;
 }
@@ -257,6 +257,12 @@ static enum status verify_batch(struct verification *run, struct shard *shard, u
 	const uint64_t documents = shard->entry->documents;
 	uint64_t first = batch * BATCH, end = first + BATCH < documents ? first + BATCH : documents;
 	struct documents *read;
+	shard_prefetch(shard, SHARD_IDX, IDX_HEADER + 4 * first, IDX_HEADER + 4 * end);
+	shard_prefetch(
+		shard, SHARD_IDX, idx_offsets(documents) + 8 * first, idx_offsets(documents) + 8 * end);
+	shard_prefetch(
+		shard, SHARD_IDX, idx_documents(documents) + 8 * first, idx_documents(documents) + 8 * end);
+	shard_prefetch(shard, SHARD_KEY, 8 * first, 8 * end);
 	TRY(memory_alloc((void **)&read, 1, sizeof *read, "verification"));
 	enum status status = STATUS_OK;
 	for (uint64_t at = first; at < end && status == STATUS_OK; at += STRIDE) {

@@ -1,3 +1,4 @@
+#include "common/memory.h"
 #include "data/loader.h"
 #include "tests/unit/data/corpus_fixture.h"
 
@@ -331,6 +332,53 @@ static void impossible_configurations(void **state)
 	fixture_remove(&fixture);
 }
 
+static enum status use_everything(const struct fixture *fixture)
+{
+	struct corpus *corpus;
+	struct split_shares shares = {{8, 1, 1}};
+	struct split_range ranges[SPLIT_PARTS];
+	struct loader *loader;
+	struct loader_batch batch;
+	TRY(corpus_open(fixture->directory, &corpus));
+	enum status status = split_corpus(corpus, &shares, ranges);
+	struct loader_config config = {
+		.corpus = corpus, .global_batch = 4, .micro_batch = 4, .ranks = 1, .threads = 2, .depth = 2};
+	if (status == STATUS_OK)
+		status = sampler_open(&config.sampler, &ranges[SPLIT_TRAIN], SPLIT_TRAIN, 30, 1, true);
+	if (status == STATUS_OK)
+		status = loader_open(&config, &loader);
+	if (status == STATUS_OK) {
+		for (int i = 0; i < 5 && status == STATUS_OK; i++)
+			status = loader_next(loader, &batch);
+		loader_close(loader);
+	}
+	if (status == STATUS_OK)
+		status = corpus_verify(corpus, 2, NULL, NULL);
+	corpus_close(corpus);
+	return status;
+}
+
+/* Each allocation refused in turn: an error, nothing lost (the sanitizer sees to that), and never a crash. */
+static void no_memory(void **state)
+{
+	(void)state;
+	struct fixture fixture;
+	fixture_create(&fixture, 305, 100, 100, 2, false);
+	int refused = 0;
+	for (int calls = 0;; calls++) {
+		memory_fail_after(calls);
+		enum status status = use_everything(&fixture);
+		memory_fail_after(-1);
+		if (status == STATUS_OK)
+			break;
+		refused++;
+		if (status != STATUS_MEMORY)
+			fail_msg("after %d allocations: %s", calls, error_message());
+	}
+	assert_true(refused > 8);
+	fixture_remove(&fixture);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -341,6 +389,7 @@ int main(void)
 		cmocka_unit_test(closes_at_any_time),
 		cmocka_unit_test(batches_live_where_the_caller_says),
 		cmocka_unit_test(impossible_configurations),
+		cmocka_unit_test(no_memory),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
