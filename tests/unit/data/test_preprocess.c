@@ -121,12 +121,15 @@ static int compare_naive(const void *a, const void *b)
 
 struct image {
 	uint8_t *data;
-	size_t bytes;
+	size_t bytes, capacity;
 };
 
 static void add_bytes(struct image *image, const void *data, size_t bytes)
 {
-	image->data = realloc(image->data, image->bytes + bytes + 1);
+	if (image->bytes + bytes > image->capacity || !image->data) {
+		image->capacity = 2 * (image->bytes + bytes) + 64;
+		image->data = realloc(image->data, image->capacity);
+	}
 	memcpy(image->data + image->bytes, data, bytes);
 	image->bytes += bytes;
 }
