@@ -20,20 +20,22 @@ static double uniform(uint64_t *state)
 	return (double)(next_random(state) >> 11) * 0x1p-53;
 }
 
+/* Nearly normal: the sum of four uniform numbers, with mean 0 and variance 1. */
 static double normal(uint64_t *state)
 {
-	return sqrt(-2 * log(uniform(state) + 1e-300)) * cos(6.283185307179586 * uniform(state));
+	uint64_t a = next_random(state), b = next_random(state);
+	double sum = (double)(uint32_t)a + (double)(a >> 32) + (double)(uint32_t)b + (double)(b >> 32);
+	return (sum * 0x1p-32 - 2) * 1.7320508075688772;
 }
 
-/* Round to nearest even with `bits` bits of mantissa (24, 8, 11) and the smallest exponent of the type. */
+/* Round to nearest even with `bits` bits of mantissa (8 or 11) and the smallest exponent of the type. */
 static double round_to(double x, enum dtype type)
 {
 	if (x == 0 || !isfinite(x))
 		return x;
-	int bits = type == DTYPE_F32    ? 24
-		   : type == DTYPE_BF16 ? 8
-					: 11,
-	    lowest = type == DTYPE_F16 ? -14 : -126;
+	if (type == DTYPE_F32)
+		return (double)(float)x;
+	int bits = type == DTYPE_BF16 ? 8 : 11, lowest = type == DTYPE_F16 ? -14 : -126;
 	int exponent = ilogb(x) < lowest ? lowest : ilogb(x);
 	return ldexp(nearbyint(ldexp(x, bits - 1 - exponent)), exponent - bits + 1);
 }
