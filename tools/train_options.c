@@ -429,7 +429,11 @@ static bool is_absent(const struct option *option)
 	case OPTION_KIND_STRING:
 		return !*option->target.string;
 	case OPTION_KIND_U64:
+		if (strcmp(option->name, "--exit-interval") == 0)
+			return *option->target.u64 == 0;
 		return (double)*option->target.u64 < option->least;
+	case OPTION_KIND_DOUBLE:
+		return strcmp(option->name, "--loss-scale") == 0 && *option->target.real == 0;
 	default:
 		return false;
 	}
