@@ -122,13 +122,21 @@ static uint64_t manifest_root(const struct corpus_shard *entry, enum shard_file 
 	return roots[file];
 }
 
+static const char *format_documents(uint64_t first, uint64_t last, char text[SHARD_DOCUMENTS])
+{
+	if (first == last)
+		snprintf(text, SHARD_DOCUMENTS, "document %" PRIu64, first);
+	else
+		snprintf(text, SHARD_DOCUMENTS, "documents %" PRIu64 "..%" PRIu64, first, last);
+	return text;
+}
+
 const char *shard_documents(const struct corpus_shard *entry, char text[SHARD_DOCUMENTS])
 {
 	if (entry->documents)
-		snprintf(text, SHARD_DOCUMENTS, "documents %" PRIu64 "..%" PRIu64, entry->first_document,
-			entry->first_document + entry->documents - 1);
-	else
-		snprintf(text, SHARD_DOCUMENTS, "no documents");
+		return format_documents(
+			entry->first_document, entry->first_document + entry->documents - 1, text);
+	snprintf(text, SHARD_DOCUMENTS, "no documents");
 	return text;
 }
 
@@ -277,9 +285,10 @@ static void text_add_elements(struct text *text, const struct corpus_shard *entr
 		end = stop;
 	if (first >= end)
 		return;
-	text_add(text, "%s%s of documents %" PRIu64 "..%" PRIu64, text->length ? ", " : "", what,
-		entry->first_document + (first - start) / size,
-		entry->first_document + (end - 1 - start) / size);
+	char documents[SHARD_DOCUMENTS];
+	text_add(text, "%s%s of %s", text->length ? ", " : "", what,
+		format_documents(entry->first_document + (first - start) / size,
+			entry->first_document + (end - 1 - start) / size, documents));
 }
 
 /* The documents that bytes [first, end) of .bin hold, if .idx can tell. */
@@ -287,15 +296,16 @@ static void text_add_bin(
 	struct text *text, struct corpus *corpus, struct shard *shard, uint64_t first, uint64_t end)
 {
 	uint64_t from, to;
+	char documents[SHARD_DOCUMENTS];
 	if (shard_document_at(corpus, shard, first, &from) != STATUS_OK ||
 		shard_document_at(corpus, shard, end - 1, &to) != STATUS_OK) {
-		char documents[SHARD_DOCUMENTS];
 		text_add(text, "some of %s (the index cannot tell which)",
 			shard_documents(shard->entry, documents));
 		return;
 	}
-	text_add(text, "documents %" PRIu64 "..%" PRIu64, shard->entry->first_document + from,
-		shard->entry->first_document + to);
+	text_add(text, "%s",
+		format_documents(
+			shard->entry->first_document + from, shard->entry->first_document + to, documents));
 }
 
 static void text_add_documents(struct text *text, struct corpus *corpus, struct shard *shard,

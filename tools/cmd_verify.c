@@ -39,9 +39,10 @@ static enum status verify(struct corpus *corpus, int workers)
 	TRY(check_tokenizer(corpus));
 	char hash[33];
 	hash128_format(info->hash, hash);
-	printf("verified: %s documents, %s tokens, %s shards, corpus %s, in %s\n",
+	printf("verified: %s documents, %s tokens, %s shard%s, corpus %s, in %s\n",
 		human_grouped(info->documents).text, human_grouped(info->tokens).text,
-		human_grouped(info->shard_count).text, hash, human_seconds(seconds).text);
+		human_grouped(info->shard_count).text, info->shard_count == 1 ? "" : "s", hash,
+		human_seconds(seconds).text);
 	return STATUS_OK;
 }
 

@@ -96,7 +96,7 @@ for suffix in bin idx key sum; do
 	run verify "$corpus"
 	test_that "verify: a damaged .$suffix is exit 3" [ $code -eq 3 ]
 	test_that "... and is named" err_has "$file"
-	test_that "... with its documents" err_has "documents "
+	test_that "... with its documents" err_has "document"
 	flip "$file" $offset
 done
 flip "$corpus/corpus.json" 400

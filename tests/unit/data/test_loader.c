@@ -175,7 +175,7 @@ static void damage_comes_in_order(void **state)
 		for (int again = 0; bad < limit && again < 3; again++) {
 			assert_int_equal(loader_next(loader, &batch), STATUS_CORRUPT);
 			assert_non_null(strstr(error_message(), strrchr(path, '/') + 1));
-			assert_non_null(strstr(error_message(), "documents "));
+			assert_non_null(strstr(error_message(), "document"));
 		}
 		loader_close(loader);
 		corpus_close(corpus);
