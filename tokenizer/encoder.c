@@ -8,7 +8,8 @@
 
 /*
  * The word cache: words of at most 15 bytes that came to at most 4 ids, in 32-byte slots, two to a cache
- * line. A new word takes the first place of its line and pushes the old first one to the second.
+ * line. A new word takes the first place of its line and pushes the old first one to the second. What does
+ * not fit there, up to 31 bytes and 23 ids, has a second, smaller cache.
  */
 enum {
 	KEY_BYTES = 16,
@@ -17,6 +18,9 @@ enum {
 	CACHE_LINES = 1 << CACHE_BITS,
 	GROUP = 32, /* words whose slots are fetched ahead */
 	COUNT_SHIFT = 30,
+	WIDE_KEY_BYTES = 32,
+	WIDE_IDS = 23,
+	WIDE_SLOTS = 1 << 13,
 };
 
 /* A word's bytes, zeros, and the length in the last byte, so that no two words share one; all zero: none. */
@@ -33,9 +37,15 @@ struct line {
 	struct slot slots[2];
 };
 
+struct wide_slot {
+	uint8_t key[WIDE_KEY_BYTES]; /* as struct key */
+	uint32_t count, ids[WIDE_IDS];
+};
+
 struct encoder {
 	const struct tokenizer *tokenizer;
-	struct line *cache; /* [CACHE_LINES] */
+	struct line *cache;     /* [CACHE_LINES] */
+	struct wide_slot *wide; /* [WIDE_SLOTS], behind the cache in the same block */
 	uint16_t ends[WORDS_CHUNK];
 };
 
@@ -46,17 +56,19 @@ struct run {
 	uint32_t *out;
 };
 
+#define CACHE_BYTES (CACHE_LINES * sizeof(struct line) + WIDE_SLOTS * sizeof(struct wide_slot))
+
 enum status encoder_open(const struct tokenizer *tokenizer, struct encoder **out)
 {
 	struct encoder *encoder;
 	*out = NULL;
 	TRY(memory_alloc((void **)&encoder, 1, sizeof *encoder, "an encoder"));
-	enum status status = memory_alloc_large(
-		(void **)&encoder->cache, CACHE_LINES * sizeof(struct line), "the word cache");
+	enum status status = memory_alloc_large((void **)&encoder->cache, CACHE_BYTES, "the word cache");
 	if (status != STATUS_OK) {
 		free(encoder);
 		return status;
 	}
+	encoder->wide = (struct wide_slot *)(encoder->cache + CACHE_LINES);
 	encoder->tokenizer = tokenizer;
 	*out = encoder;
 	return STATUS_OK;
@@ -66,7 +78,7 @@ void encoder_close(struct encoder *encoder)
 {
 	if (!encoder)
 		return;
-	memory_free_large(encoder->cache, CACHE_LINES * sizeof(struct line));
+	memory_free_large(encoder->cache, CACHE_BYTES);
 	free(encoder);
 }
 
@@ -93,15 +105,40 @@ static inline size_t key_line(struct key key)
 	return (size_t)(mixed * UINT64_C(0xD6E8FEB86659FD93) >> (64 - CACHE_BITS));
 }
 
-/* A word that is not in the cache. */
-static enum status encode_word(struct run *run, const uint8_t *word, size_t length, size_t *count)
+/* A word that no cache has. */
+static enum status encode_new(
+	struct run *run, const uint8_t *word, size_t length, uint64_t hash, size_t *count)
 {
 	const struct tokenizer *tokenizer = run->encoder->tokenizer;
-	uint32_t id = vocabulary_find(tokenizer, word, length);
+	uint32_t id = vocabulary_find_hashed(tokenizer, hash, word, length);
 	if (id == VOCABULARY_NONE || !tokenizer->whole[id])
 		return vocabulary_merge_word(tokenizer, word, length, run->out, count);
 	run->out[0] = id;
 	*count = 1;
+	return STATUS_OK;
+}
+
+/* A word that is not in the first cache. */
+static enum status encode_word(struct run *run, const uint8_t *word, size_t length, size_t *count)
+{
+	uint64_t hash = hash64(word, length);
+	if (length >= WIDE_KEY_BYTES)
+		return encode_new(run, word, length, hash, count);
+	uint8_t key[WIDE_KEY_BYTES] = {0};
+	struct wide_slot *slot = &run->encoder->wide[hash >> 32 & (WIDE_SLOTS - 1)];
+	memcpy(key, word, length);
+	key[WIDE_KEY_BYTES - 1] = (uint8_t)length;
+	if (memcmp(slot->key, key, sizeof key) == 0) {
+		memcpy(run->out, slot->ids, slot->count * sizeof *slot->ids);
+		*count = slot->count;
+		return STATUS_OK;
+	}
+	TRY(encode_new(run, word, length, hash, count));
+	if (*count <= WIDE_IDS && (length >= KEY_BYTES || *count > SLOT_IDS)) {
+		memcpy(slot->key, key, sizeof key);
+		memcpy(slot->ids, run->out, *count * sizeof *slot->ids);
+		slot->count = (uint32_t)*count;
+	}
 	return STATUS_OK;
 }
 

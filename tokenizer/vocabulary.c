@@ -18,9 +18,10 @@ extern const char vocab_gpt2_begin[], vocab_gpt2_end[];
 
 /* ---- looking up ---- */
 
-static size_t index_slot(const struct tokenizer *tokenizer, const uint8_t *bytes, size_t length)
+static size_t index_slot(
+	const struct tokenizer *tokenizer, uint64_t hash, const uint8_t *bytes, size_t length)
 {
-	size_t at = hash64(bytes, length) & tokenizer->index_mask;
+	size_t at = hash & tokenizer->index_mask;
 	for (uint32_t entry; (entry = tokenizer->index[at]) != 0; at = (at + 1) & tokenizer->index_mask) {
 		uint32_t start = tokenizer->offsets[entry - 1];
 		if (tokenizer->offsets[entry] - start == length &&
@@ -30,10 +31,16 @@ static size_t index_slot(const struct tokenizer *tokenizer, const uint8_t *bytes
 	return at;
 }
 
+uint32_t vocabulary_find_hashed(
+	const struct tokenizer *tokenizer, uint64_t hash, const uint8_t *bytes, size_t length)
+{
+	uint32_t entry = tokenizer->index[index_slot(tokenizer, hash, bytes, length)];
+	return entry ? entry - 1 : (uint32_t)VOCABULARY_NONE;
+}
+
 uint32_t vocabulary_find(const struct tokenizer *tokenizer, const uint8_t *bytes, size_t length)
 {
-	uint32_t entry = tokenizer->index[index_slot(tokenizer, bytes, length)];
-	return entry ? entry - 1 : (uint32_t)VOCABULARY_NONE;
+	return vocabulary_find_hashed(tokenizer, hash64(bytes, length), bytes, length);
 }
 
 enum status vocabulary_merge_word(
@@ -124,8 +131,9 @@ static void token_append(struct tokenizer *tokenizer, size_t length)
 
 static void token_index(struct tokenizer *tokenizer, uint32_t id)
 {
-	uint32_t start = tokenizer->offsets[id], length = tokenizer->offsets[id + 1] - start;
-	tokenizer->index[index_slot(tokenizer, tokenizer->bytes + start, length)] = id + 1;
+	const uint8_t *bytes = tokenizer->bytes + tokenizer->offsets[id];
+	size_t length = tokenizer->offsets[id + 1] - tokenizer->offsets[id];
+	tokenizer->index[index_slot(tokenizer, hash64(bytes, length), bytes, length)] = id + 1;
 }
 
 /* Each merge's token gets the next id, unless an earlier merge made the same. */
