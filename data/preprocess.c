@@ -290,14 +290,13 @@ static enum status name_changed_input(
 		job->work, path, what, job->work);
 }
 
-static enum status compare_inputs(const struct preprocess_job *job, const struct journal *journal)
+/* The inputs differ, as their hash says: an error that names the first. */
+static enum status refuse_inputs(const struct preprocess_job *job, const struct journal *journal)
 {
 	char *old;
 	size_t bytes;
 	TRY(file_read_all(journal->inputs_path, LARGEST_INPUT_LIST, &old, &bytes));
-	enum status status = STATUS_OK;
-	if (bytes != journal->inputs_bytes || (bytes && memcmp(old, journal->inputs, bytes) != 0))
-		status = name_changed_input(job, old, bytes, journal);
+	enum status status = name_changed_input(job, old, bytes, journal);
 	free(old);
 	return status;
 }
@@ -309,7 +308,8 @@ static void print_value(const cJSON *value, char text[64])
 		snprintf(text, 64, "another");
 }
 
-/* STATUS_MISMATCH naming the first option that differs. */
+/* STATUS_MISMATCH naming the first option or input that differs. job.json alone decides: its hash of the
+ * inputs still tells when the list of them has been removed already (remove_work). */
 static enum status compare_options(
 	const struct preprocess_job *job, const struct journal *journal, cJSON *old)
 {
@@ -319,6 +319,8 @@ static enum status compare_options(
 		char now_text[64], then_text[64];
 		if (cJSON_Compare(now, then, true))
 			continue;
+		if (strcmp(now->string, "inputs") == 0)
+			return refuse_inputs(job, journal);
 		print_value(now, now_text);
 		print_value(then, then_text);
 		return error_set(STATUS_MISMATCH,
@@ -337,9 +339,7 @@ static enum status journal_compare(const struct preprocess_job *job, const struc
 	enum status status = json_read_file(journal->job_path, &old);
 	if (status != STATUS_OK)
 		return status;
-	status = compare_inputs(job, journal);
-	if (status == STATUS_OK)
-		status = compare_options(job, journal, old);
+	status = compare_options(job, journal, old);
 	cJSON_Delete(old);
 	return status;
 }
@@ -427,7 +427,7 @@ static enum status remove_corpus(const struct preprocess_job *job)
 	return remove_in(output, "merges.txt");
 }
 
-/* The journal last: what is left of an interrupted removal still says what it is. */
+/* job.json last: what is left of an interrupted removal still says what it is. */
 static enum status remove_work(const struct preprocess_job *job)
 {
 	char **names;
@@ -435,7 +435,7 @@ static enum status remove_work(const struct preprocess_job *job)
 	TRY(directory_list(job->work, &names, &count));
 	enum status status = STATUS_OK;
 	for (size_t i = 0; i < count && status == STATUS_OK; i++)
-		if (strcmp(names[i], "job.json") != 0 && strcmp(names[i], "inputs") != 0)
+		if (strcmp(names[i], "job.json") != 0)
 			status = remove_in(job->work, names[i]);
 	directory_list_free(names, count);
 	return status == STATUS_OK ? directory_remove(job->work) : status;
