@@ -1,0 +1,111 @@
+/*
+ * bench_tokenizer FILE...: megabytes a second of one thread on each file's text: repair, splitting into
+ * words, encoding with an empty cache, and with the cache as the same text left it. The best of several
+ * rounds, in processor time, so that a busy machine disturbs less.
+ */
+#include "common/file.h"
+#include "common/memory.h"
+#include "tokenizer/tokenizer.h"
+#include "tokenizer/utf8.h"
+#include "tokenizer/words.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <time.h>
+
+enum { ROUNDS = 5 };
+
+static double seconds(void)
+{
+	struct timespec now;
+	clock_gettime(CLOCK_THREAD_CPUTIME_ID, &now);
+	return (double)now.tv_sec + (double)now.tv_nsec * 1e-9;
+}
+
+struct best {
+	double repair, split, cold, warm; /* seconds */
+};
+
+static void keep(double *best, double started)
+{
+	double took = seconds() - started;
+	if (*best == 0 || took < *best)
+		*best = took;
+}
+
+static size_t split(const char *text, size_t bytes)
+{
+	static uint16_t ends[WORDS_CHUNK];
+	size_t words = 0, count;
+	for (size_t at = 0; at < bytes; words += count ? count : 1)
+		at += words_find((const uint8_t *)text + at, bytes - at, ends, &count);
+	return words;
+}
+
+static enum status measure_round(const struct tokenizer *tokenizer, const char *text, size_t bytes,
+	uint32_t *ids, size_t *count, struct best *best)
+{
+	struct encoder *encoder;
+	TRY(encoder_open(tokenizer, &encoder));
+	enum status status = STATUS_OK;
+	for (int warm = 0; warm < 2 && status == STATUS_OK; warm++) {
+		double started = seconds();
+		status = encoder_encode(encoder, text, bytes, ids, count);
+		keep(warm ? &best->warm : &best->cold, started);
+	}
+	encoder_close(encoder);
+	return status;
+}
+
+static enum status measure_text(const struct tokenizer *tokenizer, const char *path, const char *raw,
+	size_t raw_bytes, char *text, uint32_t *ids)
+{
+	struct best best = {0};
+	size_t bytes = 0, words = 0, count = 0;
+	for (int round = 0; round < ROUNDS; round++) {
+		uint64_t replaced;
+		double started = seconds();
+		bytes = utf8_repair(raw, raw_bytes, text, &replaced);
+		keep(&best.repair, started);
+		started = seconds();
+		words = split(text, bytes);
+		keep(&best.split, started);
+		TRY(measure_round(tokenizer, text, bytes, ids, &count, &best));
+	}
+	double megabytes = (double)bytes / 1e6;
+	printf("%10.1f %8.2f %8.2f %8.0f %8.0f %8.0f %8.0f  %s\n", megabytes, (double)bytes / (double)words,
+		(double)bytes / (double)count, megabytes / best.repair, megabytes / best.split,
+		megabytes / best.cold, megabytes / best.warm, path);
+	return STATUS_OK;
+}
+
+static enum status measure_file(const struct tokenizer *tokenizer, const char *path)
+{
+	char *raw, *text = NULL;
+	uint32_t *ids = NULL;
+	size_t bytes;
+	TRY(file_read_all(path, (size_t)1 << 30, &raw, &bytes));
+	enum status status = memory_alloc((void **)&text, UTF8_REPAIR_LIMIT(bytes), 1, "the text");
+	if (status == STATUS_OK)
+		status = memory_alloc((void **)&ids, UTF8_REPAIR_LIMIT(bytes), sizeof *ids, "the ids");
+	if (status == STATUS_OK && bytes)
+		status = measure_text(tokenizer, path, raw, bytes, text, ids);
+	free(ids);
+	free(text);
+	free(raw);
+	return status;
+}
+
+int main(int argc, char **argv)
+{
+	struct tokenizer *tokenizer;
+	enum status status = tokenizer_open_gpt2(&tokenizer);
+	printf("%10s %8s %8s %8s %8s %8s %8s\n", "MB", "B/word", "B/token", "repair", "split", "cold",
+		"warm MB/s");
+	for (int i = 1; i < argc && status == STATUS_OK; i++)
+		status = measure_file(tokenizer, argv[i]);
+	if (status != STATUS_OK)
+		fprintf(stderr, "bench_tokenizer: %s\n", error_message());
+	tokenizer_close(tokenizer);
+	return error_exit_code(status);
+}
