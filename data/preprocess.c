@@ -22,6 +22,7 @@
 #define LARGEST_DOCUMENT   (UINT64_C(1) << 30)
 #define SMALLEST_MEMORY    MEBI
 #define BUCKET_INPUT       (64 * MEBI) /* input bytes that a bucket is meant for */
+#define LEAST_UNIT_BYTES   (4 * MEBI)  /* a unit costs two fsyncs */
 #define MOST_UNIT_BYTES    (64 * MEBI)
 #define LARGEST_INPUT_LIST (UINT64_C(1) << 36)
 
@@ -156,8 +157,8 @@ static enum status plan_job(struct preprocess_job *job)
 	job->unit_bytes = job->config->unit_bytes;
 	if (!job->unit_bytes) {
 		job->unit_bytes = total / 64;
-		if (job->unit_bytes < MEBI)
-			job->unit_bytes = MEBI;
+		if (job->unit_bytes < LEAST_UNIT_BYTES)
+			job->unit_bytes = LEAST_UNIT_BYTES;
 		if (job->unit_bytes > MOST_UNIT_BYTES)
 			job->unit_bytes = MOST_UNIT_BYTES;
 	}

@@ -51,7 +51,7 @@ while [ $done_kills -lt "$kills" ]; do
 	"$ferry" preprocess "$dir/in" --output "$dir/out" --workers $((RANDOM % 4 + 1)) --memory $((RANDOM % 64 + 1))M \
 		2>"$dir/err" >/dev/null &
 	pid=$!
-	delay=$((RANDOM % (span + span / 4 + 10)))
+	delay=$((RANDOM % (span / (1 + RANDOM % 5) + 10)))
 	sleep "$(printf '%d.%03d' $((delay / 1000)) $((delay % 1000)))"
 	if kill -9 $pid 2>/dev/null; then
 		wait $pid 2>/dev/null
@@ -62,7 +62,7 @@ while [ $done_kills -lt "$kills" ]; do
 	fi
 	if [ $code -eq 137 ]; then
 		done_kills=$((done_kills + 1))
-		ls "$dir"/out/work/shard-*.json "$dir"/out/0*.tmp-* >/dev/null 2>&1 && in_second=$((in_second + 1))
+		[ -z "$(compgen -G "$dir/out/0*")" ] || in_second=$((in_second + 1))
 		# Killed between its last act and its end: the corpus is there, and nothing is left to do.
 		[ ! -e "$dir/out/corpus.json" ] || [ -e "$dir/out/work/job.json" ] || {
 			rm -rf "$dir/out/.lock" "$dir/out/work"
