@@ -24,9 +24,19 @@ static float span_exp(float *x, float max, int n)
 	return sum;
 }
 
-/* The loss of one row of logits, which become their gradient (in the activations' type, at the row's start).
- */
-static float classify_row(float *row, int target, int V, int VP, float scale, enum dtype act, bool backward)
+/* Rounds a row to halves at `to`, which is the row's own start or lies in front of it. */
+static void round_row(uint16_t *to, enum dtype act, const float *row, int n)
+{
+	float buffer[256];
+	for (int i = 0; i < n; i += 256) {
+		int some = n - i < 256 ? n - i : 256;
+		memcpy(buffer, row + i, (size_t)some * sizeof *row);
+		span_from_f32(to + i, act, buffer, some);
+	}
+}
+
+/* The loss of one row of logits, which become their gradient. */
+static float classify_row(float *row, int target, int V, int VP, float scale, bool backward)
 {
 	float loss = 0, factor = 0;
 	if (target >= 0) {
@@ -47,13 +57,43 @@ static float classify_row(float *row, int target, int V, int VP, float scale, en
 	} else {
 		memset(row, 0, (size_t)VP * sizeof *row);
 	}
-	for (int i = 0; act != DTYPE_F32 && i < VP; i += 256) { /* the half row trails the f32 row */
-		float buffer[256];
-		int n = VP - i < 256 ? VP - i : 256;
-		memcpy(buffer, row + i, (size_t)n * sizeof *row);
-		span_from_f32((uint16_t *)row + i, act, buffer, n);
-	}
 	return loss;
+}
+
+struct chunk {
+	float *logits; /* [rows][VP] */
+	float *loss;
+	const int32_t *targets;
+	int rows, V, VP;
+	float scale;
+	enum dtype act;
+	bool backward;
+};
+
+/*
+ * Rows from..end-1. Gradients in halves are laid down closely, [rows][VP] from the start of the logits
+ * (products are much slower on rows with gaps): row r takes the place of row r/2, which must be done by then.
+ */
+static void classify_rows(const struct chunk *x, int from, int end, int threads)
+{
+	(void)threads;
+#pragma omp parallel for num_threads(threads) schedule(static)
+	for (int r = from; r < end; r++) {
+		float *row = x->logits + (size_t)r * x->VP;
+		x->loss[r] = classify_row(row, x->targets[r], x->V, x->VP, x->scale, x->backward);
+		if (x->backward && x->act != DTYPE_F32)
+			round_row((uint16_t *)x->logits + (size_t)r * x->VP, x->act, row, x->VP);
+	}
+}
+
+static void classify_chunk(const struct chunk *x, int threads)
+{
+	if (!x->backward || x->act == DTYPE_F32) {
+		classify_rows(x, 0, x->rows, threads);
+		return;
+	}
+	for (int from = 0, end = 1; from < x->rows; from = end, end = 2 * end < x->rows ? 2 * end : x->rows)
+		classify_rows(x, from, end, threads);
 }
 
 void SIMD(cpu_classifier)(struct kernels *k, struct stream *s, float *loss, void *dx, void *dwte,
@@ -66,7 +106,6 @@ void SIMD(cpu_classifier)(struct kernels *k, struct stream *s, float *loss, void
 	float *logits = cpu_scratch_get(k, CPU_SCRATCH_OPERATION, (size_t)chunk * VP * sizeof *logits);
 	if (!logits || (dwte && !cpu_gradients_are_f32(k)))
 		return;
-	int64_t d_ld = act == DTYPE_F32 ? VP : 2 * (int64_t)VP;
 	for (int from = 0; from < R; from += chunk) {
 		int rows = R - from < chunk ? R - from : chunk;
 		const void *x_rows = element_at(x, act, (size_t)from * C);
@@ -84,17 +123,16 @@ void SIMD(cpu_classifier)(struct kernels *k, struct stream *s, float *loss, void
 			.out = DTYPE_F32,
 			.weight = true};
 		gemm_run(k, &head);
-#pragma omp parallel for num_threads(cpu_of(k)->threads) schedule(static)
-		for (int r = 0; r < rows; r++)
-			loss[from + r] = classify_row(
-				logits + (size_t)r * VP, targets[from + r], V, VP, scale, act, dx != NULL);
+		struct chunk part = {
+			logits, loss + from, targets + from, rows, V, VP, scale, act, dx != NULL};
+		classify_chunk(&part, cpu_of(k)->threads);
 		if (!dx)
 			continue;
 		struct gemm_product input = {.m = rows,
 			.n = C,
 			.k = VP,
 			.a = logits,
-			.lda = d_ld,
+			.lda = VP,
 			.b = wte,
 			.ldb = C,
 			.c = (char *)dx + (size_t)from * C * dtype_bytes(act),
@@ -107,7 +145,7 @@ void SIMD(cpu_classifier)(struct kernels *k, struct stream *s, float *loss, void
 			.n = C,
 			.k = rows,
 			.a = logits,
-			.lda = d_ld,
+			.lda = VP,
 			.a_transposed = true,
 			.b = x_rows,
 			.ldb = C,
