@@ -40,7 +40,8 @@ void tokenizer_close(struct tokenizer *tokenizer);
 
 uint32_t tokenizer_vocabulary(const struct tokenizer *tokenizer); /* number of ids, EOD included */
 uint32_t tokenizer_eod(const struct tokenizer *tokenizer);        /* end-of-document id */
-const char *tokenizer_name(const struct tokenizer *tokenizer); /* "GPT2BPETokenizer" for the built-in one */
+/* "GPT2BPETokenizer" for GPT-2's own, built in or read from files; "ByteLevelBPETokenizer" for any other. */
+const char *tokenizer_name(const struct tokenizer *tokenizer);
 
 /* Identity: XXH3-128 of every id's bytes, the merges in order, and the Unicode version. Same ids <=> same
  * hash. */
@@ -77,7 +78,8 @@ void encoder_close(struct encoder *encoder);
 
 /*
  * Ids of one text. `ids` must have room for `bytes` ids (no text has more ids than bytes). The text is read
- * to exactly `bytes`, NUL bytes included. Fails only for lack of memory (words longer than the scratch).
+ * to exactly `bytes`, NUL bytes included. Fails only for lack of memory (a word of
+ * more than 48 bytes takes 32 bytes of scratch for each) and for one word of 4 GiB.
  * Time: linear in `bytes` for text, n log n for one word of n bytes.
  */
 enum status encoder_encode(struct encoder *encoder, const char *text, size_t bytes,
