@@ -280,6 +280,16 @@ static enum status compose_config(struct job *job)
 
 /* ---- the run's directory ---- */
 
+static bool is_run(const char *path)
+{
+	char *config;
+	if (path_join(&config, path, "config.json") != STATUS_OK)
+		return false;
+	bool run = !file_exists(config);
+	free(config);
+	return run;
+}
+
 /* Where a resumed run goes on: the directory that its checkpoint lies in. */
 static enum status choose_save(struct job *job)
 {
@@ -289,7 +299,9 @@ static enum status choose_save(struct job *job)
 	bool given = train_options_typed(&job->options, "--save");
 	if (given && strcmp(wanted, "none") == 0)
 		return STATUS_OK;
-	if (job->resuming && !given && slash && strncmp(slash, "/step-", 6) == 0)
+	if (job->resuming && !given && is_run(job->options.settings.load))
+		job->save = strdup(job->options.settings.load);
+	else if (job->resuming && !given && slash && strncmp(slash, "/step-", 6) == 0)
 		job->save = strndup(path, (size_t)(slash - path));
 	else
 		job->save = strdup(wanted);
@@ -322,16 +334,6 @@ static bool goes_on_in(const struct job *job)
 	bool inside = run && strncmp(path, run, length) == 0 && strncmp(path + length, "/step-", 6) == 0;
 	free(run);
 	return inside;
-}
-
-static bool is_run(const char *path)
-{
-	char *config;
-	if (path_join(&config, path, "config.json") != STATUS_OK)
-		return false;
-	bool run = !file_exists(config);
-	free(config);
-	return run;
 }
 
 /* A run's checkpoints are never overwritten unasked. */

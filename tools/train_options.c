@@ -410,8 +410,8 @@ static void value_text(const struct option *option, char *text, size_t room)
 
 static bool is_recorded(const struct option *option)
 {
-	static const char *const not [] = {"--load", "--finetune", "--overwrite", "--preset", "--model",
-		"--save", "--threads", "--exit-interval"};
+	static const char *const not [] = {
+		"--load", "--finetune", "--overwrite", "--preset", "--model", "--save", "--exit-interval"};
 	if (option->kind == OPTION_KIND_HEADING || !option->help)
 		return false;
 	for (size_t i = 0; i < sizeof not / sizeof *not ; i++)
