@@ -339,7 +339,7 @@ static enum status journal_compare(const struct preprocess_job *job, const struc
 	cJSON *old;
 	enum status status = json_read_file(journal->job_path, &old);
 	if (status != STATUS_OK)
-		return status;
+		return error_context(status, "an unfinished run cannot go on (--overwrite begins anew)");
 	status = compare_options(job, journal, old);
 	cJSON_Delete(old);
 	return status;

@@ -28,6 +28,7 @@
 
 static char root[64];
 static struct tokenizer *tokenizer;
+static bool wide; /* its corpora are i32 */
 
 /* The path of a name; kept for good, one of each. */
 static const char *in_root(const char *name)
@@ -154,27 +155,27 @@ static void check_shard(
 	struct encoder *encoder;
 	uint64_t number = 1, count = (uint64_t)(last - first), offset = 0;
 	uint32_t *lengths = calloc(count + 1, 4);
+	size_t item = wide ? 4 : 2;
 	assert_int_equal(encoder_open(tokenizer, &encoder), STATUS_OK);
 	for (uint64_t i = 0; i < count; i++) {
 		const struct text *text = first[i].text;
 		uint32_t *ids = malloc(text->bytes * 4);
 		size_t n;
 		assert_int_equal(encoder_encode(encoder, text->data, text->bytes, ids, &n), STATUS_OK);
-		for (size_t j = 0; j < n; j++)
-			add_bytes(&bin, &(uint16_t){(uint16_t)ids[j]}, 2);
-		add_bytes(&bin, &(uint16_t){50256}, 2);
+		for (size_t j = 0; j <= n; j++)
+			add_bytes(&bin, &(uint32_t){j < n ? ids[j] : tokenizer_eod(tokenizer)}, item);
 		add_bytes(&key, &first[i].high, 8);
 		lengths[i] = (uint32_t)n + 1;
 		free(ids);
 	}
 	add_bytes(&idx, "MMIDIDX\0\0", 9);
 	add_bytes(&idx, &number, 8);
-	add_bytes(&idx, &(uint8_t){8}, 1);
+	add_bytes(&idx, &(uint8_t){wide ? 4 : 8}, 1);
 	add_bytes(&idx, &count, 8);
 	number = count + 1;
 	add_bytes(&idx, &number, 8);
 	add_bytes(&idx, lengths, count * 4);
-	for (uint64_t i = 0; i < count; offset += lengths[i++] * 2)
+	for (uint64_t i = 0; i < count; offset += lengths[i++] * item)
 		add_bytes(&idx, &offset, 8);
 	for (number = 0; number <= count; number++)
 		add_bytes(&idx, &number, 8);
@@ -418,6 +419,58 @@ static void separators_cut_documents(void **state)
 	run(&config);
 	check_corpus(config.output);
 	remove_tree(config.output);
+}
+
+/* GPT-2's printable stand-in of a byte, as UTF-8. */
+static const char *stand_in(int byte)
+{
+	static char texts_of[256][4];
+	int next = 256;
+	for (int b = 0; b < 256; b++) {
+		bool printable = (b > 32 && b < 127) || (b > 160 && b != 173);
+		int c = printable ? b : next++;
+		if (c < 128)
+			snprintf(texts_of[b], 4, "%c", c);
+		else
+			snprintf(texts_of[b], 4, "%c%c", 0xC0 | c >> 6, 0x80 | (c & 63));
+	}
+	return texts_of[byte];
+}
+
+static void large_vocabularies_are_i32(void **state)
+{
+	(void)state;
+	/* Every pair of bytes is a token: 256 + 65536 + EOD ids. */
+	struct image merges = {0};
+	struct tokenizer *gpt2 = tokenizer;
+	for (int a = 0; a < 256; a++)
+		for (int b = 0; b < 256; b++) {
+			char line[16], left[4];
+			snprintf(left, sizeof left, "%s", stand_in(a));
+			int n = snprintf(line, sizeof line, "%s %s\n", left, stand_in(b));
+			add_bytes(&merges, line, (size_t)n);
+		}
+	put_file("merges", merges.data, merges.bytes);
+	free(merges.data);
+	if (tokenizer_open_files(in_root("merges"), NULL, &tokenizer) != STATUS_OK)
+		fail_msg("%s", error_message());
+	assert_int_equal(tokenizer_vocabulary(tokenizer), 65793);
+	wide = true;
+	make_inputs(9, 20);
+	struct preprocess_config config = basic(in_root("wide"));
+	run(&config);
+	assert_true(check_corpus(config.output) > 1);
+	/* The vocabulary is in the corpus, and is the same when it is read from there. */
+	struct tokenizer *again;
+	if (tokenizer_open_directory(config.output, &again) != STATUS_OK)
+		fail_msg("%s", error_message());
+	struct hash128 a = tokenizer_hash(tokenizer), b = tokenizer_hash(again);
+	assert_int_equal(hash128_compare(a, b), 0);
+	tokenizer_close(again);
+	remove_tree(config.output);
+	tokenizer_close(tokenizer);
+	tokenizer = gpt2;
+	wide = false;
 }
 
 static void rejects_are_listed(void **state)
@@ -882,6 +935,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(equal_to_the_naive_writer),
 		cmocka_unit_test(separators_cut_documents),
+		cmocka_unit_test(large_vocabularies_are_i32),
 		cmocka_unit_test(rejects_are_listed),
 		cmocka_unit_test(long_records_do_not_pile_up),
 		cmocka_unit_test(invalid_utf8),
