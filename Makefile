@@ -181,13 +181,20 @@ unit-%: ## the unit tests of one layer: make unit-data
 	@$(MAKE) --no-print-directory unit-of LAYER=$*
 unit-of: $(call unit_tests,$(LAYER))
 	@tests/run $^
-.PHONY: all unit unit-of test compile demo bench install clean help format check-format
+.PHONY: all unit unit-of test compile demo bench interop install clean help format check-format
 
 test: $(B)/config-tests.mk ## every test: unit (plain, sanitized), command line, format, layers
 	@B=$(B) tests/all
+compile: ## every object, without linking: for another compiler's warnings
 compile: $(foreach layer,$(LAYERS),$(OBJECTS_$(layer))) $(O)/tools/ferry.o $(addsuffix .o,$(UNIT_TESTS))
 demo: $(B)/ferry ## text in, a trained GPT-2 out, on this machine, in minutes (TEXT=folder uses your own)
 	@B=$(B) tests/demo "$(TEXT)"
+
+# PYTHON=... names a Python that has PyTorch (bench), or all the peers (interop; otherwise they come into build/venv).
+bench: $(B)/ferry $(B)/opt/tests/bench/bench_step ## training steps beside PyTorch's, in turns; PYTHON=python3 has torch
+	@B=$(B) $(if $(PYTHON),PYTHON=$(PYTHON)) tests/bench/all
+interop: $(B)/ferry $(B)/opt/tests/interop/model_logits ## agreement with tiktoken, transformers and Megatron-LM
+	@B=$(B) $(if $(PYTHON),PYTHON=$(PYTHON)) tests/interop/all
 
 # ---- the rest ------------------------------------------------------------------------------------------------
 
