@@ -62,13 +62,15 @@ static bool show(void *user, const struct preprocess_progress *progress)
 	double rate = seconds > 0 ? bytes / seconds : 0;
 	struct human left = {"? left"};
 	if (rate > 0 && progress->bytes_total >= progress->bytes_done)
-		left = human_seconds((double)(progress->bytes_total - progress->bytes_done) / rate);
+		snprintf(left.text, sizeof left.text, "%s left",
+			human_seconds((double)(progress->bytes_total - progress->bytes_done) / rate).text);
+	/* What matters most first: a narrow terminal cuts the rest. */
 	if (progress->bytes_total)
-		progress_line_update(&display->line, "%s of %s, %.1f MB/s, %s documents, %s tokens, %s left",
+		progress_line_update(&display->line, "%s of %s, %.1f MB/s, %s, %s documents, %s tokens",
 			human_bytes((double)progress->bytes_done).text,
-			human_bytes((double)progress->bytes_total).text, rate / 1e6,
+			human_bytes((double)progress->bytes_total).text, rate / 1e6, left.text,
 			human_count((double)progress->documents).text,
-			human_count((double)progress->tokens).text, left.text);
+			human_count((double)progress->tokens).text);
 	else
 		progress_line_update(&display->line, "%s, %.1f MB/s, %s documents, %s tokens",
 			human_bytes((double)progress->bytes_done).text, rate / 1e6,
