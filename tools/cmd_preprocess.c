@@ -188,13 +188,12 @@ static enum status run(int argc, char **argv)
 		"Killed at any point, the same command goes on where it was and ends in the same bytes, "
 		"which do not "
 		"depend on threads, memory or the order of inputs either. Exact duplicates are dropped.";
-	TRY(options_parse(&options, argc, argv));
-	if (options.help)
-		return STATUS_OK;
+	enum status status = options_parse(&options, argc, argv);
 	config.inputs = settings.inputs.items;
 	config.input_count = settings.inputs.count;
 	config.fail_on_bad_line = settings.on_bad_line == BAD_LINE_FAIL;
-	enum status status = preprocess(&settings, &config);
+	if (status == STATUS_OK && !options.help)
+		status = preprocess(&settings, &config);
 	free(settings.inputs.items);
 	return status;
 }
