@@ -1,4 +1,5 @@
 /* The decoder against the model, and choosing against its definition. */
+#include "common/memory.h"
 #include "engine/generate.h"
 #include "tests/unit/engine/model_rig.h"
 
@@ -342,6 +343,32 @@ static void seeds_samples_and_ends(void **state)
 	rig_close(&r);
 }
 
+static void lack_of_memory(void **state)
+{
+	(void)state;
+	struct rig r;
+	open_small(&r, DTYPE_F32);
+	struct generate_config c = plain();
+	int32_t prompt[] = {1, 2, 3};
+	struct text text = {0};
+	int failures = 0;
+	for (int64_t after = 0;; after++) {
+		struct decoder *d = NULL;
+		memory_fail_after(after);
+		enum status status = decoder_open(&r.config, &r.k, 1, &d);
+		if (status == STATUS_OK)
+			status = generate_text(d, r.weights, prompt, 3, &c, collect, &text);
+		memory_fail_after(-1);
+		decoder_close(d);
+		if (status == STATUS_OK)
+			break;
+		assert_int_equal(status, STATUS_MEMORY);
+		failures++;
+	}
+	assert_true(failures >= 7); /* decoder, table, ids, cache; context, logits, candidates */
+	rig_close(&r);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -353,6 +380,7 @@ int main(void)
 		cmocka_unit_test(greedy_text_equals_model),
 		cmocka_unit_test(goes_on_beyond_the_context),
 		cmocka_unit_test(seeds_samples_and_ends),
+		cmocka_unit_test(lack_of_memory),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -3,6 +3,7 @@
  * dropout, positions, document boundaries and uncounted targets; and what must not change the result:
  * checkpointing, accumulation, the size of a micro-batch.
  */
+#include "common/memory.h"
 #include "tests/unit/engine/model_rig.h"
 #include "tests/unit/engine/oracle.h"
 
@@ -417,6 +418,33 @@ static void memory_and_limits(void **state)
 	k.close(&k);
 }
 
+/* Whichever allocation fails, opening says so and leaves nothing behind (address sanitizer looks). */
+static void lack_of_memory(void **state)
+{
+	(void)state;
+	struct model_config c = small_config(0.1f);
+	struct model_options options = small_options();
+	struct kernels_config kc = {.act = DTYPE_F32, .grad = DTYPE_F32, .threads = 1};
+	struct kernels k;
+	assert_ok(kernels_open_cpu(&kc, &k));
+	int failures = 0;
+	for (int64_t after = 0;; after++) {
+		struct model *m = NULL;
+		memory_fail_after(after);
+		enum status status = model_open(&c, &options, &k, &m);
+		memory_fail_after(-1);
+		if (status == STATUS_OK) {
+			model_close(m);
+			break;
+		}
+		assert_int_equal(status, STATUS_MEMORY);
+		assert_null(m);
+		failures++;
+	}
+	assert_true(failures >= 4); /* the model, its table, its layers, its arena */
+	k.close(&k);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -432,6 +460,7 @@ int main(void)
 		cmocka_unit_test(overwrites_and_repeats),
 		cmocka_unit_test(layers_are_told_when_final),
 		cmocka_unit_test(memory_and_limits),
+		cmocka_unit_test(lack_of_memory),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
