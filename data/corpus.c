@@ -5,15 +5,16 @@
 #include "common/memory.h"
 #include "data/corpus_shard.h"
 #include "data/manifest.h"
-#include "data/mapped_copy.h"
 
 #include <inttypes.h>
 #include <pthread.h>
 #include <stdarg.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 enum { PAGE = HASH_TREE_PAGE };
@@ -24,11 +25,41 @@ struct corpus {
 	int shard_bits;                /* log2 of the number of shards */
 	pthread_mutex_t mutex;         /* of mapping */
 	struct shard *_Atomic *shards; /* [shard_count]; NULL until mapped */
+	uint64_t *first_hash_page;     /* [shard_count]: of each shard, in the cache */
+	struct hash_cache *hashes;
 };
 
 const char *const shard_suffixes[SHARD_FILES] = {"bin", "idx", "key"};
 
 /* ---- opening ---- */
+
+/* Numbers the pages of hashes of all shards, for the cache. */
+static enum status number_hash_pages(struct corpus *corpus)
+{
+	uint64_t pages = 0;
+	TRY(memory_alloc((void **)&corpus->first_hash_page, (size_t)corpus->info.shard_count,
+		sizeof *corpus->first_hash_page, "the list of shards"));
+	for (uint64_t i = 0; i < corpus->info.shard_count; i++) {
+		corpus->first_hash_page[i] = pages;
+		for (int f = 0; f < SHARD_FILES; f++)
+			pages += hashed_file_hash_pages(
+				shard_file_bytes(corpus, &corpus->info.shards[i], (enum shard_file)f));
+	}
+	return hash_cache_create(pages, &corpus->hashes);
+}
+
+static enum status open_parts(struct corpus *corpus, const char *directory)
+{
+	TRY(manifest_read(directory, &corpus->info));
+	TRY(memory_alloc((void **)&corpus->shards, (size_t)corpus->info.shard_count, sizeof *corpus->shards,
+		"the list of shards"));
+	TRY(number_hash_pages(corpus));
+	corpus->directory = strdup(directory);
+	FAIL_IF(!corpus->directory, STATUS_MEMORY, "no memory for a path");
+	while (UINT64_C(1) << corpus->shard_bits < corpus->info.shard_count)
+		corpus->shard_bits++;
+	return STATUS_OK;
+}
 
 enum status corpus_open(const char *directory, struct corpus **out)
 {
@@ -36,34 +67,28 @@ enum status corpus_open(const char *directory, struct corpus **out)
 	*out = NULL;
 	TRY(memory_alloc((void **)&corpus, 1, sizeof *corpus, "a corpus"));
 	pthread_mutex_init(&corpus->mutex, NULL);
-	enum status status = manifest_read(directory, &corpus->info);
-	if (status == STATUS_OK)
-		status = memory_alloc((void **)&corpus->shards, (size_t)corpus->info.shard_count,
-			sizeof *corpus->shards, "the list of shards");
-	if (status == STATUS_OK) {
-		corpus->directory = strdup(directory);
-		if (!corpus->directory)
-			status = error_set(STATUS_MEMORY, "no memory for a path");
-	}
+	enum status status = open_parts(corpus, directory);
 	if (status != STATUS_OK) {
 		corpus_close(corpus);
 		return status;
 	}
-	while (UINT64_C(1) << corpus->shard_bits < corpus->info.shard_count)
-		corpus->shard_bits++;
 	*out = corpus;
 	return STATUS_OK;
 }
+
+/* Files that shards of all corpora keep open. */
+static atomic_long kept_open;
 
 static void shard_free(struct shard *shard)
 {
 	if (!shard)
 		return;
-	for (int f = 0; f < SHARD_FILES; f++) {
+	for (int f = 0; f < SHARD_FILES; f++)
 		file_unmap(shard->files[f].data, (size_t)shard->files[f].bytes);
-		hashed_file_close(&shard->files[f]);
+	if (shard->sum_fd >= 0) {
+		file_system->close(shard->sum_fd);
+		atomic_fetch_sub(&kept_open, 1);
 	}
-	file_unmap(shard->sum, shard->sum_bytes);
 	free(shard);
 }
 
@@ -74,6 +99,8 @@ void corpus_close(struct corpus *corpus)
 	for (uint64_t i = 0; corpus->shards && i < corpus->info.shard_count; i++)
 		shard_free(atomic_load(&corpus->shards[i]));
 	pthread_mutex_destroy(&corpus->mutex);
+	hash_cache_destroy(corpus->hashes);
+	free(corpus->first_hash_page);
 	free((void *)corpus->shards);
 	free((void *)corpus->info.shards);
 	free(corpus->directory);
@@ -140,32 +167,69 @@ const char *shard_documents(const struct corpus_shard *entry, char text[SHARD_DO
 	return text;
 }
 
-static enum status map_sized(const struct corpus *corpus, const struct corpus_shard *entry,
-	const char *suffix, uint64_t wanted, const uint8_t **data)
+static enum status check_size(
+	const struct corpus_shard *entry, const char *path, uint64_t bytes, uint64_t wanted)
 {
-	char path[SHARD_PATH];
-	size_t bytes;
-	TRY(file_map(shard_path(corpus, entry, suffix, path), data, &bytes));
-	if (bytes == wanted)
-		return STATUS_OK;
-	file_unmap(*data, bytes);
-	*data = NULL;
 	char documents[SHARD_DOCUMENTS];
-	return error_set(STATUS_CORRUPT,
-		"%s: %zu bytes, but the manifest says %" PRIu64
-		": it is truncated or of another corpus; its shard "
-		"holds %s; " CORPUS_CURE,
+	FAIL_IF(bytes != wanted, STATUS_CORRUPT,
+		"%s: %" PRIu64 " bytes, but the manifest says %" PRIu64
+		": it is truncated or of another corpus; its shard holds %s; " CORPUS_CURE,
 		path, bytes, wanted, shard_documents(entry, documents));
+	return STATUS_OK;
 }
 
-static enum status check_sum_header(const struct corpus *corpus, const struct shard *shard)
+static enum status map_sized(
+	const struct corpus *corpus, struct shard *shard, enum shard_file file, uint64_t wanted)
+{
+	struct hashed_file *out = &shard->files[file];
+	char path[SHARD_PATH];
+	size_t bytes;
+	TRY(file_map(shard_path(corpus, shard->entry, shard_suffixes[file], path), &out->data, &bytes));
+	out->bytes = bytes; /* what shard_free unmaps */
+	return check_size(shard->entry, path, bytes, wanted);
+}
+
+/* ---- .sum ---- */
+
+/* Keeps the file open, unless a quarter of the files that the process may have open are already. */
+static void keep_or_close(struct shard *shard, int fd)
+{
+	struct rlimit limit = {0};
+	rlim_t others = (rlim_t)atomic_fetch_add(&kept_open, 1);
+	if (getrlimit(RLIMIT_NOFILE, &limit) == 0 && others < limit.rlim_cur / 4) {
+		shard->sum_fd = fd;
+		return;
+	}
+	atomic_fetch_sub(&kept_open, 1);
+	file_system->close(fd);
+}
+
+enum status shard_read_sum(struct shard *shard, uint64_t offset, void *out, size_t bytes)
+{
+	char path[SHARD_PATH];
+	int fd = shard->sum_fd;
+	shard_path(shard->corpus, shard->entry, "sum", path);
+	if (fd < 0)
+		TRY(file_open_read(path, &fd));
+	enum status status = file_read_at(fd, path, out, bytes, offset);
+	if (shard->sum_fd < 0)
+		file_system->close(fd);
+	return status;
+}
+
+static bool read_tree(void *user, uint64_t offset, void *out, size_t bytes)
+{
+	const struct shard_tree *tree = user;
+	return shard_read_sum(tree->shard, tree->start + offset, out, bytes) == STATUS_OK;
+}
+
+static enum status check_sum_header(const struct corpus *corpus, struct shard *shard)
 {
 	char path[SHARD_PATH], documents[SHARD_DOCUMENTS];
 	uint8_t header[SUM_HEADER], end[8];
 	shard_path(corpus, shard->entry, "sum", path);
-	FAIL_IF(!mapped_copy(header, shard->sum, sizeof header) ||
-			!mapped_copy(end, shard->sum + shard->sum_bytes - sizeof end, sizeof end),
-		STATUS_IO, "%s: cannot read its header: the disk fails or the file was truncated", path);
+	TRY(shard_read_sum(shard, 0, header, sizeof header));
+	TRY(shard_read_sum(shard, shard->sum_bytes - sizeof end, end, sizeof end));
 	FAIL_IF(memcmp(header, "FERRYSUM", 8) != 0 || load_le64(header + 8) != 1 ||
 			load_le64(end) != hash64(header, sizeof header),
 		STATUS_CORRUPT,
@@ -196,36 +260,45 @@ static enum status check_idx_header(struct corpus *corpus, struct shard *shard)
 	return STATUS_OK;
 }
 
+static enum status open_sum(struct corpus *corpus, struct shard *shard)
+{
+	char path[SHARD_PATH];
+	struct stat info;
+	int fd;
+	shard_path(corpus, shard->entry, "sum", path);
+	TRY(file_stat(path, &info));
+	TRY(check_size(shard->entry, path, (uint64_t)info.st_size, shard->sum_bytes));
+	TRY(file_open_read(path, &fd));
+	keep_or_close(shard, fd);
+	return check_sum_header(corpus, shard);
+}
+
 static enum status map_files(struct corpus *corpus, struct shard *shard)
 {
-	uint64_t sum_bytes = SUM_HEADER;
-	const uint8_t *data[SHARD_FILES] = {NULL};
-	enum status status = STATUS_OK;
-	for (int f = 0; f < SHARD_FILES && status == STATUS_OK; f++) {
-		struct hash_tree_shape shape;
-		uint64_t bytes = shard_file_bytes(corpus, shard->entry, (enum shard_file)f);
-		hash_tree_shape(bytes, &shape);
-		status = map_sized(corpus, shard->entry, shard_suffixes[f], bytes, &data[f]);
-		/* Kept before anything else can fail, so that shard_free unmaps it. */
-		shard->files[f].data = data[f];
-		shard->files[f].bytes = data[f] ? bytes : 0;
-		sum_bytes += 8 * shape.total;
-	}
-	TRY(status);
-	TRY(map_sized(corpus, shard->entry, "sum", sum_bytes + 8, &shard->sum));
-	shard->sum_bytes = (size_t)sum_bytes + 8;
-	const uint8_t *hashes = shard->sum + SUM_HEADER;
+	uint64_t number = corpus->first_hash_page[shard->entry - corpus->info.shards];
+	shard->sum_bytes = SUM_HEADER + 8;
 	for (int f = 0; f < SHARD_FILES; f++) {
-		TRY(hashed_file_open(&shard->files[f], data[f],
-			shard_file_bytes(corpus, shard->entry, (enum shard_file)f),
-			manifest_root(shard->entry, (enum shard_file)f), hashes));
-		hashes += 8 * shard->files[f].shape.total;
+		struct hashed_file *file = &shard->files[f];
+		uint64_t bytes = shard_file_bytes(corpus, shard->entry, (enum shard_file)f);
+		TRY(map_sized(corpus, shard, (enum shard_file)f, bytes));
+		shard->trees[f] = (struct shard_tree){shard, shard->sum_bytes - 8};
+		file->root = manifest_root(shard->entry, (enum shard_file)f);
+		file->read_tree = read_tree;
+		file->user = &shard->trees[f];
+		file->cache = corpus->hashes;
+		file->first_number = number;
+		hashed_file_prepare(file);
+		number += hashed_file_hash_pages(bytes);
+		shard->sum_bytes += 8 * file->shape.total;
 		/* Windows come in random order: read-ahead around each would read what nobody asked for. */
-		if (data[f])
-			madvise((void *)data[f], (size_t)shard->files[f].bytes, MADV_RANDOM);
+		if (file->data)
+			madvise((void *)file->data, (size_t)bytes, MADV_RANDOM);
 	}
-	TRY(check_sum_header(corpus, shard));
-	return check_idx_header(corpus, shard);
+	TRY(open_sum(corpus, shard));
+	TRY(check_idx_header(corpus, shard));
+	/* A large folio of the index, mapped for its header alone, need not stay resident. */
+	madvise((void *)shard->files[SHARD_IDX].data, (size_t)shard->files[SHARD_IDX].bytes, MADV_DONTNEED);
+	return STATUS_OK;
 }
 
 enum status shard_map(struct corpus *corpus, uint64_t index, struct shard **out)
@@ -240,7 +313,9 @@ enum status shard_map(struct corpus *corpus, uint64_t index, struct shard **out)
 		struct shard *shard;
 		status = memory_alloc((void **)&shard, 1, sizeof *shard, "a shard");
 		if (status == STATUS_OK) {
+			shard->corpus = corpus;
 			shard->entry = &corpus->info.shards[index];
+			shard->sum_fd = -1;
 			status = map_files(corpus, shard);
 			if (status != STATUS_OK) {
 				shard_free(shard);
@@ -340,7 +415,7 @@ static __attribute__((noinline, cold)) enum status tell_damage(
 			"%s: page %" PRIu64 " (bytes %" PRIu64 "..%" PRIu64 ") %s; it holds %s; " CORPUS_CURE,
 			shard_path(corpus, shard->entry, shard_suffixes[file], path), damage->page,
 			damage->first_byte, damage->end_byte - 1, what, documents.bytes);
-	uint64_t start = (uint64_t)(shard->files[file].hashes - shard->sum);
+	uint64_t start = shard->trees[file].start;
 	return error_set(damage->status,
 		"%s: page %" PRIu64 " of the hashes of .%s (bytes %" PRIu64 "..%" PRIu64
 		") %s; it vouches for bytes %" PRIu64 "..%" PRIu64 " of %s.%s: %s; " CORPUS_CURE,

@@ -1,8 +1,10 @@
 /*
  * corpus_shard.h: one shard's four files, for corpus.c and corpus_verify.c alone.
  *
- * A shard is mapped on first use by shard_map and stays mapped until corpus_close. Reads are verified and
- * their errors are complete messages.
+ * A shard is mapped on first use by shard_map and stays mapped until corpus_close. Its .sum is not mapped,
+ * but read a page at a time and kept in a cache of the corpus: a map of it would make 2 MiB resident for each
+ * 8 bytes looked up, where the system caches files in large folios. Reads are verified and their errors are
+ * complete messages.
  */
 #ifndef DATA_CORPUS_SHARD_H
 #define DATA_CORPUS_SHARD_H
@@ -13,11 +15,19 @@
 enum shard_file { SHARD_BIN, SHARD_IDX, SHARD_KEY, SHARD_FILES };
 enum { IDX_HEADER = 34, SUM_HEADER = 64 };
 
+/* One of a shard's files, and where its tree begins in .sum. */
+struct shard_tree {
+	struct shard *shard;
+	uint64_t start;
+};
+
 struct shard {
+	struct corpus *corpus;
 	const struct corpus_shard *entry; /* in the manifest */
 	struct hashed_file files[SHARD_FILES];
-	const uint8_t *sum; /* the mapped .sum */
-	size_t sum_bytes;
+	struct shard_tree trees[SHARD_FILES];
+	uint64_t sum_bytes;
+	int sum_fd; /* -1: opened for each read */
 };
 
 /* Where the sections of .idx begin. */
@@ -36,6 +46,9 @@ uint64_t shard_file_bytes(
 
 /* Shard `index`, mapped, its sizes and headers checked. */
 enum status shard_map(struct corpus *corpus, uint64_t index, struct shard **out) MUST_USE;
+
+/* Bytes of .sum, unverified. */
+enum status shard_read_sum(struct shard *shard, uint64_t offset, void *out, size_t bytes) MUST_USE;
 
 /* Page `page` of one of its files, verified. */
 enum status shard_page(struct corpus *corpus, struct shard *shard, enum shard_file file, uint64_t page,

@@ -2,7 +2,6 @@
 #include "common/memory.h"
 #include "common/threads.h"
 #include "data/corpus_shard.h"
-#include "data/mapped_copy.h"
 
 #include <inttypes.h>
 #include <pthread.h>
@@ -54,7 +53,7 @@ static void report(struct verification *run, uint64_t bytes)
 /* ---- task: headers ---- */
 
 /* The reader takes the roots from the manifest; here the tops of the trees must be the same. */
-static enum status verify_tops(struct corpus *corpus, const struct shard *shard)
+static enum status verify_tops(struct corpus *corpus, struct shard *shard)
 {
 	char path[SHARD_PATH], documents[SHARD_DOCUMENTS];
 	shard_path(corpus, shard->entry, "sum", path);
@@ -63,14 +62,12 @@ static enum status verify_tops(struct corpus *corpus, const struct shard *shard)
 		uint8_t top[8];
 		if (!file->shape.total)
 			continue;
-		const uint8_t *at = file->hashes + 8 * (file->shape.total - 1);
-		FAIL_IF(!mapped_copy(top, at, sizeof top), STATUS_IO, "%s: byte %td cannot be read", path,
-			at - shard->sum);
+		uint64_t at = shard->trees[f].start + 8 * (file->shape.total - 1);
+		TRY(shard_read_sum(shard, at, top, sizeof top));
 		FAIL_IF(load_le64(top) != file->root, STATUS_CORRUPT,
-			"%s: bytes %td..%td, the root of .%s, are not the manifest's; they vouch for "
-			"%s; " CORPUS_CURE,
-			path, at - shard->sum, at - shard->sum + 7, shard_suffixes[f],
-			shard_documents(shard->entry, documents));
+			"%s: bytes %" PRIu64 "..%" PRIu64 ", the root of .%s, are not the manifest's; they "
+			"vouch for %s; " CORPUS_CURE,
+			path, at, at + 7, shard_suffixes[f], shard_documents(shard->entry, documents));
 	}
 	return STATUS_OK;
 }

@@ -2,32 +2,35 @@
 
 #include "common/endian.h"
 #include "common/hash.h"
-#include "common/memory.h"
 #include "data/mapped_copy.h"
 
 #include <assert.h>
-#include <stdlib.h>
+#include <string.h>
 
 enum { FANOUT = HASH_TREE_FANOUT, PAGE = HASH_TREE_PAGE };
 
-enum status hashed_file_open(
-	struct hashed_file *file, const uint8_t *data, uint64_t bytes, uint64_t root, const uint8_t *hashes)
+/* Fills page_start; returns the number of all hash pages. */
+static uint64_t number_pages(const struct hash_tree_shape *shape, uint64_t page_start[HASH_TREE_LEVELS + 1])
 {
-	*file = (struct hashed_file){.data = data, .bytes = bytes, .hashes = hashes, .root = root};
-	hash_tree_shape(bytes, &file->shape);
-	for (int level = 0; level < file->shape.levels; level++)
-		file->page_start[level + 1] =
-			file->page_start[level] + (file->shape.count[level] + FANOUT - 1) / FANOUT;
-	uint64_t pages = file->page_start[file->shape.levels];
-	mapped_copy_prepare();
-	return memory_alloc((void **)&file->verified, (size_t)(pages / 64 + 1), sizeof *file->verified,
-		"the map of verified hashes");
+	page_start[0] = 0;
+	for (int level = 0; level < shape->levels; level++)
+		page_start[level + 1] = page_start[level] + (shape->count[level] + FANOUT - 1) / FANOUT;
+	return page_start[shape->levels];
 }
 
-void hashed_file_close(struct hashed_file *file)
+uint64_t hashed_file_hash_pages(uint64_t bytes)
 {
-	free((void *)file->verified);
-	file->verified = NULL;
+	struct hash_tree_shape shape;
+	uint64_t page_start[HASH_TREE_LEVELS + 1];
+	hash_tree_shape(bytes, &shape);
+	return number_pages(&shape, page_start);
+}
+
+void hashed_file_prepare(struct hashed_file *file)
+{
+	hash_tree_shape(file->bytes, &file->shape);
+	number_pages(&file->shape, file->page_start);
+	mapped_copy_prepare();
 }
 
 static enum status fail_tree(const struct hashed_file *file, int level, uint64_t page, enum status status,
@@ -62,37 +65,30 @@ static enum status fail_page(
 	return status;
 }
 
-/*
- * The verified hash `index` of `level`. `fresh` forgets what was verified before: the tree's pages may have
- * been read from the disk again since then.
- */
-static enum status tree_hash(struct hashed_file *file, int level, uint64_t index, bool fresh, uint64_t *out,
-	struct hashed_damage *damage)
+/* The verified hash `index` of `level`. */
+static enum status tree_hash(
+	struct hashed_file *file, int level, uint64_t index, uint64_t *out, struct hashed_damage *damage)
 {
 	if (level == file->shape.levels - 1) {
 		*out = file->root;
 		return STATUS_OK;
 	}
-	uint64_t page = index / FANOUT, number = file->page_start[level] + page;
-	_Atomic uint64_t *word = &file->verified[number / 64];
-	uint64_t bit = UINT64_C(1) << number % 64;
-	const uint8_t *hashes = file->hashes + 8 * file->shape.start[level];
-	/* Relaxed: the bit tells of a file that nobody writes, not of memory that another thread wrote. */
-	if (!fresh && (atomic_load_explicit(word, memory_order_relaxed) & bit)) {
-		if (!mapped_copy(out, hashes + 8 * index, 8))
-			return fail_tree(file, level, page, STATUS_IO, damage);
+	uint64_t page = index / FANOUT, number = file->first_number + file->page_start[level] + page;
+	if (__builtin_expect(hash_cache_get(file->cache, number, index % FANOUT, out), 1))
 		return STATUS_OK;
-	}
 	union hashed_page copy;
 	uint64_t count = file->shape.count[level] - page * FANOUT, parent;
 	if (count > FANOUT)
 		count = FANOUT;
-	if (!mapped_copy(copy.bytes, hashes + 8 * FANOUT * page, 8 * (size_t)count))
+	if (!file->read_tree(file->user, 8 * (file->shape.start[level] + FANOUT * page), copy.bytes,
+		    8 * (size_t)count))
 		return fail_tree(file, level, page, STATUS_IO, damage);
-	TRY(tree_hash(file, level + 1, page, fresh, &parent, damage));
+	TRY(tree_hash(file, level + 1, page, &parent, damage));
 	if (hash64(copy.bytes, 8 * (size_t)count) != parent)
 		return fail_tree(file, level, page, STATUS_CORRUPT, damage);
-	atomic_fetch_or_explicit(word, bit, memory_order_relaxed);
+	for (uint64_t i = 0; i < count; i++)
+		copy.u64[i] = load_le64(&copy.u64[i]);
+	hash_cache_put(file->cache, number, copy.u64, count);
 	*out = copy.u64[index % FANOUT];
 	return STATUS_OK;
 }
@@ -105,13 +101,10 @@ enum status hashed_file_page(struct hashed_file *file, uint64_t page, union hash
 	*bytes = file->bytes - first < PAGE ? (size_t)(file->bytes - first) : PAGE;
 	if (!mapped_copy(out->bytes, file->data + first, *bytes))
 		return fail_page(file, page, STATUS_IO, damage);
-	uint64_t hash = hash64(out->bytes, *bytes);
-	TRY(tree_hash(file, 0, page, false, &expected, damage));
-	if (__builtin_expect(hash == expected, 1))
-		return STATUS_OK;
-	/* Is it the page that is wrong, or what has become of its hash since it was verified? */
-	TRY(tree_hash(file, 0, page, true, &expected, damage));
-	return hash == expected ? STATUS_OK : fail_page(file, page, STATUS_CORRUPT, damage);
+	TRY(tree_hash(file, 0, page, &expected, damage));
+	return __builtin_expect(hash64(out->bytes, *bytes) == expected, 1)
+		       ? STATUS_OK
+		       : fail_page(file, page, STATUS_CORRUPT, damage);
 }
 
 enum status hashed_file_read(

@@ -1,26 +1,30 @@
 /*
  * hashed_file.h: a mapped file of which no byte is used before its 4 KiB page is verified.
  *
- * The file's pages are checked against the leaves of its hash tree (data/hash_tree.h) at every read; a page
- * of the tree is checked against its parent, up to the root that the caller vouches for, on first use (one
- * bit remembers it). A page is first copied, then hashed, then used: what was hashed is what is used,
- * whatever the disk does between. All functions may be called from any thread.
+ * The file's pages are checked against the leaves of its hash tree (data/hash_tree.h) at every read. The tree
+ * is not mapped: it is read a page at a time, each page checked against its parent, up to the root that the
+ * caller vouches for, and then kept in a cache of bounded size (data/hash_cache.h). A page is first copied,
+ * then hashed, then used: what was hashed is what is used, whatever the disk does between. All functions may
+ * be called from any thread.
  */
 #ifndef DATA_HASHED_FILE_H
 #define DATA_HASHED_FILE_H
 
-#include "data/hash_tree.h"
+#include "data/hash_cache.h"
 
-#include <stdatomic.h>
+/* Reads bytes of a tree, from its first hash on. False: the system cannot deliver them. */
+typedef bool hashed_file_reader(void *user, uint64_t offset, void *out, size_t bytes);
 
 struct hashed_file {
-	const uint8_t *data; /* [bytes], mapped; NULL when empty. Owned by the caller, as is `hashes` */
+	const uint8_t *data; /* [bytes], mapped; NULL when empty. Owned by the caller */
 	uint64_t bytes;
-	const uint8_t *hashes; /* [8 * shape.total], mapped: the tree */
 	struct hash_tree_shape shape;
 	uint64_t root;
 	uint64_t page_start[HASH_TREE_LEVELS + 1]; /* number of each level's first hash page, in all levels */
-	_Atomic uint64_t *verified;                /* one bit a hash page; owned */
+	hashed_file_reader *read_tree;
+	void *user;
+	struct hash_cache *cache; /* the caller's */
+	uint64_t first_number;    /* there, of this file's first hash page */
 };
 
 /* A page's worth of any of the numbers that files hold. */
@@ -40,10 +44,12 @@ struct hashed_damage {
 	uint64_t file_first, file_end; /* bytes of the file that it leaves unverified */
 };
 
-/* Fails only for lack of memory. `bytes`, `root` and the length of `hashes` are trusted to fit together. */
-enum status hashed_file_open(struct hashed_file *file, const uint8_t *data, uint64_t bytes, uint64_t root,
-	const uint8_t *hashes) MUST_USE;
-void hashed_file_close(struct hashed_file *file);
+/* Hash pages of a file of this many bytes. */
+uint64_t hashed_file_hash_pages(uint64_t bytes);
+
+/* Computes the shape. `data`, `bytes`, `root`, `read_tree`, `user`, `cache` and `first_number` must be set
+ * and are trusted to fit together. */
+void hashed_file_prepare(struct hashed_file *file);
 
 /* Copies and verifies page `page`; *bytes is 4096, less for the last page. Leaves no message on failure: it
  * fills *damage and returns damage->status. */

@@ -6,6 +6,7 @@
 #include <pthread.h>
 #include <signal.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <sys/wait.h>
 
 static struct corpus *open_corpus(const struct fixture *fixture)
@@ -183,6 +184,11 @@ static void reads_a_tree_of_three_levels(void **state)
 	assert_int_equal(corpus_read(corpus, 0, 10, ids), STATUS_CORRUPT);
 	assert_non_null(strstr(error_message(), "00000.sum: page 0 of the hashes of .bin"));
 	assert_int_equal(corpus_read(corpus, tokens - 10, 10, ids), STATUS_OK);
+	/* The hashes gone: those in memory are as good as ever, others cannot be had. */
+	assert_int_equal(truncate(path, 64), 0);
+	assert_int_equal(corpus_read(corpus, tokens - 10, 10, ids), STATUS_OK);
+	assert_int_equal(corpus_read(corpus, tokens - 3000000, 10, ids), STATUS_IO);
+	assert_non_null(strstr(error_message(), "00000.sum: page 509 of the hashes of .bin"));
 	corpus_close(corpus);
 	for (int l = 0; l < 3; l++)
 		free(levels[l].data);
@@ -191,6 +197,23 @@ static void reads_a_tree_of_three_levels(void **state)
 	free(sum.data);
 	free(trees.data);
 	free(text.data);
+	fixture_remove(&fixture);
+}
+
+/* When the process may open few files, .sum is opened for each read; nothing else changes. */
+static void few_files_may_be_open(void **state)
+{
+	(void)state;
+	struct fixture fixture;
+	struct rlimit before, few;
+	uint64_t random = 5;
+	fixture_create(&fixture, 31, 3000, 90, 64, false);
+	assert_int_equal(getrlimit(RLIMIT_NOFILE, &before), 0);
+	few = before;
+	few.rlim_cur = 24; /* a quarter of them is 6, for 64 shards */
+	assert_int_equal(setrlimit(RLIMIT_NOFILE, &few), 0);
+	check_everything(&fixture, &random);
+	assert_int_equal(setrlimit(RLIMIT_NOFILE, &before), 0);
 	fixture_remove(&fixture);
 }
 
@@ -433,11 +456,6 @@ static void bus_errors_become_errors(void **state)
 		assert_int_equal(readers[i].errors + readers[i].reads, 500);
 		assert_true(readers[i].errors > 0 && readers[i].reads > 0);
 	}
-	/* The hashes gone as well. */
-	fixture_path(&fixture, 0, "sum", path);
-	assert_int_equal(truncate(path, 0), 0);
-	assert_int_equal(corpus_read(corpus, 0, 10, ids), STATUS_IO);
-	assert_non_null(strstr(error_message(), "00000.sum"));
 	corpus_close(corpus);
 	fixture_remove(&fixture);
 }
@@ -666,6 +684,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(reads_what_was_written),
 		cmocka_unit_test(reads_a_tree_of_three_levels),
+		cmocka_unit_test(few_files_may_be_open),
 		cmocka_unit_test(index_layout),
 		cmocka_unit_test(every_flipped_byte_is_found),
 		cmocka_unit_test(no_unverified_token_is_read),

@@ -1,6 +1,7 @@
 #include "common/memory.h"
 #include "data/loader.h"
 #include "tests/unit/data/corpus_fixture.h"
+#include "tests/unit/data/sparse_corpus.h"
 
 static struct corpus *open_corpus(const struct fixture *fixture)
 {
@@ -379,6 +380,52 @@ static void no_memory(void **state)
 	fixture_remove(&fixture);
 }
 
+/* Kilobytes of files that this process has mapped and resident. */
+static uint64_t resident_files(void)
+{
+	char line[256];
+	uint64_t kilobytes = UINT64_MAX;
+	FILE *status = fopen("/proc/self/status", "r");
+	while (status && fgets(line, sizeof line, status))
+		sscanf(line, "RssFile: %" SCNu64, &kilobytes);
+	if (status)
+		fclose(status);
+	return kilobytes;
+}
+
+/* Windows all over 64 GiB: of the files little more is resident than the pages that the windows lie on. A map
+ * of the trees would show up to 2 MiB for each of the 64 shards. */
+static void little_is_resident(void **state)
+{
+	(void)state;
+	if (resident_files() == UINT64_MAX)
+		skip();
+	struct sparse_corpus sparse = {"/tmp/ferry-test-XXXXXX", 64, UINT64_C(1) << 30, 1000};
+	assert_non_null(mkdtemp(sparse.directory));
+	sparse_corpus_create(&sparse);
+	uint64_t before = resident_files();
+	struct corpus *corpus;
+	if (corpus_open(sparse.directory, &corpus) != STATUS_OK)
+		fail_msg("%s", error_message());
+	struct loader_config config = {.corpus = corpus,
+		.sampler = open_sampler(corpus, 1024, 1),
+		.global_batch = 24,
+		.micro_batch = 24,
+		.ranks = 1,
+		.threads = 2,
+		.depth = 2};
+	struct loader *loader;
+	struct loader_batch batch;
+	assert_int_equal(loader_open(&config, &loader), STATUS_OK);
+	for (int i = 0; i < 20; i++)
+		if (loader_next(loader, &batch) != STATUS_OK)
+			fail_msg("%s", error_message());
+	assert_in_range(resident_files() - before, 0, 20 << 10);
+	loader_close(loader);
+	corpus_close(corpus);
+	sparse_corpus_remove(&sparse);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -389,6 +436,7 @@ int main(void)
 		cmocka_unit_test(closes_at_any_time),
 		cmocka_unit_test(batches_live_where_the_caller_says),
 		cmocka_unit_test(impossible_configurations),
+		cmocka_unit_test(little_is_resident),
 		cmocka_unit_test(no_memory),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
