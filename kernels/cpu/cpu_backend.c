@@ -82,6 +82,7 @@ static enum status cpu_reserve(struct kernels *k, const struct kernel_shapes *s)
 {
 	struct cpu *cpu = cpu_of(k);
 	cpu->shapes = *s;
+	gemm_expect_uses(cpu->gemm, s->forward_uses);
 	cpu_attention_scratch *attention_scratch = SIMD_CHOOSE(cpu_attention_scratch);
 	size_t attention = attention_scratch(cpu->threads, s->sequence, s->hidden / s->heads, s->training);
 	size_t classifier = cpu_classifier_scratch(s->batch * s->sequence, s->vocabulary_padded);
@@ -97,9 +98,15 @@ static enum status cpu_memory_alloc(struct kernels *k, void **out, size_t bytes,
 	return memory_alloc_large(out, bytes, what);
 }
 
-static void cpu_memory_free(struct kernels *k, void *block, size_t bytes)
+static void cpu_host_free(struct kernels *k, void *block, size_t bytes)
 {
 	(void)k;
+	memory_free_large(block, bytes);
+}
+
+static void cpu_memory_free(struct kernels *k, void *block, size_t bytes)
+{
+	gemm_forget_weights(cpu_of(k)->gemm); /* another block may come to lie where a packed weight was */
 	memory_free_large(block, bytes);
 }
 
@@ -218,7 +225,7 @@ static const struct kernels table = {
 	.memory_alloc = cpu_memory_alloc,
 	.memory_free = cpu_memory_free,
 	.host_alloc = cpu_memory_alloc,
-	.host_free = cpu_memory_free,
+	.host_free = cpu_host_free,
 	.stream_open = cpu_stream_open,
 	.stream_close = cpu_stream_close,
 	.stream_wait = cpu_stream_wait,

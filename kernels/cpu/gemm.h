@@ -27,7 +27,14 @@ struct gemm_product {
 enum status gemm_open(int threads, uint64_t packing, struct gemm **out) MUST_USE;
 void gemm_close(struct gemm *gemm);
 const char *gemm_name(void); /* "oneDNN 2.6.3" */
+/* How often each weight will be used before it changes: packed copies are kept where that is more than once.
+ */
+void gemm_expect_uses(struct gemm *gemm, int uses);
+/* Packed copies are stale: each is made again when it is used next. */
 void gemm_weights_changed(struct gemm *gemm);
+/* Packed copies are stale and their weights may be gone: their memory is given back. */
+void gemm_forget_weights(struct gemm *gemm);
+uint64_t gemm_packed_bytes(const struct gemm *gemm); /* held at present */
 
 /* Runs the product with the table's failure rules: an error is kept for stream_wait. */
 void gemm_run(struct kernels *k, const struct gemm_product *product);

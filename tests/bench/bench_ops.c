@@ -1,7 +1,7 @@
 /*
- * bench_ops [fp32|bf16|fp16] [reference|124m|gpt2-medium] [BxT] [threads] [packing MiB]: each operation of a
- * training step at a model's shapes: median milliseconds of a call, calls a step, share of the step, and for
- * products the rate and its share of the processor's multiply-add peak.
+ * bench_ops [fp32|bf16|fp16] [reference|124m|gpt2-medium] [BxT] [threads] [packing MiB] [uses]: each
+ * operation of a training step at a model's shapes: median milliseconds of a call, calls a step, share of the
+ * step, and for products the rate and its share of the processor's multiply-add peak.
  */
 #include "common/memory.h"
 #include "kernels/kernels.h"
@@ -295,7 +295,8 @@ int main(int argc, char **argv)
 	b->R = b->B * b->T;
 	b->drop = (struct dropout){0.1f, 1, 2, 3, DROPOUT_ATTENTION};
 	check(kernels_open_cpu(&config, &b->k));
-	struct kernel_shapes shapes = {b->B, b->T, b->C, b->H, b->V, b->VP, 1, true};
+	struct kernel_shapes shapes = {
+		b->B, b->T, b->C, b->H, b->V, b->VP, argc > 6 ? atoi(argv[6]) : 1, true};
 	check(b->k.reserve(&b->k, &shapes));
 	b->peak = peak(config.act == DTYPE_BF16 ? DTYPE_BF16 : DTYPE_F32, config.threads);
 	printf("%s, %s, %s %dx%d; multiply-add peak %.0f GFLOP/s\n", b->k.name, dtype_name(config.act), model,

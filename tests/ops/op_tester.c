@@ -434,6 +434,17 @@ static void check(struct op_tester *t, const char *what, const void *device, enu
 	record(t, what, norm_error(get(t, device, n, type), want, n), bound);
 }
 
+/* For f32 results that may all be near 0: their error is measured against a given norm. */
+static void check_against(struct op_tester *t, const char *what, const float *device, const double *want,
+	size_t n, double norm, double bound)
+{
+	double *got = get(t, device, n, DTYPE_F32), difference = 0;
+	for (size_t i = 0; i < n; i++)
+		difference += (got[i] - want[i]) * (got[i] - want[i]);
+	double error = sqrt(difference) / norm;
+	record(t, what, isfinite(error) ? error : INFINITY, bound);
+}
+
 /* The same for a result that is f32 but comes from act-typed work: bound by the work. */
 static void check_work(struct op_tester *t, const char *what, const void *device, enum dtype type,
 	const double *want, size_t n, double depth)
@@ -443,7 +454,7 @@ static void check_work(struct op_tester *t, const char *what, const void *device
 
 static void reserve(struct op_tester *t, const struct shape *w)
 {
-	struct kernel_shapes shapes = {w->B, w->T, w->C, w->H, w->V, w->VP, 1, true};
+	struct kernel_shapes shapes = {w->B, w->T, w->C, w->H, w->V, w->VP, 3, true};
 	must(t, t->k->reserve(t->k, &shapes));
 }
 
@@ -545,13 +556,10 @@ static void test_layernorm(struct op_tester *t, const struct shape *w, bool with
 	check(t, "out", d_out, act, out, n, bound_of(act, 2));
 	if (with_branch)
 		check(t, "residual_out", d_x, act, x, n, bound_of(act, 1));
-	/* A mean may be near 0: its error is measured against the row. */
-	double *got_mean = get(t, d_mean, R, DTYPE_F32), difference = 0, norm = 0;
-	for (int r = 0; r < R; r++)
-		difference += (got_mean[r] - mean[r]) * (got_mean[r] - mean[r]);
+	double norm = 0;
 	for (size_t i = 0; i < n; i++)
 		norm += x[i] * x[i] / C;
-	record(t, "mean", sqrt(difference / norm), bound_of(act, 1));
+	check_against(t, "mean", d_mean, mean, (size_t)R, sqrt(norm), bound_of(act, 1));
 	check_work(t, "rstd", d_rstd, DTYPE_F32, rstd, R, 2);
 
 	t->op = "layernorm_backward";
@@ -587,13 +595,36 @@ static void test_layernorm(struct op_tester *t, const struct shape *w, bool with
 	case_end(t);
 }
 
+/* A weight in the place of another that was used just before: copies of the old one must not be used. */
+static void *changed_weight(struct op_tester *t, const double *weight, const struct shape *w, int N)
+{
+	struct kernels *k = t->k;
+	enum dtype act = k->act;
+	int R = w->T, K = w->C;
+	size_t n = (size_t)K * N;
+	reserve(t, w);
+	void *d_w = put(t, numbers(t, n, act, 1), n, act),
+	     *in = put(t, zeros(t, (size_t)R * K), (size_t)R * K, act);
+	void *out = put(t, zeros(t, (size_t)R * N), (size_t)R * N, act), *bias = put(t, zeros(t, N), N, act);
+	void *dw = place(t, n, k->grad), *dbias = place(t, N, k->grad);
+	k->linear_forward(k, NULL, out, NULL, in, d_w, bias, R, K, N);
+	k->linear_backward(k, NULL, in, dw, dbias, out, in, d_w, NULL, R, K, N, false);
+	must(t, k->stream_wait(k, NULL));
+	k->copy_in(k, NULL, d_w, encode(t, weight, n, act), n * dtype_bytes(act));
+	must(t, k->stream_wait(k, NULL));
+	k->weights_changed(k);
+	return d_w;
+}
+
 static void test_linear(struct op_tester *t, int R, int K, int N, bool with_pre, bool accumulate)
 {
 	struct kernels *k = t->k;
 	enum dtype act = k->act;
-	struct shape w = {1, R, K, N, 1, 1, {.p = 0}, false, accumulate};
+	struct shape w = {1, R, K, 1, 1, 128, {.p = 0}, false, accumulate};
 	size_t in_n = (size_t)R * K, out_n = (size_t)R * N, w_n = (size_t)K * N;
 	case_begin(t, "linear_forward", &w);
+	snprintf(t->detail, sizeof t->detail, "%s R=%d K=%d N=%d%s%s", dtype_name(act), R, K, N,
+		with_pre ? " gelu" : "", accumulate ? " accumulate" : "");
 	double *in = numbers(t, in_n, act, 1), *weight = numbers(t, w_n, act, 1 / sqrt(K)),
 	       *bias = numbers(t, N, act, 1);
 	double *pre = zeros(t, out_n), *out = zeros(t, out_n);
@@ -602,8 +633,8 @@ static void test_linear(struct op_tester *t, int R, int K, int N, bool with_pre,
 		pre[i] += bias[i % (size_t)N];
 		out[i] = with_pre ? gelu(pre[i]) : pre[i];
 	}
-	void *d_in = put(t, in, in_n, act), *d_w = put(t, weight, w_n, act), *d_out = place(t, out_n, act);
-	void *d_pre = with_pre ? place(t, out_n, act) : NULL;
+	void *d_in = put(t, in, in_n, act), *d_out = place(t, out_n, act);
+	void *d_pre = with_pre ? place(t, out_n, act) : NULL, *d_w = changed_weight(t, weight, &w, N);
 	k->linear_forward(k, NULL, d_out, d_pre, d_in, d_w, put(t, bias, N, act), R, K, N);
 	check(t, "out", d_out, act, out, out_n, bound_of(act, 2));
 	if (with_pre)
@@ -664,7 +695,7 @@ static void test_attention(struct op_tester *t, const struct shape *w)
 	float *d_lse = place(t, stats, DTYPE_F32);
 	k->attention_forward(k, NULL, d_out, d_lse, d_qkv, d_first, w->B, w->T, w->H, w->C / w->H, &w->drop);
 	check(t, "out", d_out, act, out, n, bound_of(act, 2));
-	check_work(t, "lse", d_lse, DTYPE_F32, lse, stats, 1);
+	check_against(t, "lse", d_lse, lse, stats, sqrt((double)stats), bound_of(act, 1.5));
 
 	t->op = "attention_backward";
 	double *dout = numbers(t, n, act, 1), *dqkv = zeros(t, 3 * n);
@@ -736,7 +767,7 @@ static void test_classifier(struct op_tester *t, const struct shape *w, bool bac
 	float *d_loss = place(t, R, DTYPE_F32);
 	k->classifier(k, NULL, d_loss, d_dx, d_dwte, d_x, d_wte, put_ints(t, targets, R), R, C, w->V, VP,
 		(float)scale, w->accumulate);
-	check_work(t, "loss", d_loss, DTYPE_F32, loss, R, 1);
+	check_against(t, "loss", d_loss, loss, (size_t)R, sqrt(R), bound_of(act, 1));
 	if (backward) {
 		check(t, "dx", d_dx, act, dx, n, bound_of(act, 2));
 		double bound = bound_of(act, 2), grad_bound = bound_of(k->grad, 2);
@@ -764,19 +795,22 @@ static void test_adamw(struct op_tester *t, size_t n, uint64_t step, bool in_pla
 	void *o_v = in_place ? d_v : place(t, n, DTYPE_F32), *work = with_work ? place(t, n, k->act) : NULL;
 	void *d_g = put(t, g, n, k->grad);
 	k->adamw(k, NULL, &a, o_p, o_m, o_v, work, d_p, d_m, d_v, d_g, n);
-	double b1 = (double)a.beta1, b2 = (double)a.beta2, sum = 0;
+	double b1 = (double)a.beta1, b2 = (double)a.beta2, sum = 0, before = 0, after = 0;
 	for (size_t i = 0; i < n; i++) {
 		double scaled = g[i] * 0.5;
 		sum += g[i] * g[i];
+		before += p[i] * p[i];
 		m[i] = b1 * m[i] + (1 - b1) * scaled;
 		v[i] = b2 * v[i] + (1 - b2) * scaled * scaled;
 		p[i] *= 1 - (double)a.learning_rate * (double)a.weight_decay;
 		p[i] -= (double)a.learning_rate * (m[i] / (1 - pow(b1, (double)step))) /
 			(sqrt(v[i] / (1 - pow(b2, (double)step))) + (double)a.epsilon);
+		after += p[i] * p[i];
 	}
 	check(t, "m", o_m, DTYPE_F32, m, n, 1e-6);
 	check(t, "v", o_v, DTYPE_F32, v, n, 1e-6);
-	check(t, "p", o_p, DTYPE_F32, p, n, 1e-6);
+	/* p may cancel against its update: rounding is as large as what it was. */
+	check(t, "p", o_p, DTYPE_F32, p, n, 1e-6 * fmax(1, sqrt(before / after)));
 	if (with_work)
 		check(t, "work", work, k->act, p, n, bound_of(k->act, 1));
 
