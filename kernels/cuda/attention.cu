@@ -362,7 +362,7 @@ void cuda_attention_decode(struct kernels *k, struct stream *s, void *out, void 
 {
 	struct backend *b = backend_enter(k);
 	s = stream_of(k, s);
-	size_t bytes = (size_t)(position + 1) * sizeof(float);
+	size_t bytes = (size_t)(position + 4) / 4 * 4 * sizeof(float); /* whole vectors: they are read so */
 	if (bytes > 40 << 10) {
 		stream_fail(b, s, STATUS_UNSUPPORTED, "attention_decode takes at most 10,240 positions");
 		return;

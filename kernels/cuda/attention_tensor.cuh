@@ -20,13 +20,15 @@ constexpr float LOG2_E = 1.4426950408889634f, LN_2 = 0.6931471805599453f;
 template <typename A, int ROWS, int DEPTH, int THREADS>
 __device__ __forceinline__ void copy_tile(A *shared, const A *array, int64_t stride, int from, int T, int D)
 {
-	constexpr int across = DEPTH / 8, LD = DEPTH + 8;
+	constexpr int across = DEPTH / 8, LD = DEPTH + 8, step = THREADS / across;
+	static_assert(THREADS % across == 0 && ROWS % step == 0, "every thread copies the same column of its rows");
+	int row = threadIdx.x / across, d = threadIdx.x % across * 8;
+	const A *source = array + (from + row) * stride + d;
+	int rows = d < D ? T - from - row : 0;
+	shared += row * LD + d;
 #pragma unroll
-	for (int i = threadIdx.x; i < ROWS * across; i += THREADS) {
-		int row = i / across, d = i % across * 8;
-		bool valid = from + row < T && d < D;
-		copy_async(shared + row * LD + d, valid ? array + (int64_t)(from + row) * stride + d : array, valid);
-	}
+	for (int i = 0; i < ROWS; i += step, source += step * stride)
+		copy_async(shared + i * LD, i < rows ? source : array, i < rows);
 }
 
 /* The A fragments of 16 rows of a [..][LD] tile. */
@@ -110,8 +112,7 @@ __device__ __forceinline__ void accumulate(
 __device__ __forceinline__ uint32_t keep_bits(
 	const struct device_dropout &drop, uint32_t sequence, uint64_t quarter)
 {
-	struct philox_block block =
-		dropout_block(drop.seed, drop.window + sequence, drop.layer, drop.site, quarter);
+	struct philox_block block = device_dropout_block(drop, sequence, quarter);
 	uint32_t bits = 0;
 #pragma unroll
 	for (int i = 0; i < 4; i++)

@@ -258,9 +258,11 @@ static void backend_close(struct kernels *k)
 
 static enum status choose_device(const struct cuda_host *host, int device, struct cudaDeviceProp *properties)
 {
-	int count = 0;
+	int count = 0, driver = 0;
+	if (cudaDriverGetVersion(&driver) != cudaSuccess || driver == 0)
+		return host->error_set(STATUS_UNSUPPORTED, "no GPU: this machine has no NVIDIA driver");
 	cudaError_t error = cudaGetDeviceCount(&count);
-	if (error == cudaErrorInsufficientDriver || error == cudaErrorNoDevice || error != cudaSuccess)
+	if (error != cudaSuccess)
 		return host->error_set(
 			STATUS_UNSUPPORTED, "no usable GPU: %s (see nvidia-smi)", cudaGetErrorString(error));
 	if (device < 0 || device >= count)
@@ -345,9 +347,13 @@ extern "C" __attribute__((visibility("default"))) enum status ferry_cuda_open(
 	b->grad = config->grad;
 	b->device = config->device;
 	b->processors = properties.multiProcessorCount;
-	b->fused_epilogues = knob("FERRY_CUDA_EPILOGUES", 1) != 0;
+	b->fused_epilogues = b->act != DTYPE_F32 && knob("FERRY_CUDA_EPILOGUES", 1) != 0;
 	b->exact_logits = knob("FERRY_CUDA_EXACT_LOGITS", 0) != 0;
-	b->logits_bytes = (int64_t)knob("FERRY_CUDA_LOGITS_MB", 256) << 20;
+	b->fused_bias_gradients = knob("FERRY_CUDA_BIAS_GRADIENTS", 0) != 0;
+	b->cached_logits = knob("FERRY_CUDA_CACHED_LOGITS", 1) != 0;
+	b->shared_bytes = properties.sharedMemPerMultiprocessor;
+	/* A 160th of the memory (512 MB of 80 GB): larger chunks add to the head's gradient less often. */
+	b->logits_bytes = (int64_t)knob("FERRY_CUDA_LOGITS_MB", (int)(properties.totalGlobalMem / 160 >> 20)) << 20;
 	enum status status = gemm_open(b);
 	if (status != STATUS_OK) {
 		free(b);

@@ -32,8 +32,11 @@ struct backend {
 	const struct cuda_host *host;
 	enum dtype act, grad;
 	int device, processors;
-	bool fused_epilogues; /* GELU and its gradient inside the products */
+	bool fused_epilogues; /* GELU and its gradient inside the products; not in f32, where they are too coarse */
+	bool fused_bias_gradients; /* column sums inside the weights' gradients' products */
 	bool exact_logits;    /* f32 logits in training too */
+	bool cached_logits;   /* a row of logits waits in shared memory between the two passes over it */
+	size_t shared_bytes;  /* of a processor */
 	int64_t logits_bytes; /* of the classifier's buffer */
 	struct kernel_shapes shapes;
 	struct stream default_stream;
@@ -126,8 +129,8 @@ struct gemm {
 	int ldd;
 	enum dtype in, out;
 	bool accumulate;
-	cublasLtEpilogue_t epilogue;
-	const void *bias; /* [m], of type in */
+	cublasLtEpilogue_t epilogue = CUBLASLT_EPILOGUE_DEFAULT; /* whose value is not 0 */
+	const void *bias; /* [m], of type in; BGRADA writes it, of type out */
 	void *aux;        /* leading dimension ldd, of type in */
 };
 

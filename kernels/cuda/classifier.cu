@@ -7,14 +7,25 @@
 
 enum { classifier_threads = 512 };
 
-/* The block's maximum and sum of exponents of logits[0..V), every thread getting both. */
-template <typename L> static __device__ void softmax_statistics(const L *logits, int V, float *most, float *total)
+/* e^x, in f32 to the last places. */
+template <typename L> static __device__ __forceinline__ float exponent(float x)
+{
+	return sizeof(L) == sizeof(float) ? expf(x) : __expf(x);
+}
+
+/* The block's maximum and sum of exponents of logits[0..V), every thread getting both. Keeps what it reads in `cache`
+ * unless that is NULL; a thread will read there only what it wrote. */
+template <typename L>
+static __device__ __forceinline__ void softmax_statistics(
+	const L *logits, L *cache, int V, float *most, float *total)
 {
 	__shared__ float shared[2][classifier_threads / 32];
 	float m = -INFINITY, sum = 0;
 	for (int v = threadIdx.x * 8; v < V; v += classifier_threads * 8) {
 		float x[8], block = -INFINITY;
 		load(x, logits + v); /* VP is a multiple of 8 */
+		if (cache)
+			store(cache + v, x);
 #pragma unroll
 		for (int e = 0; e < 8; e++) {
 			if (v + e >= V)
@@ -22,16 +33,16 @@ template <typename L> static __device__ void softmax_statistics(const L *logits,
 			block = fmaxf(block, x[e]);
 		}
 		if (block > m) {
-			sum *= __expf(m - block);
+			sum *= exponent<L>(m - block);
 			m = block;
 		}
 #pragma unroll
 		for (int e = 0; e < 8; e++)
-			sum += __expf(x[e] - m);
+			sum += exponent<L>(x[e] - m);
 	}
 	int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
 	float warp_m = warp_max(m);
-	sum = warp_sum(m == -INFINITY ? 0.0f : sum * __expf(m - warp_m));
+	sum = warp_sum(m == -INFINITY ? 0.0f : sum * exponent<L>(m - warp_m));
 	if (lane == 0) {
 		shared[0][warp] = warp_m;
 		shared[1][warp] = sum;
@@ -43,7 +54,7 @@ template <typename L> static __device__ void softmax_statistics(const L *logits,
 		all = fmaxf(all, shared[0][w]);
 #pragma unroll
 	for (int w = 0; w < classifier_threads / 32; w++)
-		s += shared[0][w] == -INFINITY ? 0.0f : shared[1][w] * __expf(shared[0][w] - all);
+		s += shared[0][w] == -INFINITY ? 0.0f : shared[1][w] * exponent<L>(shared[0][w] - all);
 	*most = all;
 	*total = s;
 }
@@ -53,12 +64,14 @@ template <typename L> static __device__ void softmax_statistics(const L *logits,
  * in type A from the row's beginning on, 0 in the padding. Where A is narrower than L, what is written in a
  * round lies over logits of this round or an earlier one, so a barrier between reading and writing is enough.
  */
-template <typename L, typename A>
+template <typename L, typename A, bool CACHED>
 __global__ void __launch_bounds__(classifier_threads) cross_entropy(
 	float *loss, L *logits, const int32_t *targets, int V, int VP, float scale, bool gradient)
 {
 	L *row = logits + (int64_t)blockIdx.x * VP;
 	A *out = (A *)row;
+	extern __shared__ uint4 shared_row[];
+	L *cache = CACHED ? (L *)shared_row : NULL;
 	int target = targets[blockIdx.x];
 	if (target < 0) {
 		if (threadIdx.x == 0)
@@ -70,7 +83,7 @@ __global__ void __launch_bounds__(classifier_threads) cross_entropy(
 		return;
 	}
 	float most, total, at_target = to_float(row[target]);
-	softmax_statistics(row, V, &most, &total); /* its barrier: all have read the target's before any writes */
+	softmax_statistics(row, cache, V, &most, &total); /* its barrier: all have read the target's before any writes */
 	if (threadIdx.x == 0)
 		loss[blockIdx.x] = logf(total) + most - at_target;
 	if (!gradient)
@@ -80,14 +93,14 @@ __global__ void __launch_bounds__(classifier_threads) cross_entropy(
 		int v = from + threadIdx.x * 8;
 		float x[8];
 		if (v < VP)
-			load(x, row + v);
+			load(x, CACHED && v < V ? cache + v : row + v);
 		if (sizeof(L) != sizeof(A))
 			__syncthreads();
 		if (v >= VP)
 			continue;
 #pragma unroll
 		for (int e = 0; e < 8; e++) {
-			x[e] = v + e < V ? __expf(x[e] - most) * factor : 0.0f;
+			x[e] = v + e < V ? exponent<L>(x[e] - most) * factor : 0.0f;
 			if (v + e == target)
 				x[e] -= scale;
 		}
@@ -148,6 +161,37 @@ static void chunk_gradients(struct backend *b, struct stream *s, void *dx, void 
 	(void)gemm_run(b, s, &g);
 }
 
+template <typename L, typename A, bool CACHED>
+static void cross_entropy_start(struct backend *b, struct stream *s, float *loss, void *logits,
+	const int32_t *targets, int rows, int V, int VP, float scale, bool gradient)
+{
+	int bytes = CACHED ? VP * (int)sizeof(L) : 0;
+	if (bytes > 48 << 10 &&
+		!stream_check(b, s,
+			cudaFuncSetAttribute(cross_entropy<L, A, CACHED>, cudaFuncAttributeMaxDynamicSharedMemorySize,
+				bytes),
+			"classifier"))
+		return;
+	cross_entropy<L, A, CACHED><<<rows, classifier_threads, bytes, s->handle>>>(
+		loss, (L *)logits, targets, V, VP, scale, gradient);
+}
+
+static void cross_entropy_launch(struct backend *b, struct stream *s, float *loss, void *logits,
+	enum dtype type, const int32_t *targets, int rows, int V, int VP, float scale, bool gradient)
+{
+	/* Two blocks a processor must fit, each with 1 KB of the system's. */
+	bool cached = gradient && b->cached_logits && 2 * (VP * dtype_bytes(type) + 2048) <= b->shared_bytes;
+	if (type == DTYPE_F32)
+		WITH_ACT(b, (cross_entropy_start<float, A, false>(
+				    b, s, loss, logits, targets, rows, V, VP, scale, gradient)));
+	else if (cached)
+		WITH_ACT(b, (cross_entropy_start<A, A, true>(
+				    b, s, loss, logits, targets, rows, V, VP, scale, gradient)));
+	else
+		WITH_ACT(b, (cross_entropy_start<A, A, false>(
+				    b, s, loss, logits, targets, rows, V, VP, scale, gradient)));
+}
+
 void cuda_classifier(struct kernels *k, struct stream *s, float *loss, void *dx, void *dwte, const void *x,
 	const void *wte, const int32_t *targets, int R, int C, int V, int VP, float scale, bool accumulate)
 {
@@ -168,12 +212,7 @@ void cuda_classifier(struct kernels *k, struct stream *s, float *loss, void *dx,
 		const char *from = (const char *)x + offset;
 		struct gemm g = head_product(b, logits, type, VP, from, wte, rows, C, VP);
 		(void)gemm_run(b, s, &g);
-		if (type == DTYPE_F32)
-			WITH_ACT(b, (cross_entropy<float, A><<<rows, classifier_threads, 0, s->handle>>>(
-					    loss + r, (float *)logits, targets + r, V, VP, scale, dx != NULL)));
-		else
-			WITH_ACT(b, (cross_entropy<A, A><<<rows, classifier_threads, 0, s->handle>>>(
-					    loss + r, (A *)logits, targets + r, V, VP, scale, true)));
+		cross_entropy_launch(b, s, loss + r, logits, type, targets + r, rows, V, VP, scale, dx != NULL);
 		stream_launched(b, s, "classifier");
 		if (dx)
 			chunk_gradients(b, s, (char *)dx + offset, dwte, logits, ld, from, wte, rows, C, VP,

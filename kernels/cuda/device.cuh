@@ -127,12 +127,38 @@ static inline struct device_dropout device_dropout_from(const struct dropout *dr
 	return d;
 }
 
+/* dropout.h's dropout_block, its products spelled so that nvcc makes one instruction of each. */
+static __device__ __forceinline__ struct philox_block device_dropout_block(
+	const struct device_dropout &d, uint32_t sequence, uint64_t q)
+{
+	uint64_t window = d.window + sequence;
+	uint32_t c0 = (uint32_t)q, c1 = d.layer << 16 | d.site << 8 | (uint32_t)(q >> 32);
+	uint32_t c2 = (uint32_t)window, c3 = (uint32_t)(window >> 32);
+	uint32_t k0 = (uint32_t)d.seed, k1 = (uint32_t)(d.seed >> 32);
+#pragma unroll
+	for (int round = 0; round < 10; round++) {
+		uint32_t low0, high0, low1, high1;
+		asm("{ .reg .b64 p; mul.wide.u32 p, %2, 0xD2511F53; mov.b64 {%0, %1}, p; }"
+			: "=r"(low0), "=r"(high0)
+			: "r"(c0));
+		asm("{ .reg .b64 p; mul.wide.u32 p, %2, 0xCD9E8D57; mov.b64 {%0, %1}, p; }"
+			: "=r"(low1), "=r"(high1)
+			: "r"(c2));
+		c0 = high1 ^ c1 ^ k0;
+		c2 = high0 ^ c3 ^ k1;
+		c1 = low1;
+		c3 = low0;
+		k0 += 0x9E3779B9u;
+		k1 += 0xBB67AE85u;
+	}
+	return {{c0, c1, c2, c3}};
+}
+
 /* Whether element e of `sequence` (0.. in this batch) is kept. */
 static __device__ __forceinline__ bool dropout_keep(
 	const struct device_dropout &d, uint32_t sequence, uint64_t element)
 {
-	struct philox_block block =
-		dropout_block(d.seed, d.window + sequence, d.layer, d.site, element / 4);
+	struct philox_block block = device_dropout_block(d, sequence, element / 4);
 	uint32_t low = element & 1 ? block.word[1] : block.word[0];
 	uint32_t high = element & 1 ? block.word[3] : block.word[2];
 	return (element & 2 ? high : low) >= d.threshold;
@@ -148,8 +174,7 @@ static __device__ __forceinline__ void dropout_vector(
 	} else {
 #pragma unroll
 		for (int k = 0; k < V; k += 4) {
-			struct philox_block block =
-				dropout_block(d.seed, d.window + sequence, d.layer, d.site, (element + k) / 4);
+			struct philox_block block = device_dropout_block(d, sequence, (element + k) / 4);
 #pragma unroll
 			for (int i = 0; i < 4; i++)
 				v[k + i] = block.word[i] >= d.threshold ? v[k + i] * d.scale : 0.0f;

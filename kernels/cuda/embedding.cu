@@ -1,6 +1,8 @@
 /*
- * Embedding. The backward adds rows to a token's gradient in the order of the batch: (token, row) pairs are
- * sorted (stable), then one block walks each run of equal tokens. No atomics, the same bits every time.
+ * Embedding. The backward sorts (token, row) pairs (stable: rows in the order of the batch). The sorted list is
+ * cut into windows of 64; a block adds up each piece of a run of equal tokens, and pieces of a run that spans
+ * windows are then added in order. No atomics, the same bits every time, and a frequent token takes no longer
+ * than its share.
  */
 #include "kernels/cuda/backend.cuh"
 
@@ -75,40 +77,30 @@ static __global__ void number_rows(int32_t *rows, int R)
 		rows[r] = r;
 }
 
-/* The end of the run of equal keys that begins at p. */
-static __device__ int run_end(const int32_t *keys, int p, int R)
-{
-	int32_t key = keys[p];
-	int low = p + 1, high = p + 1, step = 1;
-	while (high < R && keys[high] == key) { /* gallop, then halve */
-		low = high + 1;
-		high = min(R, high + step);
-		step *= 2;
-	}
-	while (low < high) {
-		int middle = (low + high) / 2;
-		if (keys[middle] == key)
-			low = middle + 1;
-		else
-			high = middle;
-	}
-	return low;
-}
+enum { window = 64, run_threads = 128 };
 
-/* Block p, where a run of equal keys begins at p: grad[key] += drop(dout[row]) for the run's rows, in order. */
+/*
+ * Block p: the piece of a run that begins at p, the beginning of the run or of a window. A whole run is added to
+ * its gradient; a piece of one goes to partial[window][0: from the window's beginning, 1: not][C].
+ */
 template <int V, typename A, typename G>
-__global__ void add_runs(G *grad, const A *dout, const int32_t *keys, const int32_t *rows, int R, int T, int C,
-	struct device_dropout drop)
+__global__ void __launch_bounds__(run_threads) add_runs(G *grad, float *partial, const A *dout, const int32_t *keys,
+	const int32_t *rows, int R, int T, int C, struct device_dropout drop)
 {
-	int p = blockIdx.x;
+	int p = blockIdx.x, w = p / window;
 	int32_t key = keys[p];
-	if (p > 0 && keys[p - 1] == key)
+	bool continued = p > 0 && keys[p - 1] == key;
+	if (continued && p % window)
 		return;
-	int end = run_end(keys, p, R);
-	for (int c = threadIdx.x * V; c < C; c += blockDim.x * V) {
-		float sum[V];
+	int i = p + threadIdx.x;
+	int end = p + __syncthreads_count(i < min(R, (w + 1) * window) && keys[i] == key);
+	bool whole = !continued && (end == R || keys[end] != key);
+	float *piece = partial + ((int64_t)w * 2 + (p % window != 0)) * C;
+	for (int c = threadIdx.x * V; c < C; c += run_threads * V) {
+		float sum[V] = {};
 		G *to = grad + (int64_t)key * C + c;
-		load(sum, to);
+		if (whole)
+			load(sum, to);
 #pragma unroll 4
 		for (int q = p; q < end; q++) {
 			int r = rows[q];
@@ -120,30 +112,69 @@ __global__ void add_runs(G *grad, const A *dout, const int32_t *keys, const int3
 			for (int e = 0; e < V; e++)
 				sum[e] += x[e];
 		}
+		if (whole)
+			store(to, sum);
+		else
+			store(piece + c, sum);
+	}
+}
+
+/* Block w: if a run begins in window w and goes on past it, its pieces are added up, in order. */
+template <int V, typename G>
+__global__ void __launch_bounds__(run_threads) join_runs(
+	G *grad, const float *partial, const int32_t *keys, int R, int C)
+{
+	int w = blockIdx.x, begin = w * window, last = begin + window - 1;
+	if (last >= R - 1)
+		return;
+	int32_t key = keys[last];
+	bool from_start = keys[begin] == key;
+	if (keys[last + 1] != key || (from_start && begin > 0 && keys[begin - 1] == key))
+		return;
+	int end = w + 1;
+	while (end * window < R && keys[end * window] == key)
+		end++;
+	for (int c = threadIdx.x * V; c < C; c += run_threads * V) {
+		float sum[V], x[V];
+		G *to = grad + (int64_t)key * C + c;
+		load(sum, to);
+		for (int piece = w; piece < end; piece++) {
+			load(x, partial + ((int64_t)piece * 2 + (piece == w && !from_start)) * C + c);
+#pragma unroll
+			for (int e = 0; e < V; e++)
+				sum[e] += x[e];
+		}
 		store(to, sum);
 	}
 }
 
-/* grad[keys[r]] += drop(dout[r]) in order of r. */
+/* grad[keys[r]] += drop(dout[r]). */
 static void add_rows_by_key(struct backend *b, struct stream *s, void *grad, const void *dout,
 	const int32_t *keys, int R, int T, int C, struct device_dropout d)
 {
 	size_t list = ((size_t)R * sizeof(int32_t) + 255) / 256 * 256, sort_bytes = 0;
 	(void)cub::DeviceRadixSort::SortPairs(NULL, sort_bytes, (const int32_t *)NULL, (int32_t *)NULL,
 		(const int32_t *)NULL, (int32_t *)NULL, R, 0, 32, s->handle);
-	char *scratch = (char *)stream_scratch(b, s, 3 * list + sort_bytes, "embedding gradient");
+	sort_bytes = (sort_bytes + 255) / 256 * 256;
+	int windows = ceiling(R, window);
+	char *scratch = (char *)stream_scratch(b, s,
+		3 * list + sort_bytes + (size_t)windows * 2 * C * sizeof(float), "embedding gradient");
 	if (!scratch)
 		return;
 	int32_t *sorted = (int32_t *)scratch, *rows = (int32_t *)(scratch + list);
 	int32_t *numbers = (int32_t *)(scratch + 2 * list);
+	float *partial = (float *)(scratch + 3 * list + sort_bytes);
 	number_rows<<<ceiling(R, 256), 256, 0, s->handle>>>(numbers, R);
 	if (!stream_check(b, s,
 		    cub::DeviceRadixSort::SortPairs(scratch + 3 * list, sort_bytes, keys, sorted,
 			    (const int32_t *)numbers, rows, R, 0, 32, s->handle),
 		    "sorting tokens"))
 		return;
-	WITH_ACT(b, WITH_GRAD(b, WITH_WIDTH(C, (add_runs<V, A, G><<<R, 128, 0, s->handle>>>((G *)grad,
-						      (const A *)dout, sorted, rows, R, T, C, d)))));
+	WITH_ACT(b,
+		WITH_GRAD(b, WITH_WIDTH(C, (add_runs<V, A, G><<<R, run_threads, 0, s->handle>>>((G *)grad, partial,
+						   (const A *)dout, sorted, rows, R, T, C, d)))));
+	WITH_GRAD(b, WITH_WIDTH(C, (join_runs<V, G><<<windows, run_threads, 0, s->handle>>>(
+					   (G *)grad, partial, sorted, R, C))));
 	stream_launched(b, s, "embedding_backward");
 }
 

@@ -108,7 +108,8 @@ static cublasLtMatmulDesc_t gemm_describe(const struct gemm *g)
 		set(d, CUBLASLT_MATMUL_DESC_EPILOGUE, g->epilogue);
 	if (g->bias) {
 		set(d, CUBLASLT_MATMUL_DESC_BIAS_POINTER, g->bias);
-		set(d, CUBLASLT_MATMUL_DESC_BIAS_DATA_TYPE, cuda_type(g->in));
+		set(d, CUBLASLT_MATMUL_DESC_BIAS_DATA_TYPE,
+			cuda_type(g->epilogue == CUBLASLT_EPILOGUE_BGRADA ? g->out : g->in));
 	}
 	if (g->aux) {
 		set(d, CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_POINTER, g->aux);

@@ -137,11 +137,11 @@ void cuda_layernorm_forward(struct kernels *k, struct stream *s, void *out, void
 
 /* With xhat = (x - mean) rstd and g = dout gamma:  dx = rstd (g - mean(g) - xhat mean(g xhat)). */
 
-enum { rows_at_once = 4, most_warps = 8 };
+enum { rows_at_once = 2, most_warps = 8 };
 
 /* One thread for V columns, blockDim.x >= C / V; partial[block] = dgamma [C], dbeta [C]. */
 template <int V, typename A>
-__global__ void __launch_bounds__(256) normalize_gradient(A *dresidual, const A *dresidual_in, A *dbranch,
+__global__ void __launch_bounds__(256, 3) normalize_gradient(A *dresidual, const A *dresidual_in, A *dbranch,
 	float *partial, const A *dout, const A *x, const A *gamma, const float *mean, const float *rstd, int R,
 	int T, int C, struct device_dropout drop, int rows_each)
 {
@@ -276,9 +276,9 @@ void cuda_layernorm_backward(struct kernels *k, struct stream *s, void *dresidua
 	s = stream_of(k, s);
 	struct device_dropout d = device_dropout_from(drop);
 	int R = B * T, threads = ceiling(C, 8 * 32) * 32;
-	/* Fast: as many blocks as fit on the processors at 512 threads each (registers), rows in whole rounds. */
+	/* Fast: as many blocks as fit on the processors at 768 threads each (registers), rows in whole rounds. */
 	bool fast = C % 8 == 0 && threads <= 256;
-	int parts = fast ? b->processors * (512 / threads ? 512 / threads : 1) : 64;
+	int parts = fast ? b->processors * (768 / threads) : 64;
 	int rows_each = ceiling(ceiling(R, parts), rows_at_once) * rows_at_once;
 	parts = ceiling(R, rows_each);
 	float *partial = (float *)stream_scratch(b, s, (size_t)parts * 2 * C * sizeof(float), "layernorm gradient");

@@ -249,8 +249,18 @@ void cuda_linear_backward(struct kernels *k, struct stream *s, void *din, void *
 	g.in = b->act;
 	g.out = b->grad;
 	g.accumulate = accumulate;
-	(void)gemm_run(b, s, &g);
-	bias_gradient(b, s, dbias, dout, R, N, accumulate);
+	bool done = false;
+	if (b->fused_bias_gradients && !accumulate) {
+		g.epilogue = CUBLASLT_EPILOGUE_BGRADA;
+		g.bias = dbias;
+		done = gemm_run(b, s, &g);
+		g.epilogue = CUBLASLT_EPILOGUE_DEFAULT;
+		g.bias = NULL;
+	}
+	if (!done) {
+		(void)gemm_run(b, s, &g);
+		bias_gradient(b, s, dbias, dout, R, N, accumulate);
+	}
 	if (din)
 		input_gradient(b, s, din, dout, w, pre, R, K, N);
 }
