@@ -185,6 +185,32 @@ static enum status take_config(const char *path, const cJSON *o, struct model_co
 
 /* ---- trainer.json ---- */
 
+/*
+ * cJSON prints 15 digits where it finds them "equal", to within an epsilon: not the same bits. So a double
+ * that 15 digits do not give back goes as a string of 17.
+ */
+static bool add_double(cJSON *object, const char *key, double number)
+{
+	char text[40];
+	snprintf(text, sizeof text, "%.15g", number);
+	if (strtod(text, NULL) == number)
+		return cJSON_AddNumberToObject(object, key, number);
+	snprintf(text, sizeof text, "%.17g", number);
+	return cJSON_AddStringToObject(object, key, text);
+}
+
+static enum status get_double(const char *path, const cJSON *object, const char *key, double *out)
+{
+	const char *text = cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(object, key));
+	char *end;
+	if (!text)
+		return json_get_double(path, object, key, out);
+	*out = strtod(text, &end);
+	FAIL_IF(!*text || *end || !isfinite(*out), STATUS_CORRUPT, "%s: key \"%s\" is not a number", path,
+		key);
+	return STATUS_OK;
+}
+
 static bool add_data(cJSON *o, const struct checkpoint_state *s)
 {
 	cJSON *data = cJSON_AddObjectToObject(o, "data");
@@ -198,8 +224,7 @@ static bool add_loss_scale(cJSON *o, const struct loss_scale *s)
 {
 	cJSON *scale = cJSON_AddObjectToObject(o, "loss_scale");
 	return scale && cJSON_AddBoolToObject(scale, "dynamic", s->dynamic) &&
-	       cJSON_AddNumberToObject(scale, "scale", s->scale) &&
-	       cJSON_AddNumberToObject(scale, "minimum", s->minimum) &&
+	       add_double(scale, "scale", s->scale) && add_double(scale, "minimum", s->minimum) &&
 	       json_add_u64(scale, "window", s->window) && json_add_u64(scale, "hysteresis", s->hysteresis) &&
 	       json_add_u64(scale, "hysteresis_left", s->hysteresis_left) &&
 	       json_add_u64(scale, "iteration", s->iteration) &&
@@ -210,9 +235,8 @@ static bool add_schedule(cJSON *o, const struct schedule *s)
 {
 	cJSON *schedule = cJSON_AddObjectToObject(o, "schedule");
 	return schedule && cJSON_AddStringToObject(schedule, "style", schedule_style_name(s->style)) &&
-	       cJSON_AddNumberToObject(schedule, "learning_rate", s->learning_rate) &&
-	       cJSON_AddNumberToObject(schedule, "minimum", s->minimum) &&
-	       cJSON_AddNumberToObject(schedule, "warmup", s->warmup) &&
+	       add_double(schedule, "learning_rate", s->learning_rate) &&
+	       add_double(schedule, "minimum", s->minimum) && add_double(schedule, "warmup", s->warmup) &&
 	       json_add_u64(schedule, "decay_iters", s->decay_iters);
 }
 
@@ -221,13 +245,11 @@ static bool add_validation(cJSON *o, const struct overfitting *s)
 	cJSON *v = cJSON_AddObjectToObject(o, "validation");
 	cJSON *t = cJSON_AddObjectToObject(o, "train_loss");
 	return v && t && json_add_u64(v, "evaluations", s->evaluations) &&
-	       json_add_u64(v, "best_step", s->best_step) &&
-	       cJSON_AddNumberToObject(v, "best_loss", s->best_loss) &&
-	       cJSON_AddNumberToObject(v, "best_train_loss", s->best_train_loss) &&
+	       json_add_u64(v, "best_step", s->best_step) && add_double(v, "best_loss", s->best_loss) &&
+	       add_double(v, "best_train_loss", s->best_train_loss) &&
 	       json_add_u64(v, "since_best", s->since_best) &&
-	       cJSON_AddBoolToObject(v, "warned", s->warned) &&
-	       cJSON_AddNumberToObject(t, "smoothed", s->smoothed) &&
-	       cJSON_AddNumberToObject(t, "weight", s->smoothed_weight);
+	       cJSON_AddBoolToObject(v, "warned", s->warned) && add_double(t, "smoothed", s->smoothed) &&
+	       add_double(t, "weight", s->smoothed_weight);
 }
 
 static bool add_circumstances(cJSON *o, const struct checkpoint_state *s)
@@ -301,13 +323,13 @@ static enum status take_loss_scale(const char *path, const cJSON *o, struct loss
 	double last = 0;
 	TRY(json_get_object(path, o, "loss_scale", &scale));
 	TRY(json_get_bool(path, scale, "dynamic", &s->dynamic));
-	TRY(json_get_double(path, scale, "scale", &s->scale));
-	TRY(json_get_double(path, scale, "minimum", &s->minimum));
+	TRY(get_double(path, scale, "scale", &s->scale));
+	TRY(get_double(path, scale, "minimum", &s->minimum));
 	TRY(json_get_u64(path, scale, "window", &s->window));
 	TRY(get_u32(path, scale, "hysteresis", &s->hysteresis));
 	TRY(get_u32(path, scale, "hysteresis_left", &s->hysteresis_left));
 	TRY(json_get_u64(path, scale, "iteration", &s->iteration));
-	TRY(json_get_double(path, scale, "last_overflow", &last));
+	TRY(get_double(path, scale, "last_overflow", &last));
 	FAIL_IF(!(last >= -1 && last < 9007199254740992.0), STATUS_CORRUPT,
 		"%s: key \"last_overflow\" is no step", path);
 	s->last_overflow = (int64_t)last;
@@ -321,9 +343,9 @@ static enum status take_schedule(const char *path, const cJSON *o, struct schedu
 	const char *style = NULL;
 	TRY(json_get_object(path, o, "schedule", &schedule));
 	TRY(json_get_string(path, schedule, "style", &style));
-	TRY(json_get_double(path, schedule, "learning_rate", &s->learning_rate));
-	TRY(json_get_double(path, schedule, "minimum", &s->minimum));
-	TRY(json_get_double(path, schedule, "warmup", &s->warmup));
+	TRY(get_double(path, schedule, "learning_rate", &s->learning_rate));
+	TRY(get_double(path, schedule, "minimum", &s->minimum));
+	TRY(get_double(path, schedule, "warmup", &s->warmup));
 	TRY(json_get_u64(path, schedule, "decay_iters", &s->decay_iters));
 	enum status status = schedule_style_parse(style, &s->style);
 	if (status == STATUS_OK)
@@ -337,13 +359,13 @@ static enum status take_validation(const char *path, const cJSON *o, struct over
 	TRY(json_get_object(path, o, "validation", &v));
 	TRY(json_get_u64(path, v, "evaluations", &s->evaluations));
 	TRY(json_get_u64(path, v, "best_step", &s->best_step));
-	TRY(json_get_double(path, v, "best_loss", &s->best_loss));
-	TRY(json_get_double(path, v, "best_train_loss", &s->best_train_loss));
+	TRY(get_double(path, v, "best_loss", &s->best_loss));
+	TRY(get_double(path, v, "best_train_loss", &s->best_train_loss));
 	TRY(json_get_u64(path, v, "since_best", &s->since_best));
 	TRY(json_get_bool(path, v, "warned", &s->warned));
 	TRY(json_get_object(path, o, "train_loss", &t));
-	TRY(json_get_double(path, t, "smoothed", &s->smoothed));
-	return json_get_double(path, t, "weight", &s->smoothed_weight);
+	TRY(get_double(path, t, "smoothed", &s->smoothed));
+	return get_double(path, t, "weight", &s->smoothed_weight);
 }
 
 static enum status take_state(const char *path, cJSON *o, struct checkpoint_state *s)

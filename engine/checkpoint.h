@@ -18,7 +18,7 @@
  * n_layer, n_positions, resid_pdrop, scale_attn_weights true, tie_word_embeddings true, torch_dtype
  * "float32", use_cache true, vocab_size.
  *
- * trainer.json, version 1 (whole numbers above 2^53 are strings; doubles in full precision):
+ * trainer.json, version 1 (strings: whole numbers above 2^53, and doubles that need 17 digits):
  *    "format": "ferry-trainer", "version": 1, "program": "ferry 0.1"
  *    "step"       iterations done, skipped ones included
  *    "updates"    of the weights: Adam's t and the schedule's n (step = updates + skipped)

@@ -132,6 +132,14 @@ static enum status check_size(const struct job *job, const char *name, int wante
 	return STATUS_OK;
 }
 
+/* The double that prints as the float does: 0.1 for 0.1f. */
+static double decimal(float number)
+{
+	char text[32];
+	snprintf(text, sizeof text, "%.7g", (double)number);
+	return strtod(text, NULL);
+}
+
 static enum status adopt_sizes(struct job *job)
 {
 	struct train_settings *s = &job->options.settings;
@@ -146,7 +154,11 @@ static enum status adopt_sizes(struct job *job)
 	s->heads = m->heads;
 	s->positions = m->positions;
 	if (!train_options_chosen(&job->options, "--layernorm-epsilon"))
-		s->epsilon = (double)m->layernorm_epsilon;
+		s->epsilon = decimal(m->layernorm_epsilon);
+	if (!train_options_chosen(&job->options, "--attention-dropout"))
+		s->attention_dropout = decimal(m->attention_dropout);
+	if (!train_options_chosen(&job->options, "--hidden-dropout"))
+		s->hidden_dropout = decimal(m->hidden_dropout);
 	if (!train_options_chosen(&job->options, "--seq-length") && s->seq_length > (uint64_t)m->positions)
 		s->seq_length = (uint64_t)m->positions;
 	return STATUS_OK;

@@ -155,6 +155,29 @@ static void all_of_it_comes_back(void **state)
 	checkpoint_close(c);
 }
 
+/* Doubles come back to the last bit, whatever JSON's printers think equal. */
+static void doubles_are_exact(void **state)
+{
+	(void)state;
+	struct checkpoint_state s = sample_state(9);
+	struct checkpoint_contents contents = contents_of(&s);
+	char name[CHECKPOINT_NAME];
+	for (int i = 0; i < 40; i++) {
+		struct checkpoint *c;
+		s.overfitting.smoothed = 3 + sin(i) * 0.1;
+		s.overfitting.best_loss = nextafter(3.5, i % 2 ? 4 : 0);
+		s.schedule.learning_rate = exp(-i);
+		s.schedule.minimum = 0;
+		assert_ok(checkpoint_write(run, &contents, name));
+		assert_ok(checkpoint_open(run, &c));
+		const struct checkpoint_state *read = checkpoint_get_state(c);
+		assert_memory_equal(&read->overfitting.smoothed, &s.overfitting.smoothed, 8);
+		assert_memory_equal(&read->overfitting.best_loss, &s.overfitting.best_loss, 8);
+		assert_memory_equal(&read->schedule.learning_rate, &s.schedule.learning_rate, 8);
+		checkpoint_close(c);
+	}
+}
+
 /* Real rows only, Hugging Face's names and shapes, checked through the file itself. */
 static void the_file_is_hugging_face(void **state)
 {
@@ -519,6 +542,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test_setup_teardown(all_of_it_comes_back, setup, teardown),
+		cmocka_unit_test_setup_teardown(doubles_are_exact, setup, teardown),
 		cmocka_unit_test_setup_teardown(the_file_is_hugging_face, setup, teardown),
 		cmocka_unit_test_setup_teardown(any_changed_byte_is_seen, setup, teardown),
 		cmocka_unit_test_setup_teardown(the_newest_valid_one_is_taken, setup, teardown),
