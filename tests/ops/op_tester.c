@@ -887,9 +887,9 @@ static void test_rows(struct op_tester *t)
 
 static void test_products(struct op_tester *t)
 {
-	static const int sizes[][3] = {
-		{1, 8, 24}, {5, 24, 72}, {33, 64, 192}, {130, 100, 36}, {70, 768, 128}, {64, 128, 512}};
-	for (int i = 0; i < 6; i++)
+	static const int sizes[][3] = {{1, 8, 24}, {5, 24, 72}, {33, 64, 192}, {130, 100, 36}, {70, 768, 128},
+		{64, 128, 512}, {256, 256, 264}};
+	for (int i = 0; i < 7; i++)
 		for (int variant = 0; variant < 4; variant++)
 			test_linear(t, sizes[i][0], sizes[i][1], sizes[i][2], variant & 1, variant & 2);
 }
