@@ -1,7 +1,8 @@
 /*
  * sparse_corpus.h: corpora of any size that cost hardly any disk: each .bin is a hole (tokens of id 0, so
  * that `ferry verify` would miss the EODs), but .idx, .key, .sum and the manifest are complete and true, and
- * every page read is verified. For tests and benchmarks; stops the program when it cannot write.
+ * every page read is verified. Or `filled`: random ids, on the disk. For tests and benchmarks; stops the
+ * program when it cannot write.
  */
 #ifndef SPARSE_CORPUS_H
 #define SPARSE_CORPUS_H
@@ -19,6 +20,7 @@ struct sparse_corpus {
 	uint64_t shards;      /* a power of two */
 	uint64_t shard_bytes; /* of each .bin; a multiple of 4096 */
 	uint64_t documents;   /* of each shard, equally long but for the last */
+	int filled;
 };
 
 struct sparse_tree {
@@ -110,7 +112,35 @@ static void sparse_write(const struct sparse_corpus *corpus, uint64_t shard, con
 	sparse_close(file);
 }
 
-/* Writes one shard; roots of .bin, .idx, .key. */
+/* The tree of a .bin of random ids, which it writes. */
+static struct sparse_tree sparse_fill(const struct sparse_corpus *corpus, uint64_t shard)
+{
+	uint64_t pages = corpus->shard_bytes / 4096, *leaves = malloc(pages * 8), random = shard + 1;
+	FILE *file = sparse_open(corpus, shard, "bin");
+	for (uint64_t p = 0; p < pages; p++) {
+		uint16_t page[2048];
+		for (int i = 0; i < 2048; i++) {
+			random = random * UINT64_C(6364136223846793005) + 1442695040888963407;
+			page[i] = (uint16_t)((random >> 40) % 50257);
+		}
+		leaves[p] = XXH3_64bits(page, sizeof page);
+		fwrite(page, 1, sizeof page, file);
+	}
+	fflush(file);
+	fdatasync(fileno(file));
+	sparse_close(file);
+	return sparse_tree(leaves, pages);
+}
+
+/* Makes a .bin that is a hole. */
+static void sparse_hole(const struct sparse_corpus *corpus, uint64_t shard)
+{
+	FILE *file = sparse_open(corpus, shard, "bin");
+	sparse_check(ftruncate(fileno(file), (off_t)corpus->shard_bytes) == 0, "a sparse file");
+	sparse_close(file);
+}
+
+/* Writes the rest of a shard; roots of .bin, .idx, .key. */
 static void sparse_shard(
 	const struct sparse_corpus *corpus, uint64_t shard, const struct sparse_tree *bin, uint64_t roots[3])
 {
@@ -133,9 +163,6 @@ static void sparse_shard(
 	sparse_close(sum);
 	sparse_write(corpus, shard, "idx", idx, idx_bytes);
 	sparse_write(corpus, shard, "key", keys, key_bytes);
-	FILE *file = sparse_open(corpus, shard, "bin");
-	sparse_check(ftruncate(fileno(file), (off_t)corpus->shard_bytes) == 0, "a sparse file");
-	sparse_close(file);
 	free(idx);
 	free(keys);
 	free(trees[1].hashes);
@@ -189,8 +216,15 @@ static void sparse_corpus_create(const struct sparse_corpus *corpus)
 	for (uint64_t p = 0; p < pages; p++)
 		leaves[p] = p ? leaves[0] : XXH3_64bits(zeros, sizeof zeros);
 	struct sparse_tree bin = sparse_tree(leaves, pages);
-	for (uint64_t s = 0; s < corpus->shards; s++)
+	for (uint64_t s = 0; s < corpus->shards; s++) {
+		if (corpus->filled) {
+			free(bin.hashes);
+			bin = sparse_fill(corpus, s);
+		} else {
+			sparse_hole(corpus, s);
+		}
 		sparse_shard(corpus, s, &bin, roots + 3 * s);
+	}
 	sparse_manifest(corpus, roots);
 	free(bin.hashes);
 	free(roots);

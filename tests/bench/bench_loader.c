@@ -1,0 +1,319 @@
+/*
+ * bench_loader [WINDOWS]: how fast data/ starts and reads. Makes its corpora in $TMPDIR (4.5 GB of disk) and
+ * removes them.
+ *
+ *    a terabyte       1,024 sparse shards, a million documents: opening, splitting, the first batch; resident
+ *                     memory then and 200 batches later. Each in a process of its own; once more with .key,
+ *                     .idx and .sum dropped from the page cache.
+ *    page cache       a corpus of 2 GiB: microseconds for a verified batch of 24 x 1025 tokens, read directly
+ *                     and through the loader; median of the rounds and the fastest
+ *    disk             the same corpus, dropped from the page cache: WINDOWS random windows (20,000) through
+ *                     the loader, beside as many threads that pread the same pages and do nothing else
+ */
+#include "common/memory.h"
+#include "data/loader.h"
+#include "tests/unit/data/sparse_corpus.h"
+
+#include <fcntl.h>
+#include <pthread.h>
+#include <spawn.h>
+#include <stdatomic.h>
+#include <sys/wait.h>
+#include <time.h>
+
+enum { T = 1024, BATCH = 24, ROUNDS = 400, DISK_THREADS = 16 };
+
+static double seconds(void)
+{
+	struct timespec now;
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	return (double)now.tv_sec + (double)now.tv_nsec * 1e-9;
+}
+
+static void check(enum status status)
+{
+	if (status != STATUS_OK) {
+		fprintf(stderr, "bench_loader: %s\n", error_message());
+		exit(1);
+	}
+}
+
+static void open_data(const char *directory, struct corpus **corpus, struct sampler *sampler)
+{
+	struct split_shares shares = {{949, 50, 1}};
+	struct split_range ranges[SPLIT_PARTS];
+	check(corpus_open(directory, corpus));
+	check(split_corpus(*corpus, &shares, ranges));
+	check(sampler_open(sampler, &ranges[SPLIT_TRAIN], SPLIT_TRAIN, T, 1234, true));
+}
+
+static struct loader *open_loader(
+	struct corpus *corpus, const struct sampler *sampler, uint64_t first, int threads, int depth)
+{
+	struct loader_config config = {.corpus = corpus,
+		.sampler = *sampler,
+		.first_ordinal = first,
+		.global_batch = BATCH,
+		.micro_batch = BATCH,
+		.ranks = 1,
+		.threads = threads,
+		.depth = depth};
+	struct loader *loader;
+	check(loader_open(&config, &loader));
+	return loader;
+}
+
+/* ---- a terabyte ---- */
+
+/* In a process of its own: prints one line. */
+static int start_up(const char *directory)
+{
+	struct corpus *corpus;
+	struct sampler sampler;
+	struct loader_batch batch;
+	double started = seconds();
+	open_data(directory, &corpus, &sampler);
+	struct loader *loader = open_loader(corpus, &sampler, 0, 2, 2);
+	check(loader_next(loader, &batch));
+	double first = seconds();
+	uint64_t resident = memory_peak_resident();
+	for (int i = 0; i < 200; i++)
+		check(loader_next(loader, &batch));
+	printf("%8.1f ms to the first batch   %6.1f MB resident   %6.1f MB after 200 batches more\n",
+		(first - started) * 1e3, (double)resident / 1e6, (double)memory_peak_resident() / 1e6);
+	loader_close(loader);
+	corpus_close(corpus);
+	return 0;
+}
+
+static void spawn_start_up(const char *label, const char *directory)
+{
+	extern char **environ;
+	const char *arguments[] = {"bench_loader", "--start-up", directory, NULL};
+	pid_t child;
+	int status;
+	printf("%-28s", label);
+	fflush(stdout);
+	if (posix_spawn(&child, "/proc/self/exe", NULL, NULL, (char **)arguments, environ) != 0 ||
+		waitpid(child, &status, 0) != child || status != 0)
+		exit(1);
+}
+
+static void drop(const struct sparse_corpus *corpus, const char *suffix)
+{
+	char path[256];
+	for (uint64_t s = 0; s < corpus->shards; s++) {
+		snprintf(path, sizeof path, "%s/%05" PRIu64 ".%s", corpus->directory, s, suffix);
+		int fd = open(path, O_RDONLY);
+		if (fd < 0)
+			continue;
+		fdatasync(fd);
+		posix_fadvise(fd, 0, 0, POSIX_FADV_DONTNEED);
+		close(fd);
+	}
+}
+
+static void make(struct sparse_corpus *corpus)
+{
+	const char *temporary = getenv("TMPDIR");
+	snprintf(corpus->directory, sizeof corpus->directory, "%s/ferry-bench-XXXXXX",
+		temporary ? temporary : "/tmp");
+	sparse_check(mkdtemp(corpus->directory) != NULL, corpus->directory);
+	sparse_corpus_create(corpus);
+}
+
+static void measure_terabyte(void)
+{
+	struct sparse_corpus corpus = {"", 1024, UINT64_C(1) << 30, 1000, 0};
+	printf("a terabyte: 1,024 shards of 1 GiB, 1,024,000 documents\n");
+	make(&corpus);
+	spawn_start_up("  from the page cache", corpus.directory);
+	spawn_start_up("  again", corpus.directory);
+	drop(&corpus, "sum");
+	drop(&corpus, "idx");
+	drop(&corpus, "key");
+	spawn_start_up("  from the disk", corpus.directory);
+	sparse_corpus_remove(&corpus);
+}
+
+/* ---- page cache ---- */
+
+static int compare(const void *a, const void *b)
+{
+	double x = *(const double *)a, y = *(const double *)b;
+	return x < y ? -1 : x > y;
+}
+
+static void print_rounds(const char *label, double *rounds)
+{
+	qsort(rounds, ROUNDS, sizeof *rounds, compare);
+	printf("  %-42s %7.1f us   fastest %7.1f us\n", label, rounds[ROUNDS / 2] * 1e6, rounds[0] * 1e6);
+}
+
+static void measure_direct(struct corpus *corpus, struct sampler sampler, bool prefetch)
+{
+	static int32_t tokens[BATCH][T + 1];
+	double rounds[ROUNDS];
+	/* Twice: the first pass brings the windows' pages and hashes in. */
+	for (int pass = 0; pass < 2; pass++)
+		for (uint64_t r = 0; r < ROUNDS; r++) {
+			double started = seconds();
+			for (uint64_t i = 0; i < BATCH && prefetch; i++)
+				corpus_prefetch(
+					corpus, sampler_get(&sampler, r * BATCH + i).first_token, T + 1);
+			for (uint64_t i = 0; i < BATCH; i++)
+				check(corpus_read(corpus, sampler_get(&sampler, r * BATCH + i).first_token,
+					T + 1, tokens[i]));
+			rounds[r] = seconds() - started;
+		}
+	print_rounds(prefetch ? "read directly, asked for first (madvise)" : "read directly", rounds);
+}
+
+static void measure_loader(struct corpus *corpus, const struct sampler *sampler, int threads)
+{
+	double rounds[ROUNDS];
+	struct loader_batch batch;
+	struct loader *loader = open_loader(corpus, sampler, 0, threads, 4);
+	char label[64];
+	for (int i = 0; i < 8; i++)
+		check(loader_next(loader, &batch));
+	for (int r = 0; r < ROUNDS; r++) {
+		double started = seconds();
+		check(loader_next(loader, &batch));
+		rounds[r] = seconds() - started;
+	}
+	loader_close(loader);
+	double sum = 0;
+	for (int r = 0; r < ROUNDS; r++)
+		sum += rounds[r];
+	snprintf(label, sizeof label, "loader, %d thread%s: mean %.1f us; median", threads,
+		threads > 1 ? "s" : "", sum / ROUNDS * 1e6);
+	print_rounds(label, rounds);
+}
+
+/* ---- disk ---- */
+
+struct raw {
+	const struct sparse_corpus *sparse;
+	struct sampler sampler;
+	int *fds;
+	uint64_t windows;
+	atomic_uint_fast64_t next;
+};
+
+static void *read_raw(void *argument)
+{
+	struct raw *raw = argument;
+	struct sampler sampler = raw->sampler;
+	char room[16384];
+	uint64_t at, ordinal;
+	while ((ordinal = atomic_fetch_add(&raw->next, 1)) < raw->windows) {
+		at = 2 * sampler_get(&sampler, ordinal).first_token;
+		uint64_t first = at / 4096 * 4096, end = (at + 2 * (T + 1) + 4095) / 4096 * 4096;
+		uint64_t shard = first / raw->sparse->shard_bytes;
+		if (pread(raw->fds[shard], room, end - first, (off_t)(first % raw->sparse->shard_bytes)) < 0)
+			exit(1);
+	}
+	return NULL;
+}
+
+static double time_raw(const struct sparse_corpus *sparse, const struct sampler *sampler, uint64_t windows)
+{
+	struct raw raw = {.sparse = sparse, .sampler = *sampler, .windows = windows};
+	pthread_t threads[DISK_THREADS];
+	int fds[16];
+	for (uint64_t s = 0; s < sparse->shards; s++) {
+		char path[256];
+		snprintf(path, sizeof path, "%s/%05" PRIu64 ".bin", sparse->directory, s);
+		fds[s] = open(path, O_RDONLY);
+		posix_fadvise(fds[s], 0, 0, POSIX_FADV_RANDOM);
+	}
+	raw.fds = fds;
+	double started = seconds();
+	for (int i = 0; i < DISK_THREADS; i++)
+		pthread_create(&threads[i], NULL, read_raw, &raw);
+	for (int i = 0; i < DISK_THREADS; i++)
+		pthread_join(threads[i], NULL);
+	double took = seconds() - started;
+	for (uint64_t s = 0; s < sparse->shards; s++)
+		close(fds[s]);
+	return took;
+}
+
+static double time_loader(
+	struct corpus *corpus, const struct sampler *sampler, uint64_t windows, int threads, int depth)
+{
+	struct loader_batch batch;
+	double started = seconds();
+	struct loader *loader = open_loader(corpus, sampler, 0, threads, depth);
+	for (uint64_t i = 0; i < windows / BATCH; i++)
+		check(loader_next(loader, &batch));
+	double took = seconds() - started;
+	loader_close(loader);
+	return took;
+}
+
+static void print_disk(const char *label, double took, uint64_t windows)
+{
+	printf("  %-34s %8.0f windows/s   %7.1f MB/s of tokens   %7.0f us for 24\n", label,
+		(double)windows / took, (double)windows * 2 * T / took / 1e6,
+		took / (double)windows * BATCH * 1e6);
+}
+
+static void measure_disk(const struct sparse_corpus *sparse, uint64_t windows)
+{
+	static const struct {
+		int threads, depth;
+	} ways[] = {{1, 4}, {2, 8}, {4, 16}};
+	struct corpus *corpus;
+	struct sampler sampler;
+	open_data(sparse->directory, &corpus, &sampler);
+	for (int round = 0; round < 2; round++) {
+		drop(sparse, "bin");
+		print_disk("16 threads of pread, nothing else", time_raw(sparse, &sampler, windows), windows);
+		for (size_t i = 0; i < sizeof ways / sizeof *ways; i++) {
+			char label[64];
+			/* A map keeps its pages from being dropped. */
+			corpus_close(corpus);
+			drop(sparse, "bin");
+			drop(sparse, "sum");
+			open_data(sparse->directory, &corpus, &sampler);
+			snprintf(label, sizeof label, "loader, threads %d, depth %d", ways[i].threads,
+				ways[i].depth);
+			print_disk(label,
+				time_loader(corpus, &sampler, windows, ways[i].threads, ways[i].depth),
+				windows);
+		}
+		corpus_close(corpus);
+		drop(sparse, "bin");
+		open_data(sparse->directory, &corpus, &sampler);
+	}
+	corpus_close(corpus);
+}
+
+static void measure_filled(uint64_t windows)
+{
+	struct sparse_corpus sparse = {"", 8, UINT64_C(256) << 20, 10000, 1};
+	struct corpus *corpus;
+	struct sampler sampler;
+	make(&sparse);
+	printf("\nfrom the page cache, a batch of 24 x 1025 tokens, every page verified\n");
+	open_data(sparse.directory, &corpus, &sampler);
+	measure_direct(corpus, sampler, false);
+	measure_direct(corpus, sampler, true);
+	measure_loader(corpus, &sampler, 1);
+	measure_loader(corpus, &sampler, 2);
+	corpus_close(corpus);
+	printf("\nfrom the disk, %" PRIu64 " random windows of 1025 tokens\n", windows);
+	measure_disk(&sparse, windows);
+	sparse_corpus_remove(&sparse);
+}
+
+int main(int argc, char **argv)
+{
+	if (argc == 3 && strcmp(argv[1], "--start-up") == 0)
+		return start_up(argv[2]);
+	measure_terabyte();
+	measure_filled(argc > 1 ? strtoull(argv[1], NULL, 10) : 20000);
+	return 0;
+}
