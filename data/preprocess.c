@@ -1,22 +1,17 @@
 #include "data/preprocess_job.h"
 
-#include "common/endian.h"
 #include "common/file.h"
 #include "common/json.h"
 #include "common/log.h"
 #include "common/memory.h"
-#include "data/manifest.h"
+#include "data/corpus_output.h"
 #include "tokenizer/utf8.h"
 
-#include <errno.h>
-#include <fcntl.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/file.h>
 #include <time.h>
-#include <unistd.h>
 
 #define MEBI               (UINT64_C(1) << 20)
 #define LARGEST_DOCUMENT   (UINT64_C(1) << 30)
@@ -165,8 +160,7 @@ static enum status plan_job(struct preprocess_job *job)
 	int bits = unknown ? UNKNOWN_BITS : SMALLEST_BITS;
 	while (bits < SPILL_LARGEST_BITS && total >> bits > BUCKET_INPUT)
 		bits++;
-	/* Megatron-LM's rule for the type. */
-	job->dtype = tokenizer_vocabulary(job->config->tokenizer) < 65500 ? CORPUS_U16 : CORPUS_I32;
+	job->dtype = corpus_output_dtype(job->config->tokenizer);
 	job->format.bucket_bits = bits;
 	job->format.item_bytes = job->dtype == CORPUS_U16 ? 2 : 4;
 	job->shard_bytes = job->config->shard_bytes;
@@ -347,87 +341,6 @@ static enum status journal_compare(const struct preprocess_job *job, const struc
 
 /* ---- the output directory ---- */
 
-/* Locks DIR; *fd holds it. */
-static enum status lock_output(const char *path, int *fd)
-{
-	for (;;) {
-		struct stat info;
-		*fd = file_system->open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0666);
-		if (*fd < 0)
-			return error_set_errno(STATUS_IO, "%s: cannot create", path);
-		if (flock(*fd, LOCK_EX | LOCK_NB) < 0) {
-			enum status status = errno == EWOULDBLOCK
-						     ? error_set(STATUS_USAGE,
-							       "%s: another preprocess is at work on this "
-							       "output; wait for "
-							       "it or choose another --output",
-							       path)
-						     : error_set_errno(STATUS_IO, "%s: cannot lock", path);
-			(void)file_system->close(*fd);
-			return status;
-		}
-		/* The run that held it before may have removed the file after we opened it. */
-		if (fstat(*fd, &info) == 0 && info.st_nlink > 0)
-			return STATUS_OK;
-		(void)file_system->close(*fd);
-	}
-}
-
-static void unlock_output(const char *path, int fd)
-{
-	(void)file_system->unlink(path);
-	(void)file_system->close(fd);
-}
-
-/* NNNNN.bin and so on; true sets the number. */
-static bool is_shard_file(const char *name, size_t *number)
-{
-	static const char *const suffixes[] = {".bin", ".idx", ".key", ".sum"};
-	if (strspn(name, "0123456789") != 5)
-		return false;
-	*number = strtoul(name, NULL, 10);
-	for (int i = 0; i < 4; i++)
-		if (strcmp(name + 5, suffixes[i]) == 0)
-			return true;
-	return false;
-}
-
-static enum status remove_in(const char *directory, const char *name)
-{
-	char *path;
-	TRY(path_join(&path, directory, name));
-	enum status status = file_remove(path);
-	free(path);
-	return status;
-}
-
-/* Removes shard files numbered `first` and above. */
-static enum status remove_shards(const char *output, size_t first)
-{
-	char **names;
-	size_t count, number;
-	TRY(directory_list(output, &names, &count));
-	enum status status = STATUS_OK;
-	for (size_t i = 0; i < count && status == STATUS_OK; i++)
-		if (is_shard_file(names[i], &number) && number >= first)
-			status = remove_in(output, names[i]);
-	directory_list_free(names, count);
-	return status;
-}
-
-/* The old corpus goes manifest first, so that it is never there in part. */
-static enum status remove_corpus(const struct preprocess_job *job)
-{
-	const char *output = job->config->output;
-	TRY(remove_in(output, "corpus.json"));
-	TRY(directory_sync(output));
-	TRY(directory_remove(job->work));
-	TRY(remove_shards(output, 0));
-	TRY(remove_in(output, "rejects.jsonl"));
-	TRY(remove_in(output, "vocab.json"));
-	return remove_in(output, "merges.txt");
-}
-
 /* job.json last: what is left of an interrupted removal still says what it is. */
 static enum status remove_work(const struct preprocess_job *job)
 {
@@ -437,7 +350,7 @@ static enum status remove_work(const struct preprocess_job *job)
 	enum status status = STATUS_OK;
 	for (size_t i = 0; i < count && status == STATUS_OK; i++)
 		if (strcmp(names[i], "job.json") != 0)
-			status = remove_in(job->work, names[i]);
+			status = corpus_output_remove_file(job->work, names[i]);
 	directory_list_free(names, count);
 	return status == STATUS_OK ? directory_remove(job->work) : status;
 }
@@ -542,7 +455,7 @@ static enum status write_rejects(struct preprocess_job *job)
 	uint64_t lines = 0;
 	char *path;
 	if (job->counts.rejected == 0)
-		return remove_in(job->config->output, "rejects.jsonl");
+		return corpus_output_remove_file(job->config->output, "rejects.jsonl");
 	TRY(path_join(&path, job->config->output, "rejects.jsonl"));
 	enum status status = file_writer_open(path, &out.file);
 	free(path);
@@ -552,38 +465,6 @@ static enum status write_rejects(struct preprocess_job *job)
 	if (status == STATUS_OK)
 		return file_writer_publish(out.file);
 	file_writer_abandon(out.file);
-	return status;
-}
-
-static enum status publish_named(
-	const char *output, const struct tokenizer_file *files, int count, const char *name)
-{
-	char *path;
-	for (int i = 0; i < count; i++) {
-		if (strcmp(files[i].name, name) != 0)
-			continue;
-		TRY(path_join(&path, output, name));
-		enum status status = file_publish(path, files[i].data, files[i].bytes);
-		free(path);
-		return status;
-	}
-	return error_set(STATUS_UNSUPPORTED, "the tokenizer does not export %s", name);
-}
-
-/* vocab.json and merges.txt of a vocabulary that is not built in. */
-static enum status write_tokenizer(const struct preprocess_job *job)
-{
-	const char *output = job->config->output;
-	struct tokenizer_file files[TOKENIZER_FILES];
-	if (strcmp(tokenizer_name(job->config->tokenizer), "GPT2BPETokenizer") == 0) {
-		TRY(remove_in(output, "vocab.json"));
-		return remove_in(output, "merges.txt");
-	}
-	TRY(tokenizer_export(job->config->tokenizer, files));
-	enum status status = publish_named(output, files, TOKENIZER_FILES, "vocab.json");
-	if (status == STATUS_OK)
-		status = publish_named(output, files, TOKENIZER_FILES, "merges.txt");
-	tokenizer_export_free(files);
 	return status;
 }
 
@@ -598,91 +479,26 @@ static struct shard_summary sum_shards(const struct preprocess_job *job)
 	return sum;
 }
 
-static bool describe_tokenizer(const struct tokenizer *tokenizer, cJSON *json)
-{
-	return json && cJSON_AddStringToObject(json, "name", tokenizer_name(tokenizer)) &&
-	       json_add_hash128(json, "hash", tokenizer_hash(tokenizer)) &&
-	       json_add_u64(json, "vocabulary", tokenizer_vocabulary(tokenizer)) &&
-	       json_add_u64(json, "eod", tokenizer_eod(tokenizer)) &&
-	       cJSON_AddStringToObject(json, "unicode", "16.0.0");
-}
-
-static bool describe_totals(const struct preprocess_job *job, cJSON *json)
-{
-	const struct spill_counts *counts = &job->counts;
-	struct shard_summary sum = sum_shards(job);
-	if (!json_add_u64(json, "documents", sum.documents) || !json_add_u64(json, "tokens", sum.tokens) ||
-		!json_add_u64(json, "bytes", sum.bytes))
-		return false;
-	cJSON *input = cJSON_AddObjectToObject(json, "input");
-	if (!input || !json_add_u64(input, "documents", counts->documents) ||
-		!json_add_u64(input, "tokens", counts->tokens) ||
-		!json_add_u64(input, "bytes", counts->bytes))
-		return false;
-	cJSON *dropped = cJSON_AddObjectToObject(json, "dropped");
-	return dropped && json_add_u64(dropped, "duplicates", counts->documents - sum.documents) &&
-	       json_add_u64(dropped, "empty", counts->empty) &&
-	       json_add_u64(dropped, "rejected", counts->rejected) &&
-	       json_add_u64(json, "repaired", counts->repaired);
-}
-
-static bool describe_shards(const struct preprocess_job *job, cJSON *list)
-{
-	for (size_t i = 0; list && i < job->shard_count; i++) {
-		const struct shard *shard = &job->shards[i];
-		cJSON *json = cJSON_CreateObject();
-		if (!json || !cJSON_AddItemToArray(list, json) ||
-			!cJSON_AddStringToObject(json, "name", shard->name) ||
-			!json_add_u64(json, "documents", shard->summary.documents) ||
-			!json_add_u64(json, "tokens", shard->summary.tokens) ||
-			!json_add_hex64(json, "bin", shard->summary.bin_root) ||
-			!json_add_hex64(json, "idx", shard->summary.idx_root) ||
-			!json_add_hex64(json, "key", shard->summary.key_root))
-			return false;
-	}
-	return list != NULL;
-}
-
-static enum status hash_roots(const struct preprocess_job *job, struct hash128 *hash)
-{
-	struct hash_stream *stream;
-	TRY(hash_stream_open(&stream));
-	for (size_t i = 0; i < job->shard_count; i++) {
-		uint8_t roots[24];
-		store_le64(roots, job->shards[i].summary.bin_root);
-		store_le64(roots + 8, job->shards[i].summary.idx_root);
-		store_le64(roots + 16, job->shards[i].summary.key_root);
-		hash_stream_add(stream, roots, sizeof roots);
-	}
-	*hash = hash_stream_digest(stream);
-	hash_stream_close(stream);
-	return STATUS_OK;
-}
-
-static bool describe_corpus(const struct preprocess_job *job, struct hash128 hash, cJSON *json)
-{
-	return json && cJSON_AddStringToObject(json, "format", "ferry-corpus") &&
-	       json_add_u64(json, "version", 1) &&
-	       describe_tokenizer(job->config->tokenizer, cJSON_AddObjectToObject(json, "tokenizer")) &&
-	       cJSON_AddStringToObject(json, "dtype", job->dtype == CORPUS_U16 ? "u16" : "i32") &&
-	       describe_totals(job, json) && describe_shards(job, cJSON_AddArrayToObject(json, "shards")) &&
-	       json_add_hash128(json, "hash", hash);
-}
-
 static enum status write_manifest(const struct preprocess_job *job)
 {
-	struct hash128 hash;
-	char *path;
-	TRY(hash_roots(job, &hash));
-	cJSON *json = cJSON_CreateObject();
-	enum status status = describe_corpus(job, hash, json)
-				     ? path_join(&path, job->config->output, "corpus.json")
-				     : error_set(STATUS_MEMORY, "no memory for the manifest");
-	if (status == STATUS_OK) {
-		status = manifest_publish(path, json);
-		free(path);
-	}
-	cJSON_Delete(json);
+	struct shard_summary *shards;
+	TRY(memory_alloc((void **)&shards, job->shard_count, sizeof *shards, "shards"));
+	for (size_t i = 0; i < job->shard_count; i++)
+		shards[i] = job->shards[i].summary;
+	enum status status = corpus_output_publish(&(struct corpus_output){
+		.directory = job->config->output,
+		.tokenizer = job->config->tokenizer,
+		.bytes = sum_shards(job).bytes,
+		.input_documents = job->counts.documents,
+		.input_tokens = job->counts.tokens,
+		.input_bytes = job->counts.bytes,
+		.empty = job->counts.empty,
+		.rejected = job->counts.rejected,
+		.repaired = job->counts.repaired,
+		.shards = shards,
+		.shard_count = job->shard_count,
+	});
+	free(shards);
 	return status;
 }
 
@@ -784,9 +600,8 @@ static enum status second_pass(struct preprocess_job *job)
 	job->bytes_total = 0;
 	atomic_store(&job->bytes_done, 0);
 	TRY(job_merge(job));
-	TRY(remove_shards(job->config->output, job->shard_count));
+	TRY(corpus_output_remove_shards(job->config->output, job->shard_count));
 	TRY(write_rejects(job));
-	TRY(write_tokenizer(job));
 	TRY(write_manifest(job));
 	return remove_work(job);
 }
@@ -844,10 +659,8 @@ static enum status finish_earlier(struct preprocess_job *job, struct preprocess_
 static enum status settle(struct preprocess_job *job, const struct journal *journal, bool *complete)
 {
 	const struct preprocess_config *config = job->config;
-	char *manifest;
-	TRY(path_join(&manifest, config->output, "corpus.json"));
-	bool corpus = file_exists(manifest);
-	free(manifest);
+	bool corpus;
+	TRY(corpus_output_has(config->output, "corpus.json", &corpus));
 	bool journaled = file_exists(journal->job_path);
 	enum status compared = journaled ? journal_compare(job, journal) : STATUS_OK;
 	job->resumed = journaled && compared == STATUS_OK;
@@ -859,7 +672,7 @@ static enum status settle(struct preprocess_job *job, const struct journal *jour
 		config->output);
 	if (!config->overwrite)
 		TRY(compared);
-	TRY(corpus ? remove_corpus(job) : directory_remove(job->work));
+	TRY(corpus ? corpus_output_remove(config->output) : directory_remove(job->work));
 	TRY(directory_create(job->work));
 	return journal_publish(journal);
 }
@@ -878,23 +691,17 @@ static enum status run_job(struct preprocess_job *job, struct preprocess_result 
 {
 	const struct preprocess_config *config = job->config;
 	struct journal journal = {0};
-	char *lock;
-	int fd;
+	struct corpus_output_lock lock;
 	TRY(check_config(config));
 	TRY(input_list_open(config->inputs, config->input_count, config->output, &job->inputs));
 	FAIL_IF(job->inputs.count == 0, STATUS_USAGE, "no files in the folders given");
 	TRY(plan_job(job));
 	TRY(path_join(&job->work, config->output, "work"));
 	FAIL_IF(strlen(job->work) > JOB_PATH - 64, STATUS_USAGE, "%s: the path is too long", job->work);
-	TRY(directory_create(config->output));
-	TRY(path_join(&lock, config->output, ".lock"));
-	enum status status = lock_output(lock, &fd);
-	if (status == STATUS_OK) {
-		status = run_locked(job, &journal, result);
-		journal_free(&journal);
-		unlock_output(lock, fd);
-	}
-	free(lock);
+	TRY(corpus_output_lock(config->output, &lock));
+	enum status status = run_locked(job, &journal, result);
+	journal_free(&journal);
+	corpus_output_unlock(&lock);
 	return status;
 }
 

@@ -11,16 +11,14 @@
 #include "common/json.h"
 #include "common/memory.h"
 #include "common/threads.h"
+#include "data/corpus_output.h"
 
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-#define LARGEST_SHARD_BYTES     (UINT64_C(256) << 20)
-#define LARGEST_SHARD_DOCUMENTS (UINT64_C(4) << 20)
-#define MOST_SHARDS             (UINT64_C(1) << 16)
-#define SMALLEST_RANGE          (UINT64_C(1) << 16)
+#define SMALLEST_RANGE (UINT64_C(1) << 16)
 
 struct range {
 	uint64_t first, last; /* upper 64 bits of the keys, both included */
@@ -45,16 +43,6 @@ struct merge {
 };
 
 /* ---- planning ---- */
-
-static size_t count_shards(const struct preprocess_job *job)
-{
-	uint64_t shards = 1, limit = job->shard_bytes ? job->shard_bytes : LARGEST_SHARD_BYTES;
-	uint64_t bytes = job->counts.tokens * (uint64_t)job->format.item_bytes;
-	while (shards < MOST_SHARDS &&
-		(bytes > limit * shards || job->counts.documents > LARGEST_SHARD_DOCUMENTS * shards))
-		shards *= 2;
-	return shards;
-}
 
 /* Spill bytes of the 2^-depth of the key space that begins at `first`, about. */
 static uint64_t stored_bytes(const struct preprocess_job *job, uint64_t first, int depth)
@@ -323,7 +311,8 @@ static enum status run(struct merge *merge)
 enum status job_merge(struct preprocess_job *job)
 {
 	struct merge merge = {.job = job, .failed_range = SIZE_MAX};
-	job->shard_count = count_shards(job);
+	job->shard_count =
+		corpus_output_shards(job->counts.tokens, job->counts.documents, job->dtype, job->shard_bytes);
 	TRY(memory_alloc((void **)&job->shards, job->shard_count, sizeof *job->shards, "shards"));
 	for (size_t i = 0; i < job->shard_count; i++)
 		snprintf(job->shards[i].name, sizeof job->shards[i].name, "%05zu", i);

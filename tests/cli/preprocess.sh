@@ -90,7 +90,7 @@ for i in $(seq 100); do
 	sleep 0.05
 done
 run "$dir/in" --output "$dir/c9"
-test_that "two runs on one output: the second says so" err_has "another preprocess is at work on this output"
+test_that "two runs on one output: the second says so" err_has "another run is at work on this output"
 kill -INT $pid
 sleep 0.1
 exec 3>&-

@@ -1,0 +1,282 @@
+#include "data/corpus_output.h"
+
+#include "common/endian.h"
+#include "common/file.h"
+#include "data/manifest.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/file.h>
+
+#define LARGEST_SHARD_BYTES     (UINT64_C(256) << 20)
+#define LARGEST_SHARD_DOCUMENTS (UINT64_C(4) << 20)
+#define MOST_SHARDS             (UINT64_C(1) << 16)
+
+enum corpus_dtype corpus_output_dtype(const struct tokenizer *tokenizer)
+{
+	return tokenizer_vocabulary(tokenizer) < 65500 ? CORPUS_U16 : CORPUS_I32;
+}
+
+uint64_t corpus_output_shards(
+	uint64_t input_tokens, uint64_t input_documents, enum corpus_dtype dtype, uint64_t shard_bytes)
+{
+	uint64_t shards = 1, limit = shard_bytes ? shard_bytes : LARGEST_SHARD_BYTES;
+	uint64_t bytes = input_tokens * (dtype == CORPUS_U16 ? 2 : 4);
+	while (shards < MOST_SHARDS &&
+		(bytes > limit * shards || input_documents > LARGEST_SHARD_DOCUMENTS * shards))
+		shards *= 2;
+	return shards;
+}
+
+/* ---- the directory ---- */
+
+/* Locks the file; *fd holds it. */
+static enum status lock_file(const char *path, int *fd)
+{
+	for (;;) {
+		struct stat info;
+		*fd = file_system->open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0666);
+		if (*fd < 0)
+			return error_set_errno(STATUS_IO, "%s: cannot create", path);
+		if (flock(*fd, LOCK_EX | LOCK_NB) < 0) {
+			enum status status =
+				errno == EWOULDBLOCK
+					? error_set(STATUS_USAGE,
+						  "%s: another run is at work on this output; wait for it "
+						  "or choose another --output",
+						  path)
+					: error_set_errno(STATUS_IO, "%s: cannot lock", path);
+			(void)file_system->close(*fd);
+			return status;
+		}
+		/* The run that held it before may have removed the file after we opened it. */
+		if (fstat(*fd, &info) == 0 && info.st_nlink > 0)
+			return STATUS_OK;
+		(void)file_system->close(*fd);
+	}
+}
+
+enum status corpus_output_lock(const char *directory, struct corpus_output_lock *out)
+{
+	*out = (struct corpus_output_lock){.fd = -1};
+	TRY(directory_create(directory));
+	TRY(path_join(&out->path, directory, ".lock"));
+	enum status status = lock_file(out->path, &out->fd);
+	if (status != STATUS_OK) {
+		free(out->path);
+		out->path = NULL;
+	}
+	return status;
+}
+
+void corpus_output_unlock(struct corpus_output_lock *lock)
+{
+	if (!lock->path)
+		return;
+	(void)file_system->unlink(lock->path);
+	(void)file_system->close(lock->fd);
+	free(lock->path);
+	lock->path = NULL;
+}
+
+enum status corpus_output_has(const char *directory, const char *name, bool *there)
+{
+	char *path;
+	TRY(path_join(&path, directory, name));
+	*there = file_exists(path);
+	free(path);
+	return STATUS_OK;
+}
+
+/* NNNNN.bin and so on; true sets the number. */
+static bool is_shard_file(const char *name, size_t *number)
+{
+	static const char *const suffixes[] = {".bin", ".idx", ".key", ".sum"};
+	if (strspn(name, "0123456789") != 5)
+		return false;
+	*number = strtoul(name, NULL, 10);
+	for (int i = 0; i < 4; i++)
+		if (strcmp(name + 5, suffixes[i]) == 0)
+			return true;
+	return false;
+}
+
+enum status corpus_output_remove_file(const char *directory, const char *name)
+{
+	char *path;
+	TRY(path_join(&path, directory, name));
+	enum status status = file_remove(path);
+	free(path);
+	return status;
+}
+
+enum status corpus_output_remove_shards(const char *output, size_t first)
+{
+	char **names;
+	size_t count, number;
+	TRY(directory_list(output, &names, &count));
+	enum status status = STATUS_OK;
+	for (size_t i = 0; i < count && status == STATUS_OK; i++)
+		if (is_shard_file(names[i], &number) && number >= first)
+			status = corpus_output_remove_file(output, names[i]);
+	directory_list_free(names, count);
+	return status;
+}
+
+enum status corpus_output_remove(const char *directory)
+{
+	char *work;
+	TRY(corpus_output_remove_file(directory, "corpus.json"));
+	TRY(directory_sync(directory));
+	TRY(path_join(&work, directory, "work"));
+	enum status status = directory_remove(work);
+	free(work);
+	TRY(status);
+	TRY(corpus_output_remove_shards(directory, 0));
+	TRY(corpus_output_remove_file(directory, "rejects.jsonl"));
+	TRY(corpus_output_remove_file(directory, "vocab.json"));
+	return corpus_output_remove_file(directory, "merges.txt");
+}
+
+/* ---- what comes out beside the shards ---- */
+
+static enum status publish_named(
+	const char *directory, const struct tokenizer_file *files, int count, const char *name)
+{
+	char *path;
+	for (int i = 0; i < count; i++) {
+		if (strcmp(files[i].name, name) != 0)
+			continue;
+		TRY(path_join(&path, directory, name));
+		enum status status = file_publish(path, files[i].data, files[i].bytes);
+		free(path);
+		return status;
+	}
+	return error_set(STATUS_UNSUPPORTED, "the tokenizer does not export %s", name);
+}
+
+/* vocab.json and merges.txt of a vocabulary that is not built in. */
+static enum status write_tokenizer(const char *directory, const struct tokenizer *tokenizer)
+{
+	struct tokenizer_file files[TOKENIZER_FILES];
+	if (strcmp(tokenizer_name(tokenizer), "GPT2BPETokenizer") == 0) {
+		TRY(corpus_output_remove_file(directory, "vocab.json"));
+		return corpus_output_remove_file(directory, "merges.txt");
+	}
+	TRY(tokenizer_export(tokenizer, files));
+	enum status status = publish_named(directory, files, TOKENIZER_FILES, "vocab.json");
+	if (status == STATUS_OK)
+		status = publish_named(directory, files, TOKENIZER_FILES, "merges.txt");
+	tokenizer_export_free(files);
+	return status;
+}
+
+static struct shard_summary sum_shards(const struct corpus_output *output)
+{
+	struct shard_summary sum = {.bytes = output->bytes};
+	for (size_t i = 0; i < output->shard_count; i++) {
+		sum.documents += output->shards[i].documents;
+		sum.tokens += output->shards[i].tokens;
+	}
+	return sum;
+}
+
+static bool describe_tokenizer(const struct tokenizer *tokenizer, cJSON *json)
+{
+	return json && cJSON_AddStringToObject(json, "name", tokenizer_name(tokenizer)) &&
+	       json_add_hash128(json, "hash", tokenizer_hash(tokenizer)) &&
+	       json_add_u64(json, "vocabulary", tokenizer_vocabulary(tokenizer)) &&
+	       json_add_u64(json, "eod", tokenizer_eod(tokenizer)) &&
+	       cJSON_AddStringToObject(json, "unicode", "16.0.0");
+}
+
+static bool describe_totals(const struct corpus_output *output, cJSON *json)
+{
+	struct shard_summary sum = sum_shards(output);
+	if (!json_add_u64(json, "documents", sum.documents) || !json_add_u64(json, "tokens", sum.tokens) ||
+		!json_add_u64(json, "bytes", sum.bytes))
+		return false;
+	cJSON *input = cJSON_AddObjectToObject(json, "input");
+	if (!input || !json_add_u64(input, "documents", output->input_documents) ||
+		!json_add_u64(input, "tokens", output->input_tokens) ||
+		!json_add_u64(input, "bytes", output->input_bytes))
+		return false;
+	cJSON *dropped = cJSON_AddObjectToObject(json, "dropped");
+	return dropped && json_add_u64(dropped, "duplicates", output->input_documents - sum.documents) &&
+	       json_add_u64(dropped, "empty", output->empty) &&
+	       json_add_u64(dropped, "rejected", output->rejected) &&
+	       json_add_u64(json, "repaired", output->repaired);
+}
+
+static bool describe_shards(const struct corpus_output *output, cJSON *list)
+{
+	for (size_t i = 0; list && i < output->shard_count; i++) {
+		const struct shard_summary *shard = &output->shards[i];
+		char name[16];
+		snprintf(name, sizeof name, "%05zu", i);
+		cJSON *json = cJSON_CreateObject();
+		if (!json || !cJSON_AddItemToArray(list, json) ||
+			!cJSON_AddStringToObject(json, "name", name) ||
+			!json_add_u64(json, "documents", shard->documents) ||
+			!json_add_u64(json, "tokens", shard->tokens) ||
+			!json_add_hex64(json, "bin", shard->bin_root) ||
+			!json_add_hex64(json, "idx", shard->idx_root) ||
+			!json_add_hex64(json, "key", shard->key_root))
+			return false;
+	}
+	return list != NULL;
+}
+
+static enum status hash_roots(const struct corpus_output *output, struct hash128 *hash)
+{
+	struct hash_stream *stream;
+	TRY(hash_stream_open(&stream));
+	for (size_t i = 0; i < output->shard_count; i++) {
+		uint8_t roots[24];
+		store_le64(roots, output->shards[i].bin_root);
+		store_le64(roots + 8, output->shards[i].idx_root);
+		store_le64(roots + 16, output->shards[i].key_root);
+		hash_stream_add(stream, roots, sizeof roots);
+	}
+	*hash = hash_stream_digest(stream);
+	hash_stream_close(stream);
+	return STATUS_OK;
+}
+
+static bool describe_corpus(const struct corpus_output *output, struct hash128 hash, cJSON *json)
+{
+	return json && cJSON_AddStringToObject(json, "format", "ferry-corpus") &&
+	       json_add_u64(json, "version", 1) &&
+	       describe_tokenizer(output->tokenizer, cJSON_AddObjectToObject(json, "tokenizer")) &&
+	       cJSON_AddStringToObject(
+		       json, "dtype", corpus_output_dtype(output->tokenizer) == CORPUS_U16 ? "u16" : "i32") &&
+	       describe_totals(output, json) &&
+	       describe_shards(output, cJSON_AddArrayToObject(json, "shards")) &&
+	       json_add_hash128(json, "hash", hash);
+}
+
+static enum status write_manifest(const struct corpus_output *output)
+{
+	struct hash128 hash;
+	char *path;
+	TRY(hash_roots(output, &hash));
+	cJSON *json = cJSON_CreateObject();
+	enum status status = describe_corpus(output, hash, json)
+				     ? path_join(&path, output->directory, "corpus.json")
+				     : error_set(STATUS_MEMORY, "no memory for the manifest");
+	if (status == STATUS_OK) {
+		status = manifest_publish(path, json);
+		free(path);
+	}
+	cJSON_Delete(json);
+	return status;
+}
+
+enum status corpus_output_publish(const struct corpus_output *output)
+{
+	TRY(write_tokenizer(output->directory, output->tokenizer));
+	return write_manifest(output);
+}

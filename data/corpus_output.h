@@ -1,0 +1,50 @@
+/*
+ * corpus_output.h: what every writer of corpora (preprocess, convert, merge) does alike: one writer a
+ * directory, the files beside the shards, the manifest last. The shards themselves: data/shard_writer.h.
+ *
+ * All of it is one thread's. Nothing here keeps memory.
+ */
+#ifndef DATA_CORPUS_OUTPUT_H
+#define DATA_CORPUS_OUTPUT_H
+
+#include "data/shard_writer.h"
+#include "tokenizer/tokenizer.h"
+
+/* What a tokenizer's ids are kept in: Megatron-LM's rule. */
+enum corpus_dtype corpus_output_dtype(const struct tokenizer *tokenizer);
+/* S, by data/corpus.h's rule; shard_bytes: the limit of a .bin, 0 for the rule's 256 MiB (tests). */
+uint64_t corpus_output_shards(
+	uint64_t input_tokens, uint64_t input_documents, enum corpus_dtype dtype, uint64_t shard_bytes);
+
+/* Makes DIRECTORY, with its parents, and locks it: DIRECTORY/.lock. Held by another is STATUS_USAGE. */
+struct corpus_output_lock {
+	char *path;
+	int fd;
+};
+enum status corpus_output_lock(const char *directory, struct corpus_output_lock *out) MUST_USE;
+void corpus_output_unlock(struct corpus_output_lock *lock);
+
+/* True if DIRECTORY/NAME is there. */
+enum status corpus_output_has(const char *directory, const char *name, bool *there) MUST_USE;
+/* Removes DIRECTORY/NAME; not there is fine. */
+enum status corpus_output_remove_file(const char *directory, const char *name) MUST_USE;
+/* Removes shard files (NNNNN.bin, .idx, .key, .sum) numbered `first` and above. */
+enum status corpus_output_remove_shards(const char *directory, size_t first) MUST_USE;
+/* Removes the corpus and DIRECTORY/work, manifest first, so that it is never there in part. */
+enum status corpus_output_remove(const char *directory) MUST_USE;
+
+/* What the manifest tells beside the shards; tokens count each document's EOD. */
+struct corpus_output {
+	const char *directory;
+	const struct tokenizer *tokenizer;
+	uint64_t bytes; /* of the corpus's documents; their number and tokens are the shards' */
+	uint64_t input_documents, input_tokens, input_bytes;
+	uint64_t empty, rejected, repaired;
+	const struct shard_summary *shards; /* [shard_count]; `bytes` of each is not looked at */
+	size_t shard_count;
+};
+
+/* The tokenizer's files (none for GPT-2's), then corpus.json. The shards are published already. */
+enum status corpus_output_publish(const struct corpus_output *output) MUST_USE;
+
+#endif
