@@ -588,6 +588,7 @@ static enum status run(int argc, char **argv)
 	job->lock = -1;
 	enum status status = train_options_parse(&job->options, argc, argv);
 	if (status == STATUS_OK && !job->options.options.help) {
+		signal(SIGUSR1, SIG_IGN); /* it would end the program: there is nothing to save yet */
 		log_set_sink(on_notice, job);
 		status = prepare_and_train(job, argc, argv);
 		close_job(job);
