@@ -400,7 +400,7 @@ static void little_is_resident(void **state)
 	(void)state;
 	if (resident_files() == UINT64_MAX)
 		skip();
-	struct sparse_corpus sparse = {"/tmp/ferry-test-XXXXXX", 64, UINT64_C(1) << 30, 1000};
+	struct sparse_corpus sparse = {"/tmp/ferry-test-XXXXXX", 64, UINT64_C(1) << 30, 1000, 0};
 	assert_non_null(mkdtemp(sparse.directory));
 	sparse_corpus_create(&sparse);
 	uint64_t before = resident_files();
