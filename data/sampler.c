@@ -48,9 +48,10 @@ uint64_t sampler_permute(uint64_t index, uint64_t count, uint64_t key)
 
 /* ---- epochs ---- */
 
-uint64_t sampler_epoch_windows(const struct sampler *sampler, uint64_t epoch, uint64_t *offset)
+/* Windows of `window` tokens that the epoch has when it begins with these, and its offset. */
+static uint64_t epoch_shape(const struct sampler *sampler, uint64_t epoch, uint64_t window, uint64_t *offset)
 {
-	const uint64_t tokens = sampler->range.tokens, window = sampler->window_tokens;
+	const uint64_t tokens = sampler->range.tokens;
 	*offset = 0;
 	if (sampler->shuffled) {
 		const uint64_t numbers[] = {sampler->seed, epoch};
@@ -60,12 +61,22 @@ uint64_t sampler_epoch_windows(const struct sampler *sampler, uint64_t epoch, ui
 	return (tokens - 1 - *offset) / window;
 }
 
-static void look_at(struct sampler *sampler, uint64_t epoch, uint64_t first_ordinal)
+uint64_t sampler_epoch_windows(const struct sampler *sampler, uint64_t epoch, uint64_t *offset)
 {
-	const uint64_t numbers[] = {sampler->seed, epoch, (uint64_t)sampler->part};
-	sampler->epoch = epoch;
-	sampler->epoch_first_ordinal = first_ordinal;
-	sampler->epoch_windows = sampler_epoch_windows(sampler, epoch, &sampler->epoch_offset);
+	return epoch_shape(sampler, epoch, sampler->window_tokens, offset);
+}
+
+static void look_at(struct sampler *sampler, const struct sampler_position *position)
+{
+	const uint64_t window = sampler->window_tokens;
+	const uint64_t numbers[] = {sampler->seed, position->epoch, (uint64_t)sampler->part};
+	sampler->epoch = position->epoch;
+	sampler->epoch_first_ordinal = position->ordinal;
+	sampler->epoch_permuted =
+		epoch_shape(sampler, position->epoch, position->epoch_window, &sampler->epoch_offset);
+	sampler->epoch_pieces = position->epoch_window / window;
+	sampler->epoch_done = position->epoch_tokens / window;
+	sampler->epoch_windows = sampler->epoch_permuted * sampler->epoch_pieces - sampler->epoch_done;
 	sampler->epoch_key = hash_numbers(numbers, 3);
 }
 
@@ -83,34 +94,85 @@ enum status sampler_open(struct sampler *sampler, const struct split_range *rang
 		.seed = seed,
 		.part = part,
 		.window_tokens = window_tokens,
-		.shuffled = shuffled};
-	look_at(sampler, 0, 0);
+		.shuffled = shuffled,
+		.start = {.epoch_window = window_tokens}};
+	look_at(sampler, &sampler->start);
+	return STATUS_OK;
+}
+
+enum status sampler_resume(struct sampler *sampler, const struct sampler_position *position)
+{
+	const uint64_t window = sampler->window_tokens, before = position->epoch_window;
+	struct sampler_position start = *position;
+	uint64_t offset;
+	if (!start.epoch_tokens) { /* the epoch has not begun */
+		start.epoch_window = window;
+	} else {
+		FAIL_IF(!before || sampler->range.tokens <= before, STATUS_MISMATCH,
+			"a run with windows of %" PRIu64 " tokens cannot have begun on %" PRIu64 " tokens",
+			before, sampler->range.tokens);
+		uint64_t left = epoch_shape(sampler, start.epoch, before, &offset) * before;
+		FAIL_IF(start.epoch_tokens >= left, STATUS_MISMATCH,
+			"epoch %" PRIu64 " has %" PRIu64 " tokens, fewer than the %" PRIu64
+			" that the run has seen of it",
+			start.epoch, left, start.epoch_tokens);
+		left -= start.epoch_tokens;
+		FAIL_IF(before % window || start.epoch_tokens % window, STATUS_MISMATCH,
+			"--seq-length %" PRIu64 " must wait for the next epoch: this one began with %" PRIu64
+			", and %" PRIu64 " tokens of it are left; until then, give %" PRIu64
+			" or a divisor of it that divides %" PRIu64 " too",
+			window, before, left, before, start.epoch_tokens);
+	}
+	sampler->start = start;
+	look_at(sampler, &start);
 	return STATUS_OK;
 }
 
 static void seek(struct sampler *sampler, uint64_t ordinal)
 {
-	if (!sampler->shuffled) { /* every epoch is alike */
-		uint64_t epoch = ordinal / sampler->epoch_windows;
-		look_at(sampler, epoch, epoch * sampler->epoch_windows);
+	struct sampler_position next = {.epoch_window = sampler->window_tokens};
+	assert(ordinal >= sampler->start.ordinal);
+	if (!sampler->shuffled && !sampler->start.ordinal) { /* every epoch is alike */
+		next.epoch = ordinal / sampler->epoch_windows;
+		next.ordinal = next.epoch * sampler->epoch_windows;
+		look_at(sampler, &next);
 		return;
 	}
 	if (ordinal < sampler->epoch_first_ordinal)
-		look_at(sampler, 0, 0);
-	while (ordinal - sampler->epoch_first_ordinal >= sampler->epoch_windows)
-		look_at(sampler, sampler->epoch + 1, sampler->epoch_first_ordinal + sampler->epoch_windows);
+		look_at(sampler, &sampler->start);
+	while (ordinal - sampler->epoch_first_ordinal >= sampler->epoch_windows) {
+		next.epoch = sampler->epoch + 1;
+		next.ordinal = sampler->epoch_first_ordinal + sampler->epoch_windows;
+		look_at(sampler, &next);
+	}
 }
 
-struct sampler_window sampler_get(struct sampler *sampler, uint64_t ordinal)
+/* The window's place in its epoch, counting windows of T. */
+static uint64_t find_place(struct sampler *sampler, uint64_t ordinal)
 {
 	/* Unsigned: true for ordinals before the epoch too. */
 	if (ordinal - sampler->epoch_first_ordinal >= sampler->epoch_windows)
 		seek(sampler, ordinal);
-	uint64_t place = ordinal - sampler->epoch_first_ordinal;
+	return ordinal - sampler->epoch_first_ordinal + sampler->epoch_done;
+}
+
+struct sampler_window sampler_get(struct sampler *sampler, uint64_t ordinal)
+{
+	uint64_t place = find_place(sampler, ordinal), piece = place % sampler->epoch_pieces;
+	place /= sampler->epoch_pieces;
 	if (sampler->shuffled)
-		place = sampler_permute(place, sampler->epoch_windows, sampler->epoch_key);
+		place = sampler_permute(place, sampler->epoch_permuted, sampler->epoch_key);
 	return (struct sampler_window){.ordinal = ordinal,
 		.epoch = sampler->epoch,
-		.first_token =
-			sampler->range.first_token + sampler->epoch_offset + place * sampler->window_tokens};
+		.first_token = sampler->range.first_token + sampler->epoch_offset +
+			       (place * sampler->epoch_pieces + piece) * sampler->window_tokens};
+}
+
+struct sampler_position sampler_tell(struct sampler *sampler, uint64_t ordinal)
+{
+	uint64_t place = find_place(sampler, ordinal);
+	return (struct sampler_position){.ordinal = ordinal,
+		.epoch = sampler->epoch,
+		.epoch_window = sampler->epoch_pieces * sampler->window_tokens,
+		.epoch_tokens = place * sampler->window_tokens};
 }

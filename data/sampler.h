@@ -22,13 +22,33 @@
  *    mix(z): z = (z xor z >> 30) * 0xBF58476D1CE4E5B9; z = (z xor z >> 27) * 0x94D049BB133111EB; z xor z >>
  * 31
  *
- * The whole state of training's data is therefore {corpus hash, split, seed, T, ordinal}; it resumes exactly
- * on any number of ranks, with any batch size, threads or prefetch depth.
+ * The whole state of training's data is therefore {corpus hash, split, seed, position}; it resumes exactly on
+ * any number of ranks, with any batch size, threads or prefetch depth.
+ *
+ * T may change on resume. Each epoch goes to its end with the windows that it began with: a new T' must
+ * divide them, and cuts those that remain into T / T' windows each, one after the other, in the same order.
+ * Nothing of the epoch comes twice or is left out. The next epoch begins with T'. Any other T' is an error
+ * that says when it can begin: with an epoch.
+ *
+ *    tokens of the epoch, as trained     0       8       16      24      32
+ *    it begins with T = 8                2       0       3       1       |     windows, where they begin
+ *    after two, T' = 4                                   3   3   1   1   |
+ *    after one of these, T'' = 2                             3 3 1 1 1 1 |     8, say, must wait
+ *
+ * More exactly: window lengths must divide the epoch's own, and the number of its tokens that are done.
  */
 #ifndef DATA_SAMPLER_H
 #define DATA_SAMPLER_H
 
 #include "data/split.h"
+
+/* Where a run stands: what a checkpoint keeps. */
+struct sampler_position {
+	uint64_t ordinal;      /* windows consumed by the run, of whatever length */
+	uint64_t epoch;        /* which the next window is of */
+	uint64_t epoch_window; /* tokens of the windows that the epoch began with */
+	uint64_t epoch_tokens; /* consumed of the epoch */
+};
 
 struct sampler {
 	struct split_range range;
@@ -36,8 +56,11 @@ struct sampler {
 	enum split_part part;
 	uint64_t window_tokens; /* T */
 	bool shuffled;          /* false: o = 0 and windows in order (validation, test) */
-	/* of the epoch looked at last (sampler_get keeps them) */
+	struct sampler_position start;
+	/* Of the epoch looked at last (sampler_get keeps them). Windows are of T tokens, all of them from
+	 * first_ordinal on; the permuted ones consist of `pieces` of these each. */
 	uint64_t epoch, epoch_first_ordinal, epoch_windows, epoch_offset, epoch_key;
+	uint64_t epoch_permuted, epoch_pieces, epoch_done; /* done: windows before first_ordinal */
 };
 
 struct sampler_window {
@@ -50,11 +73,18 @@ struct sampler_window {
 enum status sampler_open(struct sampler *sampler, const struct split_range *range, enum split_part part,
 	uint64_t window_tokens, uint64_t seed, bool shuffled) MUST_USE;
 
+/* Goes on from a position that sampler_tell gave, in a run with the same range, part and seed, with the T of
+ * sampler_open. STATUS_MISMATCH when T cannot begin here. Ordinals before the position's are gone. */
+enum status sampler_resume(struct sampler *sampler, const struct sampler_position *position) MUST_USE;
+
+/* The position before window `ordinal`. Costs as sampler_get does. */
+struct sampler_position sampler_tell(struct sampler *sampler, uint64_t ordinal);
+
 /* Amortized O(1) for ordinals that go up; O(epochs) when they go back below the epoch looked at last. Not
  * thread-safe (copy the struct instead). */
 struct sampler_window sampler_get(struct sampler *sampler, uint64_t ordinal);
 
-/* Windows of epoch `epoch`, and its offset o. */
+/* Windows of epoch `epoch` if it begins with T, and its offset o. */
 uint64_t sampler_epoch_windows(const struct sampler *sampler, uint64_t epoch, uint64_t *offset);
 
 /* The permutation alone: a bijection of [0, count). count >= 1. */

@@ -257,6 +257,98 @@ static void validation_is_the_same_every_time(void **state)
 	assert_true(sampler_get(&a, UINT64_C(1) << 60).epoch == (UINT64_C(1) << 60) / 10); /* at once */
 }
 
+/* ---- windows of another length on resume ---- */
+
+/* An epoch's tokens (those that are targets' predecessors: T of each window) in the order of training. */
+static uint64_t *list_epoch(
+	const struct split_range *range, uint64_t window, uint64_t seed, uint64_t epoch, uint64_t *count)
+{
+	struct sampler sampler;
+	uint64_t offset, ordinal = 0;
+	assert_int_equal(sampler_open(&sampler, range, SPLIT_TRAIN, window, seed, true), STATUS_OK);
+	for (uint64_t e = 0; e < epoch; e++)
+		ordinal += sampler_epoch_windows(&sampler, e, &offset);
+	uint64_t windows = sampler_epoch_windows(&sampler, epoch, &offset),
+		 *tokens = calloc(windows * window, 8);
+	*count = windows * window;
+	for (uint64_t i = 0; i < *count; i++)
+		tokens[i] = sampler_get(&sampler, ordinal + i / window).first_token + i % window;
+	return tokens;
+}
+
+/* A run that changes T again and again: each epoch's list, from its first token to its last, in order. The
+ * lists are made by a sampler that never heard of changes, and has its own oracle above. */
+static void other_windows_on_resume(void **state)
+{
+	(void)state;
+	static const uint64_t lengths[] = {1, 2, 3, 4, 5, 6, 8, 12, 16, 24, 36, 48, 7};
+	uint64_t random = 3, refused = 0, changed = 0;
+	for (int c = 0; c < 600; c++) {
+		struct split_range range = {.first_token = fixture_below(&random, 1000),
+			.tokens = 49 + fixture_below(&random, 700)};
+		uint64_t seed = fixture_random(&random), window = lengths[fixture_below(&random, 13)];
+		uint64_t epoch = 0, began = window, at = 0, count;
+		uint64_t *tokens = list_epoch(&range, began, seed, 0, &count);
+		struct sampler_position position = {0};
+		for (int stop = 0; stop < 30; stop++) {
+			struct sampler sampler;
+			uint64_t wanted = stop ? lengths[fixture_below(&random, 13)] : window;
+			assert_int_equal(
+				sampler_open(&sampler, &range, SPLIT_TRAIN, wanted, seed, true), STATUS_OK);
+			enum status status = sampler_resume(&sampler, &position);
+			bool possible = at == 0 || (began % wanted == 0 && at % wanted == 0);
+			assert_int_equal(status, possible ? STATUS_OK : STATUS_MISMATCH);
+			if (!possible) {
+				assert_non_null(strstr(error_message(), "must wait for the next epoch"));
+				refused++;
+				continue;
+			}
+			changed += at && wanted != window;
+			window = wanted;
+			if (at == 0) {
+				free(tokens);
+				tokens = list_epoch(&range, began = window, seed, epoch, &count);
+			}
+			uint64_t steps = fixture_below(&random, 40), ordinal = position.ordinal;
+			for (; steps; steps--) {
+				struct sampler_window got = sampler_get(&sampler, ordinal++);
+				assert_true(got.epoch == epoch && got.ordinal + 1 == ordinal);
+				for (uint64_t i = 0; i < window; i++)
+					assert_int_equal(got.first_token + i, tokens[at + i]);
+				at += window;
+				if (at == count) {
+					free(tokens);
+					tokens = list_epoch(&range, began = window, seed, ++epoch, &count);
+					at = 0;
+				}
+			}
+			/* Back and forth within what is left to it. */
+			if (ordinal > position.ordinal)
+				sampler_get(&sampler, position.ordinal + fixture_below(&random,
+										 ordinal - position.ordinal));
+			position = sampler_tell(&sampler, ordinal);
+			assert_true(position.ordinal == ordinal && position.epoch == epoch);
+			assert_true(position.epoch_window == began && position.epoch_tokens == at);
+		}
+		free(tokens);
+	}
+	assert_true(refused > 1000 && changed > 500);
+}
+
+static void positions_that_cannot_be(void **state)
+{
+	(void)state;
+	struct split_range range = {.tokens = 1000};
+	struct sampler sampler;
+	assert_int_equal(sampler_open(&sampler, &range, SPLIT_TRAIN, 8, 1, true), STATUS_OK);
+	const struct sampler_position bad[] = {{1, 0, 0, 8}, {1, 0, 1000, 8}, {1, 0, 1 << 20, 8},
+		{124, 0, 8, 8 * 125}, {124, 0, 8, UINT64_MAX - 7}, {1, 0, 16, 4}, {1, 0, 12, 8}};
+	for (size_t i = 0; i < sizeof bad / sizeof *bad; i++)
+		assert_int_equal(sampler_resume(&sampler, &bad[i]), STATUS_MISMATCH);
+	/* The sampler is as it was. */
+	assert_int_equal(sampler_tell(&sampler, 3).epoch_tokens, 24);
+}
+
 static void too_few_tokens(void **state)
 {
 	(void)state;
@@ -286,6 +378,8 @@ int main(void)
 		cmocka_unit_test(windows_follow_the_naive_walk),
 		cmocka_unit_test(every_window_once_an_epoch),
 		cmocka_unit_test(validation_is_the_same_every_time),
+		cmocka_unit_test(other_windows_on_resume),
+		cmocka_unit_test(positions_that_cannot_be),
 		cmocka_unit_test(too_few_tokens),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
