@@ -489,6 +489,17 @@ static void print_start(struct job *job)
 		train_log_line(job->log, " > starting from the weights of %s", checkpoint_path(job->from));
 }
 
+/* A run that goes on in another directory leaves its best where it was. */
+static bool has_best(const char *run)
+{
+	char *path;
+	if (path_join(&path, run, "best") != STATUS_OK)
+		return false;
+	bool there = file_exists(path);
+	free(path);
+	return there;
+}
+
 static void print_end(struct job *job)
 {
 	const struct checkpoint_state *s = trainer_state(job->trainer);
@@ -499,8 +510,9 @@ static void print_end(struct job *job)
 	train_log_line(job->log, "%s at iteration %" PRIu64 "; checkpoints in %s",
 		finished ? "finished" : "stopped", s->step, run);
 	if (s->overfitting.evaluations)
-		train_log_line(job->log, "best validation loss %.4f at iteration %" PRIu64 ": %s/best",
-			s->overfitting.best_loss, s->overfitting.best_step, run);
+		train_log_line(job->log, "best validation loss %.4f at iteration %" PRIu64 "%s%s%s",
+			s->overfitting.best_loss, s->overfitting.best_step, has_best(run) ? ": " : "",
+			has_best(run) ? run : "", has_best(run) ? "/best" : "");
 	if (!finished)
 		train_log_line(job->log, "To go on:\n  ferry train --load %s", run);
 	train_log_line(job->log,

@@ -190,7 +190,7 @@ static void print_iteration(struct train_log *log, const struct trainer_step *s)
 	double time = terminal_now(), elapsed = time - log->started;
 	train_log_line(log,
 		" iteration %8" PRIu64 "/%8" PRIu64 " | elapsed time per iteration (ms): %.1f | learning "
-						    "rate %.3E | lm loss %.6E | loss scale %.1f |"
+		"rate %.3E | lm loss %.6E | loss scale %.1f |"
 		" tokens/s: %.0f | epoch: %.3f | grad norm: %.3f |",
 		s->step, log->config.train_iters, 1e3 * elapsed / (double)log->steps, s->learning_rate,
 		log->loss / (double)log->steps, s->loss_scale, (double)log->tokens / elapsed,
