@@ -42,30 +42,51 @@ struct block_stats {
 	uint64_t nonfinite;
 };
 
-/* 16 partial sums in a fixed pattern, whatever the instruction set. */
+/* Vectors of a fixed width, whatever the instruction set, so that sums are taken in one order everywhere. */
+typedef float float_lanes __attribute__((vector_size(32), aligned(4), may_alias));
+typedef uint32_t bit_lanes __attribute__((vector_size(32), aligned(4), may_alias));
+typedef double double_lanes __attribute__((vector_size(64)));
+enum { LANES = 8, SUMS = 4 };
+
+/* `n` is a multiple of LANES * SUMS. */
+static void add_squares(double_lanes *sums, bit_lanes *odd, const float *g, int n)
+{
+	const bit_lanes exponent = {0x7f800000, 0x7f800000, 0x7f800000, 0x7f800000, 0x7f800000, 0x7f800000,
+		0x7f800000, 0x7f800000};
+	double_lanes s[SUMS] = {sums[0], sums[1], sums[2], sums[3]};
+	bit_lanes count = *odd;
+	for (int i = 0; i < n; i += LANES * SUMS)
+#pragma GCC unroll 4
+		for (int j = 0; j < SUMS; j++) {
+			float_lanes x = *(const float_lanes *)(g + i + j * LANES);
+			double_lanes wide = __builtin_convertvector(x, double_lanes);
+			s[j] += wide * wide;
+			count -= (bit_lanes)(((bit_lanes)x & exponent) == exponent); /* true is -1 */
+		}
+	for (int j = 0; j < SUMS; j++)
+		sums[j] = s[j];
+	*odd = count;
+}
+
 static struct block_stats stats_of(const void *grad, enum dtype type, size_t from, int n)
 {
-	double sums[16] = {0}, sum = 0;
-	uint64_t nonfinite = 0;
+	double_lanes sums[SUMS] = {{0}, {0}, {0}, {0}};
+	bit_lanes odd = {0};
 	float row[SPAN];
+	struct block_stats stats = {0, 0};
 	for (int i = 0; i < n; i += SPAN) {
-		int some = n - i < SPAN ? n - i : SPAN, j = 0;
+		int some = n - i < SPAN ? n - i : SPAN, even = some / (LANES * SUMS) * (LANES * SUMS);
 		const float *g = row_read(row, grad, type, from + (size_t)i, some);
-		uint32_t odd = 0;
-		for (; j + 16 <= some; j += 16)
-			for (int l = 0; l < 16; l++) {
-				sums[l] += (double)g[j + l] * (double)g[j + l];
-				odd += (vector_bits(g[j + l]) & 0x7f800000) == 0x7f800000;
-			}
-		for (; j < some; j++) {
-			sum += (double)g[j] * (double)g[j];
-			odd += (vector_bits(g[j]) & 0x7f800000) == 0x7f800000;
+		add_squares(sums, &odd, g, even);
+		for (int j = even; j < some; j++) {
+			stats.sum += (double)g[j] * (double)g[j];
+			stats.nonfinite += (vector_bits(g[j]) & 0x7f800000) == 0x7f800000;
 		}
-		nonfinite += odd;
 	}
-	for (int l = 0; l < 16; l++)
-		sum += sums[l];
-	struct block_stats stats = {sum, nonfinite};
+	for (int l = 0; l < LANES; l++) {
+		stats.sum += (sums[0][l] + sums[1][l]) + (sums[2][l] + sums[3][l]);
+		stats.nonfinite += odd[l];
+	}
 	return stats;
 }
 

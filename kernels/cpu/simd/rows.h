@@ -7,6 +7,7 @@
 #define KERNELS_CPU_SIMD_ROWS_H
 
 #include "kernels/cpu/cpu.h"
+#include "kernels/cpu/simd/philox_vector.h"
 #include "kernels/cpu/simd/vector_math.h"
 #include "kernels/dropout.h"
 
@@ -125,8 +126,8 @@ VECTOR_INLINE void row_write(void *block, enum dtype type, size_t element, const
 
 /* ---- dropout ---- */
 
-/* Blocks of 64 words, so that each of 16 lanes makes one Philox block. */
-#define DROPOUT_WORDS(n) ((n) + 128)
+/* Words come in groups of at most 32, and the first may be in the middle of a block. */
+#define DROPOUT_WORDS(n) ((n) + 64)
 
 VECTOR_INLINE bool dropout_wanted(const struct dropout *drop)
 {
@@ -140,16 +141,10 @@ static inline __attribute__((unused)) const uint32_t *dropout_words(
 	uint64_t q = first / 4;
 	int skip = (int)(first % 4);
 	uint64_t seed = drop->seed;
-	uint32_t layer = drop->layer, site = (uint32_t)drop->site;
-	for (int i = 0; i < skip + n; i += 64, q += 16) {
-		uint32_t *restrict to = buffer + i;
-#pragma omp simd
-		for (int l = 0; l < 16; l++) {
-			struct philox_block b = dropout_block(seed, window, layer, site, q + (uint64_t)l);
-			to[4 * l] = b.word[0], to[4 * l + 1] = b.word[1];
-			to[4 * l + 2] = b.word[2], to[4 * l + 3] = b.word[3];
-		}
-	}
+	uint32_t c1 = drop->layer << 16 | (uint32_t)drop->site << 8; /* kernels/dropout.h */
+	for (int i = 0; i < skip + n; i += 4 * PHILOX_BLOCKS, q += PHILOX_BLOCKS)
+		philox_blocks(buffer + i, q, c1, (uint32_t)window, (uint32_t)(window >> 32), (uint32_t)seed,
+			(uint32_t)(seed >> 32));
 	return buffer + skip;
 }
 
