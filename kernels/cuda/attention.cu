@@ -11,7 +11,8 @@ static __device__ void stage(float *shared, const A *array, int64_t stride, int 
 {
 	for (int i = threadIdx.x; i < tile * D; i += warps * 32) {
 		int row = i / D, d = i % D;
-		shared[row * (D + 1) + d] = from + row < T ? to_float(array[(int64_t)(from + row) * stride + d]) : 0.0f;
+		shared[row * (D + 1) + d] =
+			from + row < T ? to_float(array[(int64_t)(from + row) * stride + d]) : 0.0f;
 	}
 }
 
@@ -25,7 +26,8 @@ static __device__ __forceinline__ float dot(const float *a, const float *b, int 
 
 /* acc[n] += sum over the lanes j of x_j * rows[j][lane + 32 n] */
 template <int N>
-static __device__ __forceinline__ void add_weighted(float (&acc)[N], float x, const float *rows, int D, int lane)
+static __device__ __forceinline__ void add_weighted(
+	float (&acc)[N], float x, const float *rows, int D, int lane)
 {
 	for (int j = 0; j < tile; j++) {
 		float weight = __shfl_sync(0xffffffffu, x, j);
@@ -66,7 +68,8 @@ template <int N, typename A> __global__ void __launch_bounds__(warps * 32) plain
 	int lane = threadIdx.x % 32, D = a.D, C = a.H * D, T = a.T;
 	struct place at = find_place(a);
 	const A *qkv = (const A *)a.qkv + at.base * 3 * C + at.h * D;
-	float *keys = shared, *values = keys + tile * (D + 1), *q = values + tile * (D + 1) + (threadIdx.x / 32) * D;
+	float *keys = shared, *values = keys + tile * (D + 1),
+	      *q = values + tile * (D + 1) + (threadIdx.x / 32) * D;
 	bool valid = at.row < T;
 	int low = a.first && valid ? a.first[at.base + at.row] : 0;
 	load_row(q, qkv + (int64_t)at.row * 3 * C, valid, D, lane);
@@ -78,7 +81,8 @@ template <int N, typename A> __global__ void __launch_bounds__(warps * 32) plain
 		stage(values, qkv + 2 * C, 3 * C, j0, T, D);
 		__syncthreads();
 		int j = j0 + lane;
-		float s = valid && j <= at.row && j >= low ? dot(q, keys + lane * (D + 1), D) * a.scale : -INFINITY;
+		float s = valid && j <= at.row && j >= low ? dot(q, keys + lane * (D + 1), D) * a.scale
+							   : -INFINITY;
 		float larger = fmaxf(most, warp_max(s));
 		if (larger == -INFINITY)
 			continue;
@@ -86,7 +90,9 @@ template <int N, typename A> __global__ void __launch_bounds__(warps * 32) plain
 		most = larger;
 		total = total * shrink + warp_sum(p);
 		if (a.drop.on && p > 0)
-			p = dropout_keep(a.drop, at.b, ((uint64_t)at.h * T + at.row) * T + j) ? p * a.drop.scale : 0;
+			p = dropout_keep(a.drop, at.b, ((uint64_t)at.h * T + at.row) * T + j)
+				    ? p * a.drop.scale
+				    : 0;
 #pragma unroll
 		for (int n = 0; n < N; n++)
 			acc[n] *= shrink;
@@ -129,15 +135,16 @@ static __device__ __forceinline__ struct score_gradient differentiate(
 {
 	float p = expf(s * a.scale - a.lse[at.stats + i]), kept = p;
 	if (a.drop.on) {
-		float factor =
-			dropout_keep(a.drop, at.b, ((uint64_t)at.h * a.T + i) * a.T + j) ? a.drop.scale : 0.0f;
+		float factor = dropout_keep(a.drop, at.b, ((uint64_t)at.h * a.T + i) * a.T + j) ? a.drop.scale
+												: 0.0f;
 		kept *= factor;
 		dp *= factor;
 	}
 	return {p * (dp - a.delta[at.stats + i]) * a.scale, kept};
 }
 
-template <int N, typename A> __global__ void __launch_bounds__(warps * 32) plain_query_gradient(struct attention a)
+template <int N, typename A>
+__global__ void __launch_bounds__(warps * 32) plain_query_gradient(struct attention a)
 {
 	extern __shared__ float shared[];
 	int lane = threadIdx.x % 32, warp = threadIdx.x / 32, D = a.D, C = a.H * D, T = a.T;
@@ -171,7 +178,8 @@ template <int N, typename A> __global__ void __launch_bounds__(warps * 32) plain
 			to[lane + 32 * n] = from_float<A>(acc[n]);
 }
 
-template <int N, typename A> __global__ void __launch_bounds__(warps * 32) plain_key_gradient(struct attention a)
+template <int N, typename A>
+__global__ void __launch_bounds__(warps * 32) plain_key_gradient(struct attention a)
 {
 	extern __shared__ float shared[];
 	int lane = threadIdx.x % 32, warp = threadIdx.x / 32, D = a.D, C = a.H * D, T = a.T;
@@ -228,12 +236,14 @@ static cudaError_t plain_launch(Kernel kernel, const struct attention &a, int ro
 	return cudaGetLastError();
 }
 
-template <int N, typename A> static cudaError_t plain_launch_forward(const struct attention &a, cudaStream_t stream)
+template <int N, typename A>
+static cudaError_t plain_launch_forward(const struct attention &a, cudaStream_t stream)
 {
 	return plain_launch(plain_forward<N, A>, a, 1, stream);
 }
 
-template <int N, typename A> static cudaError_t plain_launch_backward(const struct attention &a, cudaStream_t stream)
+template <int N, typename A>
+static cudaError_t plain_launch_backward(const struct attention &a, cudaStream_t stream)
 {
 	cudaError_t error = plain_launch(plain_query_gradient<N, A>, a, 2, stream);
 	return error != cudaSuccess ? error : plain_launch(plain_key_gradient<N, A>, a, 2, stream);
@@ -316,7 +326,8 @@ __global__ void __launch_bounds__(warps * 32) decode(
 	int lane = threadIdx.x % 32, warp = threadIdx.x / 32, C = H * D;
 	int64_t b = blockIdx.x / H, h = blockIdx.x % H;
 	const A *q = qkv + b * 3 * C + h * D;
-	A *keys = key_cache + (int64_t)blockIdx.x * P * D, *values = value_cache + (int64_t)blockIdx.x * P * D;
+	A *keys = key_cache + (int64_t)blockIdx.x * P * D,
+	  *values = value_cache + (int64_t)blockIdx.x * P * D;
 	for (int d = threadIdx.x; d < D; d += warps * 32) {
 		keys[(int64_t)position * D + d] = q[C + d];
 		values[(int64_t)position * D + d] = q[2 * C + d];
@@ -357,8 +368,8 @@ __global__ void __launch_bounds__(warps * 32) decode(
 	}
 }
 
-void cuda_attention_decode(struct kernels *k, struct stream *s, void *out, void *key_cache,
-	void *value_cache, const void *qkv, int position, int B, int P, int H, int D)
+void cuda_attention_decode(struct kernels *k, struct stream *s, void *out, void *key_cache, void *value_cache,
+	const void *qkv, int position, int B, int P, int H, int D)
 {
 	struct backend *b = backend_enter(k);
 	s = stream_of(k, s);
@@ -367,7 +378,7 @@ void cuda_attention_decode(struct kernels *k, struct stream *s, void *out, void 
 		stream_fail(b, s, STATUS_UNSUPPORTED, "attention_decode takes at most 10,240 positions");
 		return;
 	}
-	WITH_ACT(b, (decode<A><<<B * H, warps * 32, bytes, s->handle>>>((A *)out, (A *)key_cache, (A *)value_cache,
-			    (const A *)qkv, position, P, H, D, 1.0f / sqrtf((float)D))));
+	WITH_ACT(b, (decode<A><<<B * H, warps * 32, bytes, s->handle>>>((A *)out, (A *)key_cache,
+			    (A *)value_cache, (const A *)qkv, position, P, H, D, 1.0f / sqrtf((float)D))));
 	stream_launched(b, s, "attention_decode");
 }

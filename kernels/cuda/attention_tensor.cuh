@@ -3,8 +3,9 @@
  *
  * Forward: a block takes 128 rows of one head (8 warps of 16), walks tiles of keys, keeps the running maximum
  * and sum of each row, and never stores a probability. Backward recomputes them from the logsumexp, in two
- * kernels: one owns 64 keys and adds up dk, dv over rows, one owns 64 rows and adds up dq over keys. Each output has
- * one owner and a fixed order, so no atomics. Tiles of the next step are copied while this one is computed.
+ * kernels: one owns 64 keys and adds up dk, dv over rows, one owns 64 rows and adds up dq over keys. Each
+ * output has one owner and a fixed order, so no atomics. Tiles of the next step are copied while this one is
+ * computed.
  *
  * Rows of D elements are padded to DEPTH (64 or 128) with zeros, plus 8 in shared memory, so that ldmatrix
  * meets no bank conflict.
@@ -12,7 +13,8 @@
 #include "kernels/cuda/attention.cuh"
 #include "kernels/cuda/tensor.cuh"
 
-namespace {
+namespace
+{
 
 constexpr float LOG2_E = 1.4426950408889634f, LN_2 = 0.6931471805599453f;
 
@@ -21,7 +23,8 @@ template <typename A, int ROWS, int DEPTH, int THREADS>
 __device__ __forceinline__ void copy_tile(A *shared, const A *array, int64_t stride, int from, int T, int D)
 {
 	constexpr int across = DEPTH / 8, LD = DEPTH + 8, step = THREADS / across;
-	static_assert(THREADS % across == 0 && ROWS % step == 0, "every thread copies the same column of its rows");
+	static_assert(
+		THREADS % across == 0 && ROWS % step == 0, "every thread copies the same column of its rows");
 	int row = threadIdx.x / across, d = threadIdx.x % across * 8;
 	const A *source = array + (from + row) * stride + d;
 	int rows = d < D ? T - from - row : 0;
@@ -55,8 +58,8 @@ __device__ __forceinline__ void multiply_rows(
 #pragma unroll
 		for (int n = 0; n < N; n += 2) {
 			uint32_t r[4];
-			load_matrices(r,
-				shared + (n * 8 + lane % 8 + lane / 16 * 8) * (DEPTH + 8) + d * 16 + lane / 8 % 2 * 8);
+			load_matrices(r, shared + (n * 8 + lane % 8 + lane / 16 * 8) * (DEPTH + 8) + d * 16 +
+						 lane / 8 % 2 * 8);
 			mma<A>(c[n], a[d], r[0], r[1]);
 			mma<A>(c[n + 1], a[d], r[2], r[3]);
 		}
@@ -79,8 +82,8 @@ __device__ __forceinline__ void multiply_rows_shared(
 #pragma unroll
 		for (int n = 0; n < N; n += 2) {
 			uint32_t r[4];
-			load_matrices(r,
-				shared + (n * 8 + lane % 8 + lane / 16 * 8) * (DEPTH + 8) + d * 16 + lane / 8 % 2 * 8);
+			load_matrices(r, shared + (n * 8 + lane % 8 + lane / 16 * 8) * (DEPTH + 8) + d * 16 +
+						 lane / 8 % 2 * 8);
 			mma<A>(c[n], a, r[0], r[1]);
 			mma<A>(c[n + 1], a, r[2], r[3]);
 		}
@@ -107,7 +110,8 @@ __device__ __forceinline__ void accumulate(
 	}
 }
 
-/* ---- dropout: a Philox block covers 4 neighbouring keys of a row; every lane computes one block in four ---- */
+/* ---- dropout: a Philox block covers 4 neighbouring keys of a row; every lane computes one block in four
+ * ---- */
 
 __device__ __forceinline__ uint32_t keep_bits(
 	const struct device_dropout &drop, uint32_t sequence, uint64_t quarter)
@@ -122,8 +126,8 @@ __device__ __forceinline__ uint32_t keep_bits(
 
 /* Bits of C fragments whose rows are queries: element e of n is bit 4 n + (e % 2) of bits[e / 2]. */
 template <int N>
-__device__ __forceinline__ void keep_by_row(uint32_t (&bits)[2], const struct attention &a, int b, int h, int i0,
-	int j0, int lane)
+__device__ __forceinline__ void keep_by_row(
+	uint32_t (&bits)[2], const struct attention &a, int b, int h, int i0, int j0, int lane)
 {
 	int g = lane / 4, t = lane % 4, odd = t & 1;
 	uint64_t quarter = ((uint64_t)h * a.T + i0 + g + 8 * odd) * (a.T / 4) + j0 / 4 + t / 2;
@@ -138,8 +142,8 @@ __device__ __forceinline__ void keep_by_row(uint32_t (&bits)[2], const struct at
 
 /* Bits of C fragments whose rows are keys: element e of n is bit 4 n of bits[e]. */
 template <int N>
-__device__ __forceinline__ void keep_by_column(uint32_t (&bits)[4], const struct attention &a, int b, int h,
-	int i0, int j0, int lane)
+__device__ __forceinline__ void keep_by_column(
+	uint32_t (&bits)[4], const struct attention &a, int b, int h, int i0, int j0, int lane)
 {
 	int g = lane / 4, t = lane % 4, x = g % 4;
 	uint64_t quarter =
@@ -177,13 +181,15 @@ __device__ __forceinline__ int lowest_first(const int32_t *first, int from, int 
 }
 
 template <typename A, int DEPTH, bool DROP>
-__global__ void __launch_bounds__(256, 2) tensor_forward(const __grid_constant__ struct attention a, int tiles)
+__global__ void __launch_bounds__(256, 2)
+	tensor_forward(const __grid_constant__ struct attention a, int tiles)
 {
 	using S = forward_shape<DEPTH>;
 	constexpr int N = S::keys / 8;
 	extern __shared__ uint4 shared_bytes[];
 	__shared__ int lows[8];
-	A *queries = (A *)shared_bytes, *keys = queries + S::rows * S::LD, *values = keys + 2 * S::keys * S::LD;
+	A *queries = (A *)shared_bytes, *keys = queries + S::rows * S::LD,
+	  *values = keys + 2 * S::keys * S::LD;
 	int lane = threadIdx.x % 32, warp = threadIdx.x / 32, g = lane / 4, t = lane % 4;
 	int heads = a.B * a.H, bh = blockIdx.x % heads, b = bh / a.H, h = bh % a.H;
 	int m0 = (tiles - 1 - blockIdx.x / heads) * S::rows; /* the longest rows start first */
@@ -214,24 +220,30 @@ __global__ void __launch_bounds__(256, 2) tensor_forward(const __grid_constant__
 		if (tile + 1 < end) {
 			int other = (turn ^ 1) * S::keys * S::LD, next = j0 + S::keys;
 			copy_tile<A, S::keys, DEPTH, S::threads>(keys + other, qkv + C, 3 * C, next, T, D);
-			copy_tile<A, S::keys, DEPTH, S::threads>(values + other, qkv + 2 * C, 3 * C, next, T, D);
+			copy_tile<A, S::keys, DEPTH, S::threads>(
+				values + other, qkv + 2 * C, 3 * C, next, T, D);
 			copy_async_commit();
 		}
 		if (j0 > i0 + 15)
 			continue; /* wholly above the diagonal for this warp */
 		float s[N][4];
 		multiply_rows<A, DEPTH, N>(s, q, keys + turn * S::keys * S::LD, lane);
-		bool edge = j0 + S::keys - 1 > i0 || first;
+		/* Masking apart from the rest: most tiles lie wholly below the diagonal. */
+		if (j0 + S::keys - 1 > i0 || first)
+#pragma unroll
+			for (int n = 0; n < N; n++)
+#pragma unroll
+				for (int e = 0; e < 4; e++) {
+					int j = j0 + n * 8 + 2 * t + e % 2;
+					if (j > row[e / 2] || j < low[e / 2])
+						s[n][e] = -INFINITY;
+				}
 		float larger[2] = {most[0], most[1]};
 #pragma unroll
 		for (int n = 0; n < N; n++)
 #pragma unroll
-			for (int e = 0; e < 4; e++) {
-				int j = j0 + n * 8 + 2 * t + e % 2;
-				if (edge && (j > row[e / 2] || j < low[e / 2]))
-					s[n][e] = -INFINITY;
+			for (int e = 0; e < 4; e++)
 				larger[e / 2] = fmaxf(larger[e / 2], s[n][e]);
-			}
 		float offset[2];
 #pragma unroll
 		for (int e = 0; e < 2; e++) {
@@ -306,8 +318,8 @@ __device__ __forceinline__ void store_rows(
 }
 
 template <typename A, int DEPTH, bool DROP>
-__global__ void __launch_bounds__(128, DEPTH == 64 ? 3 : 2) tensor_key_gradient(
-	const __grid_constant__ struct attention a)
+__global__ void __launch_bounds__(128, DEPTH == 64 ? 3 : 2)
+	tensor_key_gradient(const __grid_constant__ struct attention a)
 {
 	using S = backward_shape<DEPTH>;
 	constexpr int N = S::step / 8;
@@ -324,7 +336,8 @@ __global__ void __launch_bounds__(128, DEPTH == 64 ? 3 : 2) tensor_key_gradient(
 	const A *dout = (const A *)a.dout + (int64_t)b * T * C + h * D;
 
 	auto fetch = [&](int i0, int turn) {
-		copy_tile<A, S::step, DEPTH, S::threads>(queries + turn * S::step * S::LD, qkv, 3 * C, i0, T, D);
+		copy_tile<A, S::step, DEPTH, S::threads>(
+			queries + turn * S::step * S::LD, qkv, 3 * C, i0, T, D);
 		copy_tile<A, S::step, DEPTH, S::threads>(douts + turn * S::step * S::LD, dout, C, i0, T, D);
 		if (threadIdx.x < S::step) {
 			int i = i0 + threadIdx.x;
@@ -363,7 +376,16 @@ __global__ void __launch_bounds__(128, DEPTH == 64 ? 3 : 2) tensor_key_gradient(
 			multiply_rows_shared<A, DEPTH, N>(p, keys + warp * 16 * S::LD, q, lane);
 			multiply_rows_shared<A, DEPTH, N>(dp, values + warp * 16 * S::LD, d_o, lane);
 		}
-		bool edge = i0 < j0 + 15 || a.first;
+		if (i0 < j0 + 15 || a.first)
+#pragma unroll
+			for (int n = 0; n < N; n++)
+#pragma unroll
+				for (int e = 0; e < 4; e++) {
+					int column = n * 8 + 2 * t + e % 2, i = i0 + column,
+					    j = j0 + g + e / 2 * 8;
+					if (i < j || j < lows[turn][column])
+						p[n][e] = -INFINITY;
+				}
 		uint32_t keep[4];
 		if constexpr (DROP)
 			keep_by_column<N>(keep, a, b, h, i0, j0, lane);
@@ -371,10 +393,8 @@ __global__ void __launch_bounds__(128, DEPTH == 64 ? 3 : 2) tensor_key_gradient(
 		for (int n = 0; n < N; n++)
 #pragma unroll
 			for (int e = 0; e < 4; e++) {
-				int column = n * 8 + 2 * t + e % 2, i = i0 + column, j = j0 + g + e / 2 * 8;
+				int column = n * 8 + 2 * t + e % 2;
 				float x = power_of_two(p[n][e] * factor - lse[turn][column]);
-				if (edge && (i < j || j < lows[turn][column]))
-					x = 0;
 				float d = dp[n][e];
 				p[n][e] = x;
 				if constexpr (DROP) {
@@ -395,8 +415,8 @@ __global__ void __launch_bounds__(128, DEPTH == 64 ? 3 : 2) tensor_key_gradient(
 /* ---- backward: dq ---- */
 
 template <typename A, int DEPTH, bool DROP>
-__global__ void __launch_bounds__(128, DEPTH == 64 ? 4 : 2) tensor_query_gradient(
-	const __grid_constant__ struct attention a, int tiles)
+__global__ void __launch_bounds__(128, DEPTH == 64 ? 4 : 2)
+	tensor_query_gradient(const __grid_constant__ struct attention a, int tiles)
 {
 	using S = backward_shape<DEPTH>;
 	constexpr int N = S::step / 8;
@@ -406,14 +426,17 @@ __global__ void __launch_bounds__(128, DEPTH == 64 ? 4 : 2) tensor_query_gradien
 	A *keys = douts + S::own * S::LD, *values = keys + 2 * S::step * S::LD;
 	int lane = threadIdx.x % 32, warp = threadIdx.x / 32, g = lane / 4, t = lane % 4;
 	int heads = a.B * a.H, bh = blockIdx.x % heads, b = bh / a.H, h = bh % a.H;
-	int m0 = (tiles - 1 - blockIdx.x / heads) * S::own, T = a.T, D = a.D, C = a.H * D, i0 = m0 + warp * 16;
+	int m0 = (tiles - 1 - blockIdx.x / heads) * S::own, T = a.T, D = a.D, C = a.H * D,
+	    i0 = m0 + warp * 16;
 	const A *qkv = (const A *)a.qkv + (int64_t)b * T * 3 * C + h * D;
 	const A *dout = (const A *)a.dout + (int64_t)b * T * C + h * D;
 	const int32_t *first = a.first ? a.first + (int64_t)b * T : NULL;
 
 	auto fetch = [&](int j0, int turn) {
-		copy_tile<A, S::step, DEPTH, S::threads>(keys + turn * S::step * S::LD, qkv + C, 3 * C, j0, T, D);
-		copy_tile<A, S::step, DEPTH, S::threads>(values + turn * S::step * S::LD, qkv + 2 * C, 3 * C, j0, T, D);
+		copy_tile<A, S::step, DEPTH, S::threads>(
+			keys + turn * S::step * S::LD, qkv + C, 3 * C, j0, T, D);
+		copy_tile<A, S::step, DEPTH, S::threads>(
+			values + turn * S::step * S::LD, qkv + 2 * C, 3 * C, j0, T, D);
 		copy_async_commit();
 	};
 	int begin = first ? lowest_first(first, m0, S::own, T, lows) / S::step * S::step : 0;
@@ -449,7 +472,15 @@ __global__ void __launch_bounds__(128, DEPTH == 64 ? 4 : 2) tensor_query_gradien
 		float p[N][4], dp[N][4];
 		multiply_rows<A, DEPTH, N>(p, qf, k, lane);
 		multiply_rows<A, DEPTH, N>(dp, df, v, lane);
-		bool edge = j0 + S::step - 1 > i0 || first;
+		if (j0 + S::step - 1 > i0 || first)
+#pragma unroll
+			for (int n = 0; n < N; n++)
+#pragma unroll
+				for (int e = 0; e < 4; e++) {
+					int j = j0 + n * 8 + 2 * t + e % 2;
+					if (j > row[e / 2] || j < low[e / 2])
+						p[n][e] = -INFINITY;
+				}
 		uint32_t keep[2];
 		if constexpr (DROP)
 			keep_by_row<N>(keep, a, b, h, i0, j0, lane);
@@ -457,10 +488,7 @@ __global__ void __launch_bounds__(128, DEPTH == 64 ? 4 : 2) tensor_query_gradien
 		for (int n = 0; n < N; n++)
 #pragma unroll
 			for (int e = 0; e < 4; e++) {
-				int j = j0 + n * 8 + 2 * t + e % 2;
 				float x = power_of_two(p[n][e] * factor - lse[e / 2]), d = dp[n][e];
-				if (edge && (j > row[e / 2] || j < low[e / 2]))
-					x = 0;
 				if constexpr (DROP)
 					d = keep[e / 2] >> (4 * n + e % 2) & 1 ? d * a.drop.scale : 0.0f;
 				dp[n][e] = x * (d - delta[e / 2]);
@@ -475,9 +503,9 @@ __global__ void __launch_bounds__(128, DEPTH == 64 ? 4 : 2) tensor_query_gradien
 
 template <typename Kernel> cudaError_t allow_shared(Kernel kernel, size_t bytes)
 {
-	return bytes <= 48 << 10
-		? cudaSuccess
-		: cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)bytes);
+	return bytes <= 48 << 10 ? cudaSuccess
+				 : cudaFuncSetAttribute(
+					   kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)bytes);
 }
 
 template <typename A, int DEPTH, bool DROP>
@@ -512,15 +540,18 @@ cudaError_t launch_backward(const struct attention &a, cudaStream_t stream)
 template <typename A> cudaError_t choose_forward(const struct attention &a, cudaStream_t stream)
 {
 	if (a.D <= 64)
-		return a.drop.on ? launch_forward<A, 64, true>(a, stream) : launch_forward<A, 64, false>(a, stream);
+		return a.drop.on ? launch_forward<A, 64, true>(a, stream)
+				 : launch_forward<A, 64, false>(a, stream);
 	return a.drop.on ? launch_forward<A, 128, true>(a, stream) : launch_forward<A, 128, false>(a, stream);
 }
 
 template <typename A> cudaError_t choose_backward(const struct attention &a, cudaStream_t stream)
 {
 	if (a.D <= 64)
-		return a.drop.on ? launch_backward<A, 64, true>(a, stream) : launch_backward<A, 64, false>(a, stream);
-	return a.drop.on ? launch_backward<A, 128, true>(a, stream) : launch_backward<A, 128, false>(a, stream);
+		return a.drop.on ? launch_backward<A, 64, true>(a, stream)
+				 : launch_backward<A, 64, false>(a, stream);
+	return a.drop.on ? launch_backward<A, 128, true>(a, stream)
+			 : launch_backward<A, 128, false>(a, stream);
 }
 
 } /* namespace */

@@ -32,7 +32,8 @@ bool stream_check(struct backend *b, struct stream *s, cudaError_t error, const 
 void stream_fail(struct backend *b, struct stream *s, enum status status, const char *message)
 {
 	if (s->failure.status == STATUS_OK)
-		b->host->error_save(b->host->error_set(status, "GPU %d: %s", b->device, message), &s->failure);
+		b->host->error_save(
+			b->host->error_set(status, "GPU %d: %s", b->device, message), &s->failure);
 }
 
 void *stream_scratch(struct backend *b, struct stream *s, size_t bytes, const char *what)
@@ -88,8 +89,9 @@ static enum status host_alloc(struct kernels *k, void **out, size_t bytes, const
 	if (error != cudaSuccess) {
 		(void)cudaGetLastError();
 		*out = NULL;
-		return b->host->error_set(STATUS_MEMORY, "no pinned host memory for %s: %zu bytes wanted (%s)",
-			what, bytes, cudaGetErrorString(error));
+		return b->host->error_set(STATUS_MEMORY,
+			"no pinned host memory for %s: %zu bytes wanted (%s)", what, bytes,
+			cudaGetErrorString(error));
 	}
 	memset(*out, 0, bytes);
 	return STATUS_OK;
@@ -349,11 +351,11 @@ extern "C" __attribute__((visibility("default"))) enum status ferry_cuda_open(
 	b->processors = properties.multiProcessorCount;
 	b->fused_epilogues = b->act != DTYPE_F32 && knob("FERRY_CUDA_EPILOGUES", 1) != 0;
 	b->exact_logits = knob("FERRY_CUDA_EXACT_LOGITS", 0) != 0;
-	b->fused_bias_gradients = knob("FERRY_CUDA_BIAS_GRADIENTS", 0) != 0;
 	b->cached_logits = knob("FERRY_CUDA_CACHED_LOGITS", 1) != 0;
 	b->shared_bytes = properties.sharedMemPerMultiprocessor;
-	/* A 160th of the memory (512 MB of 80 GB): larger chunks add to the head's gradient less often. */
-	b->logits_bytes = (int64_t)knob("FERRY_CUDA_LOGITS_MB", (int)(properties.totalGlobalMem / 160 >> 20)) << 20;
+	/* An 80th of the memory (1 GB of 80): larger chunks add to the head's gradient less often. */
+	b->logits_bytes = (int64_t)knob("FERRY_CUDA_LOGITS_MB", (int)(properties.totalGlobalMem / 80 >> 20))
+			  << 20;
 	enum status status = gemm_open(b);
 	if (status != STATUS_OK) {
 		free(b);

@@ -32,8 +32,8 @@ struct backend {
 	const struct cuda_host *host;
 	enum dtype act, grad;
 	int device, processors;
-	bool fused_epilogues; /* GELU and its gradient inside the products; not in f32, where they are too coarse */
-	bool fused_bias_gradients; /* column sums inside the weights' gradients' products */
+	bool fused_epilogues; /* GELU and its gradient inside the products; not in f32, where they are too
+				 coarse */
 	bool exact_logits;    /* f32 logits in training too */
 	bool cached_logits;   /* a row of logits waits in shared memory between the two passes over it */
 	size_t shared_bytes;  /* of a processor */
@@ -130,14 +130,14 @@ struct gemm {
 	enum dtype in, out;
 	bool accumulate;
 	cublasLtEpilogue_t epilogue = CUBLASLT_EPILOGUE_DEFAULT; /* whose value is not 0 */
-	const void *bias; /* [m], of type in; BGRADA writes it, of type out */
-	void *aux;        /* leading dimension ldd, of type in */
+	const void *bias;                                        /* [m], of type in */
+	void *aux;                                               /* leading dimension ldd, of type in */
 };
 
 enum status gemm_open(struct backend *b);
 void gemm_close(struct backend *b);
-/* False, with nothing launched, where cuBLASLt has no algorithm for this epilogue. Without an epilogue that is
- * a failure kept on the stream. */
+/* False, with nothing launched, where cuBLASLt has no algorithm for this epilogue. Without an epilogue that
+ * is a failure kept on the stream. */
 bool gemm_run(struct backend *b, struct stream *s, const struct gemm *g);
 
 /* grad[n] (+)= sum over i < parts of partial[i][n], in order (linear.cu). */
@@ -168,21 +168,20 @@ void cuda_linear_forward(struct kernels *k, struct stream *s, void *out, void *p
 void cuda_linear_backward(struct kernels *k, struct stream *s, void *din, void *dw, void *dbias,
 	const void *dout, const void *in, const void *w, const void *pre, int R, int K, int N,
 	bool accumulate);
-void cuda_gelu_forward(
-	struct kernels *k, struct stream *s, void *out, const void *pre, uint64_t count);
+void cuda_gelu_forward(struct kernels *k, struct stream *s, void *out, const void *pre, uint64_t count);
 void cuda_attention_forward(struct kernels *k, struct stream *s, void *out, float *lse, const void *qkv,
 	const int32_t *first, int B, int T, int H, int D, const struct dropout *drop);
 void cuda_attention_backward(struct kernels *k, struct stream *s, void *dqkv, const void *dout,
 	const void *out, const float *lse, const void *qkv, const int32_t *first, int B, int T, int H, int D,
 	const struct dropout *drop);
-void cuda_attention_decode(struct kernels *k, struct stream *s, void *out, void *key_cache,
-	void *value_cache, const void *qkv, int position, int B, int P, int H, int D);
+void cuda_attention_decode(struct kernels *k, struct stream *s, void *out, void *key_cache, void *value_cache,
+	const void *qkv, int position, int B, int P, int H, int D);
 void cuda_classifier(struct kernels *k, struct stream *s, float *loss, void *dx, void *dwte, const void *x,
 	const void *wte, const int32_t *targets, int R, int C, int V, int VP, float scale, bool accumulate);
 void cuda_logits(struct kernels *k, struct stream *s, float *out, const void *x, const void *wte, int R,
 	int C, int V, int VP);
-void cuda_gradient_stats(struct kernels *k, struct stream *s, struct gradient_stats *stats, const void *grad,
-	uint64_t count);
+void cuda_gradient_stats(
+	struct kernels *k, struct stream *s, struct gradient_stats *stats, const void *grad, uint64_t count);
 void cuda_adamw(struct kernels *k, struct stream *s, const struct adamw *args, float *p_out, float *m_out,
 	float *v_out, void *work, const float *p, const float *m, const float *v, const void *grad,
 	uint64_t count);

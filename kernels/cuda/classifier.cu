@@ -1,7 +1,8 @@
 /*
  * The head: product, softmax, loss and gradients over chunks of rows, so that logits take a bounded buffer.
- * For training the logits of a chunk are of the activations' type and become their own gradients in place;
- * for evaluation they are f32.
+ * For training the logits of a chunk are of the activations' type and become their own gradients in place
+ * (the target's own logit is computed again in f32: its rounding would be the loss's); for evaluation they
+ * are f32.
  */
 #include "kernels/cuda/backend.cuh"
 
@@ -13,8 +14,8 @@ template <typename L> static __device__ __forceinline__ float exponent(float x)
 	return sizeof(L) == sizeof(float) ? expf(x) : __expf(x);
 }
 
-/* The block's maximum and sum of exponents of logits[0..V), every thread getting both. Keeps what it reads in `cache`
- * unless that is NULL; a thread will read there only what it wrote. */
+/* The block's maximum and sum of exponents of logits[0..V), every thread getting both. Keeps what it reads in
+ * `cache` unless that is NULL; a thread will read there only what it wrote. */
 template <typename L>
 static __device__ __forceinline__ void softmax_statistics(
 	const L *logits, L *cache, int V, float *most, float *total)
@@ -59,14 +60,32 @@ static __device__ __forceinline__ void softmax_statistics(
 	*total = s;
 }
 
+/* The product of two rows of C elements, the same in every thread of the block. */
+template <typename A> static __device__ float block_product(const A *a, const A *b, int C)
+{
+	__shared__ float shared[classifier_threads / 32];
+	float sum = 0;
+	for (int c = threadIdx.x; c < C; c += classifier_threads)
+		sum += to_float(a[c]) * to_float(b[c]);
+	sum = warp_sum(sum);
+	if (threadIdx.x % 32 == 0)
+		shared[threadIdx.x / 32] = sum;
+	__syncthreads();
+	sum = 0;
+#pragma unroll
+	for (int w = 0; w < classifier_threads / 32; w++)
+		sum += shared[w];
+	return sum;
+}
+
 /*
- * One block a row of `stride` L's. With `gradient` the row's logits become, in place, (softmax - onehot) * scale
+ * One block a row. With `gradient` the row's logits become, in place, (softmax - onehot) * scale
  * in type A from the row's beginning on, 0 in the padding. Where A is narrower than L, what is written in a
  * round lies over logits of this round or an earlier one, so a barrier between reading and writing is enough.
  */
 template <typename L, typename A, bool CACHED>
-__global__ void __launch_bounds__(classifier_threads) cross_entropy(
-	float *loss, L *logits, const int32_t *targets, int V, int VP, float scale, bool gradient)
+__global__ void __launch_bounds__(classifier_threads) cross_entropy(float *loss, L *logits, const A *x_rows,
+	const A *wte, const int32_t *targets, int C, int V, int VP, float scale, bool gradient)
 {
 	L *row = logits + (int64_t)blockIdx.x * VP;
 	A *out = (A *)row;
@@ -83,7 +102,13 @@ __global__ void __launch_bounds__(classifier_threads) cross_entropy(
 		return;
 	}
 	float most, total, at_target = to_float(row[target]);
-	softmax_statistics(row, cache, V, &most, &total); /* its barrier: all have read the target's before any writes */
+	softmax_statistics(
+		row, cache, V, &most, &total); /* its barrier: all have read the target's before any writes */
+	if (sizeof(L) < sizeof(float)) {
+		float rounded = at_target;
+		at_target = block_product(x_rows + (int64_t)blockIdx.x * C, wte + (int64_t)target * C, C);
+		total += exponent<L>(at_target - most) - exponent<L>(rounded - most);
+	}
 	if (threadIdx.x == 0)
 		loss[blockIdx.x] = logf(total) + most - at_target;
 	if (!gradient)
@@ -100,7 +125,8 @@ __global__ void __launch_bounds__(classifier_threads) cross_entropy(
 			continue;
 #pragma unroll
 		for (int e = 0; e < 8; e++) {
-			x[e] = v + e < V ? exponent<L>(x[e] - most) * factor : 0.0f;
+			x[e] = v + e < V ? exponent<L>((v + e == target ? at_target : x[e]) - most) * factor
+					 : 0.0f;
 			if (v + e == target)
 				x[e] -= scale;
 		}
@@ -162,34 +188,34 @@ static void chunk_gradients(struct backend *b, struct stream *s, void *dx, void 
 }
 
 template <typename L, typename A, bool CACHED>
-static void cross_entropy_start(struct backend *b, struct stream *s, float *loss, void *logits,
-	const int32_t *targets, int rows, int V, int VP, float scale, bool gradient)
+static void cross_entropy_start(struct backend *b, struct stream *s, float *loss, void *logits, const void *x,
+	const void *wte, const int32_t *targets, int rows, int C, int V, int VP, float scale, bool gradient)
 {
 	int bytes = CACHED ? VP * (int)sizeof(L) : 0;
-	if (bytes > 48 << 10 &&
-		!stream_check(b, s,
-			cudaFuncSetAttribute(cross_entropy<L, A, CACHED>, cudaFuncAttributeMaxDynamicSharedMemorySize,
-				bytes),
-			"classifier"))
+	if (bytes > 48 << 10 && !stream_check(b, s,
+					cudaFuncSetAttribute(cross_entropy<L, A, CACHED>,
+						cudaFuncAttributeMaxDynamicSharedMemorySize, bytes),
+					"classifier"))
 		return;
 	cross_entropy<L, A, CACHED><<<rows, classifier_threads, bytes, s->handle>>>(
-		loss, (L *)logits, targets, V, VP, scale, gradient);
+		loss, (L *)logits, (const A *)x, (const A *)wte, targets, C, V, VP, scale, gradient);
 }
 
 static void cross_entropy_launch(struct backend *b, struct stream *s, float *loss, void *logits,
-	enum dtype type, const int32_t *targets, int rows, int V, int VP, float scale, bool gradient)
+	enum dtype type, const void *x, const void *wte, const int32_t *targets, int rows, int C, int V,
+	int VP, float scale, bool gradient)
 {
 	/* Two blocks a processor must fit, each with 1 KB of the system's. */
 	bool cached = gradient && b->cached_logits && 2 * (VP * dtype_bytes(type) + 2048) <= b->shared_bytes;
 	if (type == DTYPE_F32)
 		WITH_ACT(b, (cross_entropy_start<float, A, false>(
-				    b, s, loss, logits, targets, rows, V, VP, scale, gradient)));
+				    b, s, loss, logits, x, wte, targets, rows, C, V, VP, scale, gradient)));
 	else if (cached)
 		WITH_ACT(b, (cross_entropy_start<A, A, true>(
-				    b, s, loss, logits, targets, rows, V, VP, scale, gradient)));
+				    b, s, loss, logits, x, wte, targets, rows, C, V, VP, scale, gradient)));
 	else
 		WITH_ACT(b, (cross_entropy_start<A, A, false>(
-				    b, s, loss, logits, targets, rows, V, VP, scale, gradient)));
+				    b, s, loss, logits, x, wte, targets, rows, C, V, VP, scale, gradient)));
 }
 
 void cuda_classifier(struct kernels *k, struct stream *s, float *loss, void *dx, void *dwte, const void *x,
@@ -212,7 +238,8 @@ void cuda_classifier(struct kernels *k, struct stream *s, float *loss, void *dx,
 		const char *from = (const char *)x + offset;
 		struct gemm g = head_product(b, logits, type, VP, from, wte, rows, C, VP);
 		(void)gemm_run(b, s, &g);
-		cross_entropy_launch(b, s, loss + r, logits, type, targets + r, rows, V, VP, scale, dx != NULL);
+		cross_entropy_launch(b, s, loss + r, logits, type, from, wte, targets + r, rows, C, V, VP,
+			scale, dx != NULL);
 		stream_launched(b, s, "classifier");
 		if (dx)
 			chunk_gradients(b, s, (char *)dx + offset, dwte, logits, ld, from, wte, rows, C, VP,

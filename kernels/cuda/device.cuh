@@ -195,7 +195,7 @@ static __device__ __forceinline__ float gelu_slope(float x)
 	float inner = 0.7978845608028654f * (x + 0.044715f * x * x * x);
 	float t = tanhf(inner);
 	return 0.5f * (1.0f + t) +
-		0.5f * x * (1.0f - t * t) * 0.7978845608028654f * (1.0f + 3.0f * 0.044715f * x * x);
+	       0.5f * x * (1.0f - t * t) * 0.7978845608028654f * (1.0f + 3.0f * 0.044715f * x * x);
 }
 
 #endif

@@ -1,8 +1,8 @@
 /*
- * Embedding. The backward sorts (token, row) pairs (stable: rows in the order of the batch). The sorted list is
- * cut into windows of 64; a block adds up each piece of a run of equal tokens, and pieces of a run that spans
- * windows are then added in order. No atomics, the same bits every time, and a frequent token takes no longer
- * than its share.
+ * Embedding. The backward sorts (token, row) pairs (stable: rows in the order of the batch). The sorted list
+ * is cut into windows of 64; a block adds up each piece of a run of equal tokens, and pieces of a run that
+ * spans windows are then added in order. No atomics, the same bits every time, and a frequent token takes no
+ * longer than its share.
  */
 #include "kernels/cuda/backend.cuh"
 
@@ -37,8 +37,9 @@ void cuda_embedding_forward(struct kernels *k, struct stream *s, void *out, cons
 	s = stream_of(k, s);
 	int64_t rows = (int64_t)B * T;
 	struct device_dropout d = device_dropout_from(drop);
-	WITH_ACT(b, WITH_WIDTH(C, (embed<V, A><<<ceiling(rows * C, 256 * V), 256, 0, s->handle>>>((A *)out, tokens,
-					  positions, (const A *)wte, (const A *)wpe, rows, T, C, d))));
+	WITH_ACT(
+		b, WITH_WIDTH(C, (embed<V, A><<<ceiling(rows * C, 256 * V), 256, 0, s->handle>>>((A *)out,
+					 tokens, positions, (const A *)wte, (const A *)wpe, rows, T, C, d))));
 	stream_launched(b, s, "embedding_forward");
 }
 
@@ -80,12 +81,12 @@ static __global__ void number_rows(int32_t *rows, int R)
 enum { window = 64, run_threads = 128 };
 
 /*
- * Block p: the piece of a run that begins at p, the beginning of the run or of a window. A whole run is added to
- * its gradient; a piece of one goes to partial[window][0: from the window's beginning, 1: not][C].
+ * Block p: the piece of a run that begins at p, the beginning of the run or of a window. A whole run is added
+ * to its gradient; a piece of one goes to partial[window][0: from the window's beginning, 1: not][C].
  */
 template <int V, typename A, typename G>
-__global__ void __launch_bounds__(run_threads) add_runs(G *grad, float *partial, const A *dout, const int32_t *keys,
-	const int32_t *rows, int R, int T, int C, struct device_dropout drop)
+__global__ void __launch_bounds__(run_threads) add_runs(G *grad, float *partial, const A *dout,
+	const int32_t *keys, const int32_t *rows, int R, int T, int C, struct device_dropout drop)
 {
 	int p = blockIdx.x, w = p / window;
 	int32_t key = keys[p];
@@ -121,8 +122,8 @@ __global__ void __launch_bounds__(run_threads) add_runs(G *grad, float *partial,
 
 /* Block w: if a run begins in window w and goes on past it, its pieces are added up, in order. */
 template <int V, typename G>
-__global__ void __launch_bounds__(run_threads) join_runs(
-	G *grad, const float *partial, const int32_t *keys, int R, int C)
+__global__ void __launch_bounds__(run_threads)
+	join_runs(G *grad, const float *partial, const int32_t *keys, int R, int C)
 {
 	int w = blockIdx.x, begin = w * window, last = begin + window - 1;
 	if (last >= R - 1)
@@ -157,8 +158,8 @@ static void add_rows_by_key(struct backend *b, struct stream *s, void *grad, con
 		(const int32_t *)NULL, (int32_t *)NULL, R, 0, 32, s->handle);
 	sort_bytes = (sort_bytes + 255) / 256 * 256;
 	int windows = ceiling(R, window);
-	char *scratch = (char *)stream_scratch(b, s,
-		3 * list + sort_bytes + (size_t)windows * 2 * C * sizeof(float), "embedding gradient");
+	char *scratch = (char *)stream_scratch(
+		b, s, 3 * list + sort_bytes + (size_t)windows * 2 * C * sizeof(float), "embedding gradient");
 	if (!scratch)
 		return;
 	int32_t *sorted = (int32_t *)scratch, *rows = (int32_t *)(scratch + list);
@@ -170,9 +171,9 @@ static void add_rows_by_key(struct backend *b, struct stream *s, void *grad, con
 			    (const int32_t *)numbers, rows, R, 0, 32, s->handle),
 		    "sorting tokens"))
 		return;
-	WITH_ACT(b,
-		WITH_GRAD(b, WITH_WIDTH(C, (add_runs<V, A, G><<<R, run_threads, 0, s->handle>>>((G *)grad, partial,
-						   (const A *)dout, sorted, rows, R, T, C, d)))));
+	WITH_ACT(
+		b, WITH_GRAD(b, WITH_WIDTH(C, (add_runs<V, A, G><<<R, run_threads, 0, s->handle>>>((G *)grad,
+						      partial, (const A *)dout, sorted, rows, R, T, C, d)))));
 	WITH_GRAD(b, WITH_WIDTH(C, (join_runs<V, G><<<windows, run_threads, 0, s->handle>>>(
 					   (G *)grad, partial, sorted, R, C))));
 	stream_launched(b, s, "embedding_backward");
@@ -195,8 +196,8 @@ void cuda_embedding_backward(struct kernels *k, struct stream *s, void *dwte, vo
 	}
 	WITH_ACT(b,
 		WITH_GRAD(b,
-			WITH_WIDTH(C,
-				(position_gradient<V, A, G><<<ceiling(elements, 128 * V), 128, 0, s->handle>>>(
-					(G *)dwpe, (const A *)dout, B, T, C, P, d, accumulate)))));
+			WITH_WIDTH(C, (position_gradient<V, A, G>
+					      <<<ceiling(elements, 128 * V), 128, 0, s->handle>>>((G *)dwpe,
+						      (const A *)dout, B, T, C, P, d, accumulate)))));
 	stream_launched(b, s, "embedding_backward");
 }

@@ -63,7 +63,7 @@ void gemm_close(struct backend *b)
 static int common_alignment(const struct gemm *g)
 {
 	uintptr_t bits = (uintptr_t)g->a | (uintptr_t)g->b | (uintptr_t)g->d | (uintptr_t)g->aux |
-		(uintptr_t)g->bias | 256;
+			 (uintptr_t)g->bias | 256;
 	return (int)(bits & -bits);
 }
 
@@ -108,8 +108,7 @@ static cublasLtMatmulDesc_t gemm_describe(const struct gemm *g)
 		set(d, CUBLASLT_MATMUL_DESC_EPILOGUE, g->epilogue);
 	if (g->bias) {
 		set(d, CUBLASLT_MATMUL_DESC_BIAS_POINTER, g->bias);
-		set(d, CUBLASLT_MATMUL_DESC_BIAS_DATA_TYPE,
-			cuda_type(g->epilogue == CUBLASLT_EPILOGUE_BGRADA ? g->out : g->in));
+		set(d, CUBLASLT_MATMUL_DESC_BIAS_DATA_TYPE, cuda_type(g->in));
 	}
 	if (g->aux) {
 		set(d, CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_POINTER, g->aux);
@@ -150,7 +149,8 @@ static struct gemm_plan gemm_plan_make(
 	return plan;
 }
 
-static struct gemm_plan gemm_plan_find(struct backend *b, const struct gemm *g, cublasLtMatmulDesc_t description)
+static struct gemm_plan gemm_plan_find(
+	struct backend *b, const struct gemm *g, cublasLtMatmulDesc_t description)
 {
 	struct gemm_key key = gemm_key_of(g);
 	std::lock_guard<std::mutex> guard(b->plans->lock);
@@ -163,8 +163,8 @@ static struct gemm_plan gemm_plan_find(struct backend *b, const struct gemm *g, 
 
 bool gemm_run(struct backend *b, struct stream *s, const struct gemm *g)
 {
-	if (!s->workspace &&
-		!stream_check(b, s, cudaMalloc(&s->workspace, gemm_workspace_bytes), "cuBLASLt's workspace")) {
+	if (!s->workspace && !stream_check(b, s, cudaMalloc(&s->workspace, gemm_workspace_bytes),
+				     "cuBLASLt's workspace")) {
 		s->workspace = NULL;
 		return true; /* kept; another way of computing it would not help */
 	}
@@ -182,8 +182,8 @@ bool gemm_run(struct backend *b, struct stream *s, const struct gemm *g)
 	if (status == CUBLAS_STATUS_NOT_SUPPORTED && g->epilogue != CUBLASLT_EPILOGUE_DEFAULT)
 		return false;
 	char message[160];
-	snprintf(message, sizeof message, "cuBLASLt: a product of %d x %d x %d (%d -> %d): %s", g->m, g->n, g->k,
-		(int)g->in, (int)g->out, cublasLtGetStatusString(status));
+	snprintf(message, sizeof message, "cuBLASLt: a product of %d x %d x %d (%d -> %d): %s", g->m, g->n,
+		g->k, (int)g->in, (int)g->out, cublasLtGetStatusString(status));
 	stream_fail(b, s, STATUS_UNSUPPORTED, message);
 	return true;
 }

@@ -27,9 +27,9 @@ static __device__ __forceinline__ void residual_load(float (&x)[V], const A *in,
 
 /* A row is at most N * 32 * 8 elements, held in registers. */
 template <int N, typename A>
-__global__ void __launch_bounds__(128) normalize_rows(A *out, A *residual_out, float *mean_out, float *rstd_out,
-	const A *residual_in, const A *branch, const A *gamma, const A *beta, int64_t R, int T, int C,
-	float eps, struct device_dropout drop)
+__global__ void __launch_bounds__(128) normalize_rows(A *out, A *residual_out, float *mean_out,
+	float *rstd_out, const A *residual_in, const A *branch, const A *gamma, const A *beta, int64_t R,
+	int T, int C, float eps, struct device_dropout drop)
 {
 	int lane = threadIdx.x % 32;
 	int64_t r = (int64_t)blockIdx.x * 4 + threadIdx.x / 32;
@@ -75,9 +75,9 @@ __global__ void __launch_bounds__(128) normalize_rows(A *out, A *residual_out, f
 
 /* Any C: the row is read again from memory. */
 template <typename A>
-__global__ void __launch_bounds__(128) normalize_any(A *out, A *residual_out, float *mean_out, float *rstd_out,
-	const A *residual_in, const A *branch, const A *gamma, const A *beta, int64_t R, int T, int C,
-	float eps, struct device_dropout drop)
+__global__ void __launch_bounds__(128) normalize_any(A *out, A *residual_out, float *mean_out,
+	float *rstd_out, const A *residual_in, const A *branch, const A *gamma, const A *beta, int64_t R,
+	int T, int C, float eps, struct device_dropout drop)
 {
 	int lane = threadIdx.x % 32;
 	int64_t r = (int64_t)blockIdx.x * 4 + threadIdx.x / 32;
@@ -142,8 +142,8 @@ enum { rows_at_once = 2, most_warps = 8 };
 /* One thread for V columns, blockDim.x >= C / V; partial[block] = dgamma [C], dbeta [C]. */
 template <int V, typename A>
 __global__ void __launch_bounds__(256, 3) normalize_gradient(A *dresidual, const A *dresidual_in, A *dbranch,
-	float *partial, const A *dout, const A *x, const A *gamma, const float *mean, const float *rstd, int R,
-	int T, int C, struct device_dropout drop, int rows_each)
+	float *partial, const A *dout, const A *x, const A *gamma, const float *mean, const float *rstd,
+	int R, int T, int C, struct device_dropout drop, int rows_each)
 {
 	__shared__ float sums[2][rows_at_once][2][most_warps];
 	int warps = blockDim.x / 32, warp = threadIdx.x / 32, lane = threadIdx.x % 32;
@@ -276,12 +276,14 @@ void cuda_layernorm_backward(struct kernels *k, struct stream *s, void *dresidua
 	s = stream_of(k, s);
 	struct device_dropout d = device_dropout_from(drop);
 	int R = B * T, threads = ceiling(C, 8 * 32) * 32;
-	/* Fast: as many blocks as fit on the processors at 768 threads each (registers), rows in whole rounds. */
+	/* Fast: as many blocks as fit on the processors at 768 threads each (registers), rows in whole
+	 * rounds. */
 	bool fast = C % 8 == 0 && threads <= 256;
 	int parts = fast ? b->processors * (768 / threads) : 64;
 	int rows_each = ceiling(ceiling(R, parts), rows_at_once) * rows_at_once;
 	parts = ceiling(R, rows_each);
-	float *partial = (float *)stream_scratch(b, s, (size_t)parts * 2 * C * sizeof(float), "layernorm gradient");
+	float *partial =
+		(float *)stream_scratch(b, s, (size_t)parts * 2 * C * sizeof(float), "layernorm gradient");
 	if (!partial)
 		return;
 	if (fast) {

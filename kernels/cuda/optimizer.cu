@@ -40,9 +40,10 @@ static void adamw_launch(struct backend *b, struct stream *s, const struct adamw
 {
 	if (count <= 0)
 		return;
-	WITH_ACT(b, WITH_GRAD(b, (adamw_step<V, A, G><<<ceiling(count, 256 * V), 256, 0, s->handle>>>(*f,
-					 p_out + from, m_out + from, v_out + from, work ? (A *)work + from : NULL,
-					 p + from, m + from, v + from, (const G *)grad + from, count))));
+	WITH_ACT(b,
+		WITH_GRAD(b, (adamw_step<V, A, G><<<ceiling(count, 256 * V), 256, 0, s->handle>>>(*f,
+				     p_out + from, m_out + from, v_out + from, work ? (A *)work + from : NULL,
+				     p + from, m + from, v + from, (const G *)grad + from, count))));
 	stream_launched(b, s, "adamw");
 }
 
@@ -54,7 +55,7 @@ void cuda_adamw(struct kernels *k, struct stream *s, const struct adamw *args, f
 	s = stream_of(k, s);
 	struct adamw_factors f = adamw_prepare(args);
 	bool wide = aligned(p_out) && aligned(m_out) && aligned(v_out) && aligned(work) && aligned(p) &&
-		aligned(m) && aligned(v) && aligned(grad);
+		    aligned(m) && aligned(v) && aligned(grad);
 	int64_t whole = wide ? (int64_t)(count / 8 * 8) : 0;
 	adamw_launch<8>(b, s, &f, p_out, m_out, v_out, work, p, m, v, grad, 0, whole);
 	adamw_launch<1>(b, s, &f, p_out, m_out, v_out, work, p, m, v, grad, whole, (int64_t)count - whole);
@@ -84,8 +85,8 @@ static __device__ struct gradient_stats stats_reduce(struct gradient_stats mine)
 }
 
 template <typename G>
-__global__ void __launch_bounds__(stats_threads) stats_partial(
-	struct gradient_stats *partial, const G *grad, uint64_t count, bool wide)
+__global__ void __launch_bounds__(stats_threads)
+	stats_partial(struct gradient_stats *partial, const G *grad, uint64_t count, bool wide)
 {
 	struct gradient_stats mine = {0, 0};
 	uint64_t thread = (uint64_t)blockIdx.x * stats_threads + threadIdx.x;
@@ -110,8 +111,8 @@ __global__ void __launch_bounds__(stats_threads) stats_partial(
 		partial[blockIdx.x] = mine;
 }
 
-static __global__ void __launch_bounds__(stats_threads) stats_total(
-	struct gradient_stats *stats, const struct gradient_stats *partial)
+static __global__ void __launch_bounds__(stats_threads)
+	stats_total(struct gradient_stats *stats, const struct gradient_stats *partial)
 {
 	struct gradient_stats mine = {0, 0};
 	for (int i = threadIdx.x; i < stats_blocks; i += stats_threads) {
@@ -123,8 +124,8 @@ static __global__ void __launch_bounds__(stats_threads) stats_total(
 		*stats = mine;
 }
 
-void cuda_gradient_stats(struct kernels *k, struct stream *s, struct gradient_stats *stats, const void *grad,
-	uint64_t count)
+void cuda_gradient_stats(
+	struct kernels *k, struct stream *s, struct gradient_stats *stats, const void *grad, uint64_t count)
 {
 	struct backend *b = backend_enter(k);
 	s = stream_of(k, s);
@@ -160,8 +161,8 @@ static void convert_launch(struct stream *s, void *to, const void *from, int64_t
 	if (whole)
 		convert_elements<8, To, From><<<ceiling(whole, 256 * 8), 256, 0, s->handle>>>(t, f, whole);
 	if (count > whole)
-		convert_elements<1, To, From>
-			<<<ceiling(count - whole, 256), 256, 0, s->handle>>>(t + whole, f + whole, count - whole);
+		convert_elements<1, To, From><<<ceiling(count - whole, 256), 256, 0, s->handle>>>(
+			t + whole, f + whole, count - whole);
 }
 
 template <typename To>

@@ -1,4 +1,5 @@
-/* tensor.cuh: the tensor cores' m16n8k16 product, its fragments, and asynchronous copies into shared memory. */
+/* tensor.cuh: the tensor cores' m16n8k16 product, its fragments, and asynchronous copies into shared memory.
+ */
 #ifndef KERNELS_CUDA_TENSOR_CUH
 #define KERNELS_CUDA_TENSOR_CUH
 
@@ -17,19 +18,21 @@ template <>
 __device__ __forceinline__ void mma<__nv_bfloat16>(
 	float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1)
 {
-	asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, "
-		     "{%0,%1,%2,%3};"
-		     : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
-		     : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+	asm volatile(
+		"mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, "
+		"{%0,%1,%2,%3};"
+		: "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+		: "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
 
 template <>
 __device__ __forceinline__ void mma<__half>(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1)
 {
-	asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, "
-		     "{%0,%1,%2,%3};"
-		     : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
-		     : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+	asm volatile(
+		"mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, "
+		"{%0,%1,%2,%3};"
+		: "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+		: "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
 
 template <typename A> static __device__ __forceinline__ uint32_t pack(float low, float high)
@@ -69,8 +72,8 @@ static __device__ __forceinline__ void load_matrices_transposed(uint32_t (&r)[4]
 /* 16 bytes to shared memory, zeros if not `valid` (the source must be a readable address all the same). */
 static __device__ __forceinline__ void copy_async(void *shared, const void *global, bool valid)
 {
-	asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared_address(shared)), "l"(global),
-		     "r"(valid ? 16 : 0)
+	asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared_address(shared)),
+		     "l"(global), "r"(valid ? 16 : 0)
 		     : "memory");
 }
 static __device__ __forceinline__ void copy_async_commit(void)

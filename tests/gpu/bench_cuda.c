@@ -3,11 +3,12 @@
  *
  *    bench_cuda ops                               every operation at the reference run's shape, bf16
  *    bench_cuda step NAME L C H B T P CKPT TYPE   whole steps (forward, backward, norm, AdamW on the GPU):
- *                                                 dropout P, CKPT 1 recomputes activations, TYPE bf16|fp16|fp32
+ *                                                 dropout P, CKPT 1 recomputes activations, TYPE
+ * bf16|fp16|fp32
  *
- * Times are events' around a batch of calls, the median of several batches. Bytes are the fewest that the operation
- * must move (each input read once, each output written once), operations the fewest that it must do (attention
- * counted as causal, its backward as 2.5 forwards).
+ * Times are events' around a batch of calls, the median of several batches. Bytes are the fewest that the
+ * operation must move (each input read once, each output written once), operations the fewest that it must do
+ * (attention counted as causal, its backward as 2.5 forwards).
  */
 #include "tests/gpu/training.h"
 
@@ -61,10 +62,11 @@ static void time_operation(struct bench *b, const char *name, operation *run, do
 		seconds[s] = k->event_seconds(k, from, to) / calls;
 	}
 	double t = median(seconds, samples);
-	printf("%s\n  {\"op\": \"%s\", \"us\": %.1f, \"fastest_us\": %.1f, \"slowest_us\": %.1f, \"gb_per_s\": %.0f, "
+	printf("%s\n  {\"op\": \"%s\", \"us\": %.1f, \"fastest_us\": %.1f, \"slowest_us\": %.1f, "
+	       "\"gb_per_s\": %.0f, "
 	       "\"tflop_per_s\": %.1f}",
-		b->comma ? "," : "", name, t * 1e6, seconds[0] * 1e6, seconds[samples - 1] * 1e6, bytes / t * 1e-9,
-		flops / t * 1e-12);
+		b->comma ? "," : "", name, t * 1e6, seconds[0] * 1e6, seconds[samples - 1] * 1e6,
+		bytes / t * 1e-9, flops / t * 1e-12);
 	fflush(stdout);
 	b->comma = true;
 	k->event_close(k, from);
@@ -81,22 +83,23 @@ static void run_embedding_forward(struct bench *b)
 }
 static void run_embedding_backward(struct bench *b)
 {
-	b->k.embedding_backward(&b->k, NULL, b->grad, b->f, b->y, b->tokens, NULL, B, T, C, T, &b->drop, false);
+	b->k.embedding_backward(
+		&b->k, NULL, b->grad, b->f, b->y, b->tokens, NULL, B, T, C, T, &b->drop, false);
 }
 static void run_layernorm_forward(struct bench *b)
 {
-	b->k.layernorm_forward(
-		&b->k, NULL, b->x, b->z, b->f, b->f + R, b->y, b->wide, b->w, b->w + C, B, T, C, 1e-5f, &b->none);
+	b->k.layernorm_forward(&b->k, NULL, b->x, b->z, b->f, b->f + R, b->y, b->wide, b->w, b->w + C, B, T,
+		C, 1e-5f, &b->none);
 }
 static void run_layernorm_forward_dropout(struct bench *b)
 {
-	b->k.layernorm_forward(
-		&b->k, NULL, b->x, b->z, b->f, b->f + R, b->y, b->wide, b->w, b->w + C, B, T, C, 1e-5f, &b->drop);
+	b->k.layernorm_forward(&b->k, NULL, b->x, b->z, b->f, b->f + R, b->y, b->wide, b->w, b->w + C, B, T,
+		C, 1e-5f, &b->drop);
 }
 static void layernorm_backward(struct bench *b, void *dbranch, const struct dropout *drop)
 {
-	b->k.layernorm_backward(&b->k, NULL, b->x, b->x, dbranch, b->grad, b->grad + C, b->y, b->z, b->w, b->f,
-		b->f + R, B, T, C, drop, false);
+	b->k.layernorm_backward(&b->k, NULL, b->x, b->x, dbranch, b->grad, b->grad + C, b->y, b->z, b->w,
+		b->f, b->f + R, B, T, C, drop, false);
 }
 static void run_layernorm_backward(struct bench *b)
 {
@@ -120,18 +123,18 @@ static void run_linear_down(struct bench *b)
 }
 static void run_linear_backward_qkv(struct bench *b)
 {
-	b->k.linear_backward(
-		&b->k, NULL, b->y, b->grad, b->grad + 4 * C * C, b->qkv, b->x, b->w, NULL, R, C, 3 * C, false);
+	b->k.linear_backward(&b->k, NULL, b->y, b->grad, b->grad + 4 * C * C, b->qkv, b->x, b->w, NULL, R, C,
+		3 * C, false);
 }
 static void run_linear_backward_gelu(struct bench *b)
 {
-	b->k.linear_backward(&b->k, NULL, b->wide2, b->grad, b->grad + 4 * C * C, b->x, b->wide, b->w, b->wide, R,
-		4 * C, C, false);
+	b->k.linear_backward(&b->k, NULL, b->wide2, b->grad, b->grad + 4 * C * C, b->x, b->wide, b->w,
+		b->wide, R, 4 * C, C, false);
 }
 static void run_linear_backward_up(struct bench *b)
 {
-	b->k.linear_backward(
-		&b->k, NULL, b->y, b->grad, b->grad + 4 * C * C, b->wide, b->x, b->w, NULL, R, C, 4 * C, false);
+	b->k.linear_backward(&b->k, NULL, b->y, b->grad, b->grad + 4 * C * C, b->wide, b->x, b->w, NULL, R, C,
+		4 * C, false);
 }
 static void run_gelu(struct bench *b)
 {
@@ -169,7 +172,8 @@ static void run_stats(struct bench *b)
 static void run_adamw(struct bench *b)
 {
 	struct adamw a = {1e-4f, 0.9f, 0.95f, 1e-8f, 0.1f, 10, 1};
-	b->k.adamw(&b->k, NULL, &a, b->master, b->m, b->v, b->wte, b->master, b->m, b->v, b->grad, (uint64_t)VP * C);
+	b->k.adamw(&b->k, NULL, &a, b->master, b->m, b->v, b->wte, b->master, b->m, b->v, b->grad,
+		(uint64_t)VP * C);
 }
 
 /* n numbers of a normal-like distribution (the sum of four uniform ones), as bf16 and f32. */
@@ -242,7 +246,8 @@ static void bench_operations(void)
 
 	double p = (double)plane * 2, RC2 = 2.0 * R * C * C, pairs = (double)B * H * T * (T + 1) / 2;
 	double embedding = (double)VP * C;
-	printf("{\"device\": \"%s\", \"shape\": \"B 24, T 1024, C 1024, H 16, V 50257, bf16, gradients fp32, dropout "
+	printf("{\"device\": \"%s\", \"shape\": \"B 24, T 1024, C 1024, H 16, V 50257, bf16, gradients fp32, "
+	       "dropout "
 	       "0.1 where said\", \"ops\": [",
 		b->k.name);
 	time_operation(b, "copy", run_copy, 0, 8 * p);
@@ -262,7 +267,8 @@ static void bench_operations(void)
 	time_operation(b, "attention_forward", run_attention_forward, 4 * D * pairs, 4 * p);
 	time_operation(b, "attention_forward, dropout", run_attention_forward_dropout, 4 * D * pairs, 4 * p);
 	time_operation(b, "attention_backward", run_attention_backward, 10 * D * pairs, 8 * p);
-	time_operation(b, "attention_backward, dropout", run_attention_backward_dropout, 10 * D * pairs, 8 * p);
+	time_operation(
+		b, "attention_backward, dropout", run_attention_backward_dropout, 10 * D * pairs, 8 * p);
 	time_operation(b, "classifier", run_classifier, 6.0 * R * embedding, 2 * p + 6 * embedding);
 	time_operation(b, "classifier, loss alone", run_evaluation, 2.0 * R * embedding, p + 2 * embedding);
 	time_operation(b, "gradient_stats", run_stats, 0, 4 * embedding);
@@ -323,9 +329,11 @@ static void bench_step(char **a)
 	double s = median(seconds, measured), tokens = (double)batch * sequence;
 	double counted = (double)model_parameters(t.model)->counted;
 	double flops = (6 * counted + 6.0 * t.config.layers * t.config.hidden * sequence) * tokens;
-	printf("{\"name\": \"%s\", \"system\": \"ferry\", \"layers\": %d, \"hidden\": %d, \"heads\": %d, \"batch\": %d, "
+	printf("{\"name\": \"%s\", \"system\": \"ferry\", \"layers\": %d, \"hidden\": %d, \"heads\": %d, "
+	       "\"batch\": %d, "
 	       "\"sequence\": %d, \"dropout\": %g, \"recompute\": %s, \"type\": \"%s\", \"ms\": %.2f, "
-	       "\"fastest_ms\": %.2f, \"slowest_ms\": %.2f, \"tokens_per_s\": %.0f, \"model_tflop_per_s\": %.0f, "
+	       "\"fastest_ms\": %.2f, \"slowest_ms\": %.2f, \"tokens_per_s\": %.0f, \"model_tflop_per_s\": "
+	       "%.0f, "
 	       "\"device_gb\": %.2f, \"first_loss\": %.4f, \"last_loss\": %.4f}\n",
 		a[0], t.config.layers, t.config.hidden, t.config.heads, batch, sequence, (double)p,
 		atoi(a[7]) ? "true" : "false", dtype_name(type), s * 1e3, seconds[0] * 1e3,

@@ -1,7 +1,7 @@
 /*
- * Training on the GPU against training on the CPU: the same model, batches, seed and dropout, step by step. f32
- * must follow the CPU's f32 closely; bf16 and f16 must follow it within their rounding and learn as much. Two
- * runs on the GPU must agree in every bit.
+ * Training on the GPU against training on the CPU: the same model, batches, seed and dropout, step by step.
+ * f32 must follow the CPU's f32 closely; bf16 and f16 must follow it within their rounding and learn as much.
+ * Two runs on the GPU must agree in every bit.
  */
 #include "tests/gpu/training.h"
 
@@ -62,7 +62,8 @@ static double worst_difference(const double *a, const double *b, int n)
 	return worst;
 }
 
-static void compare(const char *name, const struct curve *got, const struct curve *want, double loss, double norm)
+static void compare(
+	const char *name, const struct curve *got, const struct curve *want, double loss, double norm)
 {
 	char text[160];
 	double worst = worst_difference(got->loss, want->loss, steps);

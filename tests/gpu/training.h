@@ -1,6 +1,6 @@
 /*
- * training.h: a model with its weights, gradients, optimizer and one batch in a kernels table's memory, for the
- * GPU test and the benchmark. Failures end the program: these are tests.
+ * training.h: a model with its weights, gradients, optimizer and one batch in a kernels table's memory, for
+ * the GPU test and the benchmark. Failures end the program: these are tests.
  */
 #ifndef TESTS_GPU_TRAINING_H
 #define TESTS_GPU_TRAINING_H
@@ -45,8 +45,11 @@ static inline void *training_block(struct training *t, size_t bytes)
 /* t->k and t->config are set. */
 static inline void training_open(struct training *t, int batch, int sequence, bool checkpoint)
 {
-	struct model_options options = {
-		.batch = batch, .sequence = sequence, .training = true, .checkpoint_activations = checkpoint, .seed = 7};
+	struct model_options options = {.batch = batch,
+		.sequence = sequence,
+		.training = true,
+		.checkpoint_activations = checkpoint,
+		.seed = 7};
 	struct optimizer_config adam = {0.9, 0.95, 1e-8, 0.1, 1.0};
 	struct kernels *k = &t->k;
 	must(model_open(&t->config, &options, k, &t->model));
@@ -104,14 +107,14 @@ static inline double training_step(struct training *t, uint64_t step, double los
 		.batch = t->batch,
 		.sequence = t->sequence,
 		.window = step * (uint64_t)t->batch};
-	must(model_train(t->model, t->work, t->gradients, &batch, (float)(loss_scale / rows), false, t->losses, NULL,
-		NULL));
+	must(model_train(t->model, t->work, t->gradients, &batch, (float)(loss_scale / rows), false,
+		t->losses, NULL, NULL));
 	struct optimizer_measure measure;
 	must(optimizer_measure(t->optimizer, t->gradients, loss_scale, &measure));
 	double multiplier = optimizer_clip(t->optimizer, measure.norm) / loss_scale;
 	if (!measure.overflow)
-		must(optimizer_update(t->optimizer, t->master, t->work == t->master ? NULL : t->work, t->gradients,
-			rate, step, multiplier));
+		must(optimizer_update(t->optimizer, t->master, t->work == t->master ? NULL : t->work,
+			t->gradients, rate, step, multiplier));
 	return measure.norm;
 }
 
