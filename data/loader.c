@@ -27,6 +27,7 @@ struct slot {
 
 struct loader {
 	struct loader_config config;
+	struct mixture mixture;
 	uint64_t micros_per_step; /* of this rank */
 	size_t row;               /* T + 1 */
 	uint64_t slot_count;
@@ -58,23 +59,25 @@ static uint64_t first_ordinal(const struct loader *loader, uint64_t number)
 	       within * config->micro_batch;
 }
 
-static void prefetch(struct loader *loader, struct sampler *sampler, uint64_t number)
+static void prefetch(struct loader *loader, struct mixture *mixture, uint64_t number)
 {
 	uint64_t ordinal = first_ordinal(loader, number);
-	for (uint64_t i = 0; i < loader->config.micro_batch && !atomic_load(&loader->stop); i++)
-		corpus_prefetch(
-			loader->config.corpus, sampler_get(sampler, ordinal + i).first_token, loader->row);
+	for (uint64_t i = 0; i < loader->config.micro_batch && !atomic_load(&loader->stop); i++) {
+		struct sampler_window window = mixture_get(mixture, ordinal + i);
+		corpus_prefetch(mixture->sources[window.source].corpus, window.first_token, loader->row);
+	}
 }
 
-static enum status fill(struct loader *loader, struct sampler *sampler, uint64_t number, struct slot *slot)
+static enum status fill(struct loader *loader, struct mixture *mixture, uint64_t number, struct slot *slot)
 {
 	uint64_t ordinal = first_ordinal(loader, number);
 	for (uint64_t i = 0; i < loader->config.micro_batch; i++) {
 		if (atomic_load_explicit(&loader->stop, memory_order_relaxed))
 			return error_set(STATUS_INTERRUPTED, "the loader is being closed");
-		slot->windows[i] = sampler_get(sampler, ordinal + i);
-		TRY(corpus_read(loader->config.corpus, slot->windows[i].first_token, loader->row,
+		struct sampler_window window = mixture_get(mixture, ordinal + i);
+		TRY(corpus_read(mixture->sources[window.source].corpus, window.first_token, loader->row,
 			slot->tokens + i * loader->row));
+		slot->windows[i] = window;
 	}
 	return STATUS_OK;
 }
@@ -115,7 +118,7 @@ static void finish(struct loader *loader, uint64_t number, enum status status)
 static void *work(void *argument)
 {
 	struct loader *loader = argument;
-	struct sampler reading = loader->config.sampler, ahead = loader->config.sampler;
+	struct mixture reading = loader->mixture, ahead = loader->mixture;
 	uint64_t number, from, until;
 	while (claim(loader, &number, &from, &until)) {
 		for (; from < until; from++)
@@ -192,13 +195,20 @@ static enum status allocate_slots(struct loader *loader)
 
 enum status loader_open(const struct loader_config *config, struct loader **out)
 {
+	const struct mixture_source alone = {config->corpus, config->sampler, 1};
+	struct mixture mixture;
 	struct loader *loader;
 	*out = NULL;
 	TRY(check(config));
+	if (config->mixture)
+		mixture = *config->mixture;
+	else
+		TRY(mixture_open(&mixture, &alone, 1));
 	TRY(memory_alloc((void **)&loader, 1, sizeof *loader, "a loader"));
 	loader->config = *config;
 	loader->micros_per_step = config->global_batch / ((uint64_t)config->ranks * config->micro_batch);
-	loader->row = (size_t)config->sampler.window_tokens + 1;
+	loader->mixture = mixture;
+	loader->row = (size_t)mixture.sources[0].sampler.window_tokens + 1;
 	loader->slot_count = (uint64_t)config->depth + 1;
 	loader->failed = UINT64_MAX;
 	pthread_mutex_init(&loader->mutex, NULL);

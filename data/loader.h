@@ -14,10 +14,12 @@
 #ifndef DATA_LOADER_H
 #define DATA_LOADER_H
 
-#include "data/sampler.h"
+#include "data/mixture.h"
 
 struct loader_config {
-	struct corpus *corpus; /* must outlive the loader */
+	/* Several corpora (copied); NULL: the one and its sampler. All must outlive the loader. */
+	const struct mixture *mixture;
+	struct corpus *corpus;
 	struct sampler sampler;
 	uint64_t first_ordinal; /* windows consumed so far by the whole run */
 	uint64_t global_batch;  /* windows of a step over all ranks; a multiple of ranks * micro_batch */

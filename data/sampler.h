@@ -67,6 +67,7 @@ struct sampler_window {
 	uint64_t ordinal;     /* number of the window in the run */
 	uint64_t epoch;       /* from 0 */
 	uint64_t first_token; /* of the corpus; the window is T + 1 tokens from here */
+	int source;           /* which corpus of a mixture (data/mixture.h); 0 */
 };
 
 /* T >= 1. N < T + 1 is STATUS_USAGE with the numbers and the cure. `range` is copied. */
