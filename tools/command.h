@@ -37,7 +37,8 @@
 	X(encode, "text on standard input to token ids")                                                     \
 	X(decode, "token ids on standard input to text")                                                     \
 	X(inspect, "what a corpus holds: documents, tokens, splits, one document's text")                    \
-	X(verify, "reads and checks every byte of a corpus")
+	X(verify, "reads and checks every byte of a corpus")                                                 \
+	X(merge, "several corpora to one, without tokenizing again")
 
 #define COMMAND_DECLARE(name, summary) int cmd_##name(int argc, char **argv);
 COMMANDS(COMMAND_DECLARE)
