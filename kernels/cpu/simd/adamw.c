@@ -3,15 +3,24 @@
 
 enum { SPAN = 512, STATS_BLOCK = 1 << 16 };
 
-static void update_span(const struct adamw_factors *factors, float *restrict p, float *restrict m,
-	float *restrict v, const float *restrict gradient, int n)
+struct update {
+	const float *p, *m, *v, *gradient;
+	float *p_out, *m_out, *v_out; /* may be the same arrays */
+};
+
+static void update_span(const struct adamw_factors *factors, struct update u, int n)
 {
 	struct adamw_factors f = *factors;
-	for (int i = 0; i < n; i++)
-		adamw_update(&f, gradient[i], &p[i], &m[i], &v[i]);
+#if defined(__GNUC__) && !defined(__clang__)
+#pragma GCC ivdep
+#endif
+	for (int i = 0; i < n; i++) {
+		float p = u.p[i], m = u.m[i], v = u.v[i];
+		adamw_update(&f, u.gradient[i], &p, &m, &v);
+		u.p_out[i] = p, u.m_out[i] = m, u.v_out[i] = v;
+	}
 }
 
-/* Sources may be the destinations, so a span goes through buffers that the compiler knows apart. */
 void SIMD(cpu_adamw)(struct kernels *k, struct stream *s, const struct adamw *args, float *p_out,
 	float *m_out, float *v_out, void *work, const float *p, const float *m, const float *v,
 	const void *grad, uint64_t count)
@@ -21,19 +30,13 @@ void SIMD(cpu_adamw)(struct kernels *k, struct stream *s, const struct adamw *ar
 	int64_t total = (int64_t)count;
 #pragma omp parallel for num_threads(cpu_of(k)->threads) schedule(static)
 	for (int64_t at = 0; at < total; at += SPAN) {
-		float p_row[SPAN], m_row[SPAN], v_row[SPAN], g_row[SPAN];
+		float row[SPAN];
 		int n = (int)(total - at < SPAN ? total - at : SPAN);
-		size_t bytes = (size_t)n * sizeof(float);
-		memcpy(p_row, p + at, bytes);
-		memcpy(m_row, m + at, bytes);
-		memcpy(v_row, v + at, bytes);
-		const float *g = row_read(g_row, grad, k->grad, (size_t)at, n);
-		update_span(&factors, p_row, m_row, v_row, g, n);
-		memcpy(p_out + at, p_row, bytes);
-		memcpy(m_out + at, m_row, bytes);
-		memcpy(v_out + at, v_row, bytes);
+		const float *g = row_read(row, grad, k->grad, (size_t)at, n);
+		struct update u = {p + at, m + at, v + at, g, p_out + at, m_out + at, v_out + at};
+		update_span(&factors, u, n);
 		if (work)
-			row_write(work, k->act, (size_t)at, p_row, n);
+			row_write(work, k->act, (size_t)at, p_out + at, n);
 	}
 }
 
