@@ -1,75 +1,66 @@
-#include "tokenizer/vocabulary.h"
+#include "tokenizer/word_cache.h"
 
 #include "common/memory.h"
-#include "tokenizer/words.h"
+#include "common/simd.h"
 
 #include <stdlib.h>
-#include <string.h>
 
-/*
- * The word cache: words of at most 15 bytes that came to at most 4 ids, in 32-byte slots, two to a cache
- * line. A new word takes the first place of its line and pushes the old first one to the second. What does
- * not fit there, up to 31 bytes and 23 ids, has a second, smaller cache.
- */
 enum {
-	KEY_BYTES = 16,
-	SLOT_IDS = 4,
-	CACHE_BITS = 16,
-	CACHE_LINES = 1 << CACHE_BITS,
-	GROUP = 32, /* words whose slots are fetched ahead */
-	COUNT_SHIFT = 30,
-	WIDE_KEY_BYTES = 32,
-	WIDE_IDS = 23,
-	WIDE_SLOTS = 1 << 13,
+	ID_ROOM = 4096, /* ids of one word that an encoder keeps room for */
+	NARROW_VOCABULARY = 1 << 16,
 };
+#define CACHE_BYTES (CACHE_LINES * sizeof(struct cache_line) + LONG_LINES * sizeof(struct long_line))
 
-/* A word's bytes, zeros, and the length in the last byte, so that no two words share one; all zero: none. */
-struct key {
-	uint64_t low, high;
-};
+/* A new slot at the head of its line. */
+static void cache_insert(struct encoder *encoder, struct cache_line *line, struct word_key key,
+	const uint32_t *ids, size_t count)
+{
+	struct cache_slot slot = {.key = key};
+	if (count > (encoder->narrow ? SLOT_NARROW : SLOT_WIDE))
+		return;
+	for (size_t i = 0; i < count; i++)
+		if (encoder->narrow)
+			slot.ids.narrow[i] = (uint16_t)ids[i];
+		else
+			slot.ids.wide[i] = ids[i];
+	if (encoder->narrow)
+		slot.ids.narrow[SLOT_NARROW] = (uint16_t)count;
+	else
+		slot.ids.wide[SLOT_WIDE] = (uint32_t)count;
+	line->slots[1] = line->slots[0];
+	line->slots[0] = slot;
+}
 
-struct slot {
-	struct key key;
-	uint32_t ids[SLOT_IDS]; /* their number - 1 in the top two bits of the first */
-};
-
-struct line {
-	struct slot slots[2];
-};
-
-struct wide_slot {
-	uint8_t key[WIDE_KEY_BYTES]; /* as struct key */
-	uint32_t count, ids[WIDE_IDS];
-};
-
-struct encoder {
-	const struct tokenizer *tokenizer;
-	struct line *cache;     /* [CACHE_LINES] */
-	struct wide_slot *wide; /* [WIDE_SLOTS], behind the cache in the same block */
-	uint16_t ends[WORDS_CHUNK];
-};
-
-/* One call's text and output. */
-struct run {
-	struct encoder *encoder;
-	const uint8_t *text, *fast_end; /* up to fast_end, 16 bytes may be read and 4 ids written at will */
-	uint32_t *out;
-};
-
-#define CACHE_BYTES (CACHE_LINES * sizeof(struct line) + WIDE_SLOTS * sizeof(struct wide_slot))
+/* The tokens that are words of their own, the frequent ones (those of low ids) last. */
+static void cache_seed(struct encoder *encoder)
+{
+	const struct tokenizer *tokenizer = encoder->tokenizer;
+	for (uint32_t id = tokenizer->vocabulary; id-- > 0;) {
+		uint32_t start = tokenizer->offsets[id], length = tokenizer->offsets[id + 1] - start;
+		if (length == 0 || length >= KEY_BYTES || !tokenizer->whole[id])
+			continue;
+		struct word_key key = word_key_read(tokenizer->bytes + start, length, true);
+		cache_insert(encoder, &encoder->cache[word_key_line(key)], key, &id, 1);
+	}
+}
 
 enum status encoder_open(const struct tokenizer *tokenizer, struct encoder **out)
 {
 	struct encoder *encoder;
 	*out = NULL;
 	TRY(memory_alloc((void **)&encoder, 1, sizeof *encoder, "an encoder"));
-	enum status status = memory_alloc_large((void **)&encoder->cache, CACHE_BYTES, "the word cache");
+	enum status status = memory_grow(
+		(void **)&encoder->ids, &encoder->id_capacity, ID_ROOM, sizeof *encoder->ids, "an encoder");
+	if (status == STATUS_OK)
+		status = memory_alloc_large((void **)&encoder->cache, CACHE_BYTES, "the word cache");
 	if (status != STATUS_OK) {
-		free(encoder);
+		encoder_close(encoder);
 		return status;
 	}
-	encoder->wide = (struct wide_slot *)(encoder->cache + CACHE_LINES);
+	encoder->longs = (struct long_line *)(encoder->cache + CACHE_LINES);
 	encoder->tokenizer = tokenizer;
+	encoder->narrow = tokenizer->vocabulary <= NARROW_VOCABULARY;
+	cache_seed(encoder);
 	*out = encoder;
 	return STATUS_OK;
 }
@@ -79,165 +70,155 @@ void encoder_close(struct encoder *encoder)
 	if (!encoder)
 		return;
 	memory_free_large(encoder->cache, CACHE_BYTES);
+	free(encoder->ids);
 	free(encoder);
 }
 
-/* length < KEY_BYTES */
-static inline struct key key_read(const struct run *run, const uint8_t *word, size_t length)
+static void write_ids(struct encode_run *run, const uint32_t *ids, size_t count)
 {
-	static const uint8_t window[2 * KEY_BYTES] = {
-		255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255};
-	struct key key = {0, 0}, mask;
-	memcpy(&mask, window + KEY_BYTES - length, KEY_BYTES);
-	if (__builtin_expect(word < run->fast_end, 1))
-		memcpy(&key, word, KEY_BYTES);
-	else
-		memcpy(&key, word, length);
-	key.low &= mask.low;
-	key.high = (key.high & mask.high) | (uint64_t)length << 56;
-	return key;
+	if (run->narrow_out) {
+		uint16_t *out = run->out;
+		for (size_t i = 0; i < count; i++)
+			out[i] = (uint16_t)ids[i];
+		run->out = out + count;
+	} else {
+		memcpy(run->out, ids, count * sizeof *ids);
+		run->out = (uint32_t *)run->out + count;
+	}
 }
 
-static inline size_t key_line(struct key key)
+static void write_slot(struct encode_run *run, const struct long_slot *slot)
 {
-	uint64_t mixed = (key.low ^ (key.high * UINT64_C(0x9E3779B97F4A7C15))) * UINT64_C(0xD6E8FEB86659FD93);
-	mixed ^= mixed >> 32;
-	return (size_t)(mixed * UINT64_C(0xD6E8FEB86659FD93) >> (64 - CACHE_BITS));
+	uint32_t ids[LONG_NARROW];
+	if (!run->encoder->narrow) {
+		write_ids(run, slot->ids.wide, slot->count);
+		return;
+	}
+	for (size_t i = 0; i < slot->count; i++)
+		ids[i] = slot->ids.narrow[i];
+	write_ids(run, ids, slot->count);
 }
 
-/* A word that no cache has. */
-static enum status encode_new(
-	struct run *run, const uint8_t *word, size_t length, uint64_t hash, size_t *count)
+/* A word that no cache has: its ids to encoder->ids. */
+static enum status merge_word(struct encoder *encoder, const uint8_t *word, size_t length, size_t *count)
 {
-	const struct tokenizer *tokenizer = run->encoder->tokenizer;
-	uint32_t id = vocabulary_find_hashed(tokenizer, hash, word, length);
+	const struct tokenizer *tokenizer = encoder->tokenizer;
+	uint32_t id = vocabulary_find(tokenizer, word, length);
+	TRY(memory_grow((void **)&encoder->ids, &encoder->id_capacity, length, sizeof *encoder->ids,
+		"the ids of a long word"));
 	if (id == VOCABULARY_NONE || !tokenizer->whole[id])
-		return vocabulary_merge_word(tokenizer, word, length, run->out, count);
-	run->out[0] = id;
+		return vocabulary_merge_word(tokenizer, word, length, encoder->ids, count);
+	encoder->ids[0] = id;
 	*count = 1;
 	return STATUS_OK;
 }
 
-/* A word that is not in the first cache. */
-static enum status encode_word(struct run *run, const uint8_t *word, size_t length, size_t *count)
+static struct long_key key_of(const uint8_t *word, size_t length)
 {
-	uint64_t hash = hash64(word, length);
-	if (length >= WIDE_KEY_BYTES)
-		return encode_new(run, word, length, hash, count);
-	uint8_t key[WIDE_KEY_BYTES] = {0};
-	struct wide_slot *slot = &run->encoder->wide[hash >> 32 & (WIDE_SLOTS - 1)];
-	memcpy(key, word, length);
-	key[WIDE_KEY_BYTES - 1] = (uint8_t)length;
-	if (memcmp(slot->key, key, sizeof key) == 0) {
-		memcpy(run->out, slot->ids, slot->count * sizeof *slot->ids);
-		*count = slot->count;
-		return STATUS_OK;
-	}
-	TRY(encode_new(run, word, length, hash, count));
-	if (*count <= WIDE_IDS && (length >= KEY_BYTES || *count > SLOT_IDS)) {
-		memcpy(slot->key, key, sizeof key);
-		memcpy(slot->ids, run->out, *count * sizeof *slot->ids);
-		slot->count = (uint32_t)*count;
-	}
-	return STATUS_OK;
+	if (length >= KEY_BYTES)
+		return long_key_read(word, length);
+	return (struct long_key){.parts[0] = word_key_read(word, length, true)};
 }
 
-static __attribute__((noinline)) enum status encode_miss(
-	struct run *run, const uint8_t *word, size_t length, struct key key, struct line *line)
+static struct long_slot *long_find(struct long_line *line, const struct long_key *key, size_t length)
 {
-	size_t count;
-	TRY(encode_word(run, word, length, &count));
-	if (count <= SLOT_IDS) {
-		struct slot slot = {.key = key};
-		memcpy(slot.ids, run->out, count * sizeof *slot.ids);
-		slot.ids[0] |= (uint32_t)(count - 1) << COUNT_SHIFT;
-		line->slots[1] = line->slots[0];
-		line->slots[0] = slot;
-	}
-	run->out += count;
-	return STATUS_OK;
+	for (int i = 0; i < 2; i++)
+		if (line->slots[i].length == length && memcmp(&line->slots[i].key, key, sizeof *key) == 0)
+			return &line->slots[i];
+	return NULL;
 }
 
-static inline void emit(struct run *run, const struct slot *slot, const uint8_t *word)
+static void long_insert(struct encoder *encoder, struct long_line *line, const struct long_key *key,
+	size_t length, size_t count)
 {
-	size_t count = (slot->ids[0] >> COUNT_SHIFT) + 1;
-	uint32_t first = slot->ids[0] & ((UINT32_C(1) << COUNT_SHIFT) - 1);
-	if (__builtin_expect(word < run->fast_end, 1))
-		memcpy(run->out, slot->ids, sizeof slot->ids);
-	else
-		memcpy(run->out, slot->ids, count * sizeof *slot->ids);
-	run->out[0] = first;
-	run->out += count;
-}
-
-/* Two passes over a group of words: the first starts the loads that the second waits for. */
-static enum status encode_group(struct run *run, size_t start, const uint16_t *ends, size_t count)
-{
-	struct {
-		struct key key;
-		struct line *line;
-	} words[GROUP];
-	const uint8_t *base = run->text;
-	size_t from = start;
-	for (size_t i = 0; i < count; from = ends[i], i++) {
-		if (ends[i] - from >= KEY_BYTES)
-			continue;
-		words[i].key = key_read(run, base + from, ends[i] - from);
-		words[i].line = &run->encoder->cache[key_line(words[i].key)];
-		__builtin_prefetch(words[i].line);
-	}
-	from = start;
-	for (size_t i = 0; i < count; from = ends[i], i++) {
-		const uint8_t *word = base + from;
-		size_t length = ends[i] - from;
-		if (length >= KEY_BYTES) {
-			size_t ids;
-			TRY(encode_word(run, word, length, &ids));
-			run->out += ids;
-			continue;
-		}
-		struct key key = words[i].key;
-		struct slot *slots = words[i].line->slots;
-		if (slots[0].key.low == key.low && slots[0].key.high == key.high)
-			emit(run, &slots[0], word);
-		else if (slots[1].key.low == key.low && slots[1].key.high == key.high)
-			emit(run, &slots[1], word);
+	if (count > (encoder->narrow ? LONG_NARROW : LONG_WIDE))
+		return;
+	struct long_slot *slot = &line->slots[0];
+	line->slots[1] = *slot;
+	slot->key = *key;
+	slot->length = (uint16_t)length;
+	slot->count = (uint16_t)count;
+	for (size_t i = 0; i < count; i++)
+		if (encoder->narrow)
+			slot->ids.narrow[i] = (uint16_t)encoder->ids[i];
 		else
-			TRY(encode_miss(run, word, length, key, words[i].line));
+			slot->ids.wide[i] = encoder->ids[i];
+}
+
+enum status encoder_add_word(
+	struct encode_run *run, const uint8_t *word, size_t length, struct cache_line *line)
+{
+	struct encoder *encoder = run->encoder;
+	struct long_line *long_line = NULL;
+	struct long_key key;
+	size_t count;
+	if (length <= LONG_KEY_BYTES) {
+		key = key_of(word, length);
+		long_line = &encoder->longs[long_key_line(&key)];
+		const struct long_slot *slot = long_find(long_line, &key, length);
+		if (slot) {
+			write_slot(run, slot);
+			return STATUS_OK;
+		}
 	}
+	TRY(merge_word(encoder, word, length, &count));
+	if (line && count <= (encoder->narrow ? SLOT_NARROW : SLOT_WIDE))
+		cache_insert(encoder, line, key.parts[0], encoder->ids, count);
+	else if (long_line)
+		long_insert(encoder, long_line, &key, length, count);
+	write_ids(run, encoder->ids, count);
 	return STATUS_OK;
 }
 
-static enum status encode_words(struct run *run, const uint16_t *ends, size_t count)
+/* A long word took room that the next texts need not keep. */
+static void give_back_room(struct encoder *encoder)
 {
-	size_t start = 0;
-	for (size_t i = 0; i < count; i += GROUP) {
-		size_t group = count - i < GROUP ? count - i : GROUP;
-		TRY(encode_group(run, start, ends + i, group));
-		start = ends[i + group - 1];
+	uint32_t *less;
+	if (encoder->id_capacity > ID_ROOM && (less = realloc(encoder->ids, ID_ROOM * sizeof *less))) {
+		encoder->ids = less;
+		encoder->id_capacity = ID_ROOM;
 	}
+}
+
+static enum status encode(struct encode_run *run, size_t bytes, encode_words *words_encode)
+{
+	struct encoder *encoder = run->encoder;
+	run->fast_end = run->text;
+	if (bytes > KEY_BYTES)
+		run->fast_end += bytes - KEY_BYTES;
+	while (bytes) {
+		size_t words, covered = words_find(run->text, bytes, encoder->ends, &words);
+		if (words)
+			TRY(words_encode(run, encoder->ends, words));
+		else
+			TRY(encoder_add_word(run, run->text, covered, NULL));
+		run->text += covered;
+		bytes -= covered;
+	}
+	give_back_room(encoder);
 	return STATUS_OK;
 }
 
 enum status encoder_encode(
 	struct encoder *encoder, const char *text, size_t bytes, uint32_t *ids, size_t *count)
 {
-	struct run run = {encoder, (const uint8_t *)text, (const uint8_t *)text, ids};
+	struct encode_run run = {.encoder = encoder, .text = (const uint8_t *)text, .out = ids};
 	*count = 0;
-	if (bytes > KEY_BYTES)
-		run.fast_end += bytes - KEY_BYTES;
-	while (bytes) {
-		size_t words, covered = words_find(run.text, bytes, encoder->ends, &words);
-		if (words) {
-			TRY(encode_words(&run, encoder->ends, words));
-		} else {
-			size_t one;
-			TRY(encode_word(&run, run.text, covered, &one));
-			run.out += one;
-		}
-		run.text += covered;
-		bytes -= covered;
-	}
-	*count = (size_t)(run.out - ids);
+	TRY(encode(&run, bytes,
+		encoder->narrow ? SIMD_CHOOSE(encode_words_16_32) : SIMD_CHOOSE(encode_words_32_32)));
+	*count = (size_t)((uint32_t *)run.out - ids);
+	return STATUS_OK;
+}
+
+enum status encoder_encode_u16(
+	struct encoder *encoder, const char *text, size_t bytes, uint16_t *ids, size_t *count)
+{
+	struct encode_run run = {
+		.encoder = encoder, .text = (const uint8_t *)text, .out = ids, .narrow_out = true};
+	*count = 0;
+	FAIL_IF(!encoder->narrow, STATUS_USAGE, "%u ids do not fit in 16 bits",
+		encoder->tokenizer->vocabulary);
+	TRY(encode(&run, bytes, SIMD_CHOOSE(encode_words_16_16)));
+	*count = (size_t)((uint16_t *)run.out - ids);
 	return STATUS_OK;
 }

@@ -85,4 +85,8 @@ void encoder_close(struct encoder *encoder);
 enum status encoder_encode(struct encoder *encoder, const char *text, size_t bytes,
 	uint32_t *ids /* [bytes] */, size_t *count) MUST_USE;
 
+/* The same in 16 bits, for vocabularies of at most 65,536 ids (others: STATUS_USAGE). */
+enum status encoder_encode_u16(struct encoder *encoder, const char *text, size_t bytes,
+	uint16_t *ids /* [bytes] */, size_t *count) MUST_USE;
+
 #endif

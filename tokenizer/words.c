@@ -52,7 +52,7 @@ static size_t chunk_bytes(const uint8_t *text, size_t bytes)
 	return chunk;
 }
 
-size_t words_find(const uint8_t *text, size_t bytes, uint16_t ends[WORDS_CHUNK], size_t *count)
+size_t words_find(const uint8_t *text, size_t bytes, uint16_t ends[WORDS_ROOM], size_t *count)
 {
 	size_t chunk = chunk_bytes(text, bytes);
 	size_t starts = SIMD_CHOOSE(word_starts)(text, chunk, ends);

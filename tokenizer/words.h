@@ -18,7 +18,10 @@
 #include <stddef.h>
 #include <stdint.h>
 
-enum { WORDS_CHUNK = 4096 };
+enum {
+	WORDS_CHUNK = 4096,
+	WORDS_ROOM = WORDS_CHUNK + 64, /* room for their ends: more may be written than there are */
+};
 
 /*
  * The first words of a text that begins where a word does, bytes > 0. Returns the bytes they cover and writes
@@ -26,7 +29,7 @@ enum { WORDS_CHUNK = 4096 };
  * word, longer than a chunk can tell. Reads nothing past `bytes`. The text should be valid UTF-8; where it is
  * not, bytes still all come out, in some words.
  */
-size_t words_find(const uint8_t *text, size_t bytes, uint16_t ends[WORDS_CHUNK], size_t *count);
+size_t words_find(const uint8_t *text, size_t bytes, uint16_t ends[WORDS_ROOM], size_t *count);
 
 /* The end of the one word that starts at `text`, bytes > 0; the plain way, for words of any length. */
 size_t word_end(const uint8_t *text, size_t bytes);
@@ -36,7 +39,7 @@ size_t word_end(const uint8_t *text, size_t bytes);
  * the text ends there, starts in the last WORDS_MARGIN bytes may be wrong: they depend on what follows.
  */
 enum { WORDS_MARGIN = 8 };
-typedef size_t word_starts(const uint8_t *text, size_t bytes, uint16_t starts[WORDS_CHUNK]);
+typedef size_t word_starts(const uint8_t *text, size_t bytes, uint16_t starts[WORDS_ROOM]);
 word_starts word_starts_base, word_starts_avx2, word_starts_avx512;
 
 #endif

@@ -35,7 +35,7 @@ static void keep(double *best, double started)
 
 static size_t split(const char *text, size_t bytes)
 {
-	static uint16_t ends[WORDS_CHUNK];
+	static uint16_t ends[WORDS_ROOM];
 	size_t words = 0, count;
 	for (size_t at = 0; at < bytes; words += count ? count : 1)
 		at += words_find((const uint8_t *)text + at, bytes - at, ends, &count);

@@ -260,14 +260,37 @@ static void find_starts(const uint8_t *text, size_t bytes, struct masks *masks)
 	masks->start[0] &= ~UINT64_C(1);
 }
 
-size_t SIMD(word_starts)(const uint8_t *text, size_t bytes, uint16_t starts[WORDS_CHUNK])
+/*
+ * The positions of the ones in a block's mask, plus `base`. Which are how many nobody can foresee, so more
+ * are written than there are (up to BLOCK), and the next block's go over those.
+ */
+static inline size_t write_positions(uint64_t ones, uint32_t base, uint16_t *out)
+{
+	size_t count = (size_t)__builtin_popcountll(ones);
+#ifdef __AVX512BW__
+	const __m512i steps = _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
+	for (uint32_t i = 0; i < BLOCK; i += 16, ones >>= 16) {
+		__m512i positions = _mm512_add_epi32(steps, _mm512_set1_epi32((int)(base + i)));
+		positions = _mm512_maskz_compress_epi32((__mmask16)ones, positions);
+		_mm256_storeu_si256((__m256i *)out, _mm512_cvtepi32_epi16(positions));
+		out += __builtin_popcount((uint16_t)ones);
+	}
+#else
+	enum { AT_ONCE = 8 };
+	for (size_t done = 0; done < count; done += AT_ONCE)
+		for (size_t i = 0; i < AT_ONCE; i++, ones &= ones - 1)
+			out[done + i] = (uint16_t)(base + (ones ? (uint32_t)__builtin_ctzll(ones) : 0));
+#endif
+	return count;
+}
+
+size_t SIMD(word_starts)(const uint8_t *text, size_t bytes, uint16_t starts[WORDS_ROOM])
 {
 	struct masks masks;
 	size_t blocks = (bytes + BLOCK - 1) / BLOCK, count = 0;
 	read_text(text, bytes, &masks);
 	find_starts(text, bytes, &masks);
 	for (size_t i = 0; i < blocks; i++)
-		for (uint64_t left = masks.start[i]; left; left &= left - 1)
-			starts[count++] = (uint16_t)(i * BLOCK + (size_t)__builtin_ctzll(left));
+		count += write_positions(masks.start[i], (uint32_t)(i * BLOCK), starts + count);
 	return count;
 }

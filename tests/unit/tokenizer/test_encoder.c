@@ -38,6 +38,13 @@ static uint32_t *encode(struct fixture *fixture, const char *text, size_t bytes,
 	memcpy(copy, text, bytes);
 	assert_int_equal(encoder_encode(fixture->encoder, copy, bytes, ids, count), STATUS_OK);
 	assert_true(*count <= bytes);
+	uint16_t *narrow = malloc(bytes ? bytes * sizeof *narrow : 1);
+	size_t narrow_count;
+	assert_int_equal(encoder_encode_u16(fixture->encoder, copy, bytes, narrow, &narrow_count), STATUS_OK);
+	assert_int_equal(narrow_count, *count);
+	for (size_t i = 0; i < narrow_count; i++)
+		assert_int_equal(narrow[i], ids[i]);
+	free(narrow);
 	free(copy);
 	return ids;
 }
@@ -276,7 +283,7 @@ static void nothing_and_nul(void **state)
 static void more_words_than_the_cache(void **state)
 {
 	struct fixture *fixture = *state;
-	enum { WORDS = 300000 };
+	enum { WORDS = 600000 };
 	char *text = malloc(WORDS * 8 + 1), *back;
 	size_t bytes = 0, count, again, back_bytes;
 	for (uint32_t i = 0; i < WORDS; i++)
@@ -297,7 +304,7 @@ static void fails_for_lack_of_memory_alone(void **state)
 {
 	struct fixture *fixture = *state;
 	struct encoder *encoder;
-	for (int calls = 0; calls < 2; calls++) {
+	for (int calls = 0; calls < 3; calls++) {
 		memory_fail_after(calls);
 		enum status status = encoder_open(fixture->tokenizer, &encoder);
 		memory_fail_after(-1);

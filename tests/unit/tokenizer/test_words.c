@@ -97,7 +97,7 @@ static size_t match(const struct code_points *text, size_t at)
 static void check(const char *text, size_t bytes)
 {
 	static struct code_points points;
-	static uint16_t ends[WORDS_CHUNK];
+	static uint16_t ends[WORDS_ROOM];
 	decode(text, bytes, &points);
 	/* Exactly `bytes` on the heap, so that the sanitizer sees a read past the end. */
 	uint8_t *copy = malloc(bytes ? bytes : 1);
@@ -217,7 +217,7 @@ static void instruction_sets_agree(void **state)
 	(void)state;
 #ifdef __x86_64__
 	static char text[WORDS_CHUNK];
-	static uint16_t expected[WORDS_CHUNK], starts[WORDS_CHUNK];
+	static uint16_t expected[WORDS_ROOM], starts[WORDS_ROOM];
 	word_starts *const others[] = {word_starts_avx2, word_starts_avx512};
 	for (int other = 0; other < (int)simd_isa_get(); other++)
 		for (int i = 0; i < 500; i++) {
@@ -234,7 +234,7 @@ static void instruction_sets_agree(void **state)
 static void any_bytes(void **state)
 {
 	(void)state;
-	static uint16_t ends[WORDS_CHUNK];
+	static uint16_t ends[WORDS_ROOM];
 	for (int i = 0; i < 2000; i++) {
 		size_t bytes = 1 + random_below(i % 50 ? 200 : 9000), at = 0, count;
 		uint8_t *text = malloc(bytes);
