@@ -545,6 +545,20 @@ static enum status train(struct job *job)
 	return STATUS_OK;
 }
 
+/* Nothing to train; but the last run may have been killed after its last checkpoint, before it had tidied up.
+ */
+static enum status already_there(struct job *job)
+{
+	if (job->save && goes_on_in(job)) {
+		TRY(prepare_run(job));
+		TRY(checkpoint_prune(job->save, job->config.keep));
+	}
+	printf("%s is at iteration %" PRIu64 " of %" PRIu64
+	       " already; train for longer with --train-iters N\n",
+		checkpoint_path(job->from), checkpoint_get_state(job->from)->step, job->config.train_iters);
+	return STATUS_OK;
+}
+
 static enum status prepare_and_train(struct job *job, int argc, char **argv)
 {
 	uint64_t windows, available;
@@ -559,13 +573,8 @@ static enum status prepare_and_train(struct job *job, int argc, char **argv)
 	FAIL_IF(!job->record, STATUS_MEMORY, "no memory to record the flags");
 	job->config.arguments = job->record;
 	job->config.save = job->save;
-	if (job->resuming && checkpoint_get_state(job->from)->step >= job->config.train_iters) {
-		printf("%s is at iteration %" PRIu64 " of %" PRIu64
-		       " already; train for longer with --train-iters N\n",
-			checkpoint_path(job->from), checkpoint_get_state(job->from)->step,
-			job->config.train_iters);
-		return STATUS_OK;
-	}
+	if (job->resuming && checkpoint_get_state(job->from)->step >= job->config.train_iters)
+		return already_there(job);
 	TRY(prepare_run(job));
 	TRY(open_log(job));
 	print_rates(job);

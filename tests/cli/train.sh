@@ -87,8 +87,10 @@ losses run/metrics.jsonl >straight
 
 # ---- going on ----
 refused "an existing run is not overwritten" "ferry train --load run" $quick
+mkdir run/step-00000016.tmp-1-1 && rm run/best # as a kill after the last checkpoint leaves it
 run train --load run
 test_that "a finished run: nothing to do, and says how to go on" [ $code -eq 0 ]
+test_that "... what a kill left is tidied up" [ ! -e run/step-00000016.tmp-1-1 -a -L run/best ]
 test_that "... with --train-iters" out_has "--train-iters"
 rm -rf part && run train $quick --save part --exit-interval 12
 test_that "--exit-interval saves and stops" [ $code -eq 0 -a -d part/step-00000012 ]
