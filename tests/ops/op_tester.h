@@ -29,6 +29,8 @@ struct op_result {
 
 struct op_tester {
 	struct kernels *k;
+	bool rounded_logits; /* the classifier's, in training, are of type act: its losses a rounding coarser
+			      */
 	uint64_t random;
 	int failures;
 	const char *op; /* under test */
