@@ -22,6 +22,7 @@ struct gemm_product {
 	const void *bias;   /* [n] or NULL */
 	bool accumulate;
 	bool weight; /* b is a weight: a packed copy may be kept until gemm_weights_changed */
+	int uses;    /* of b in the operation that asks, if more than once: a copy pays the sooner */
 };
 
 enum status gemm_open(int threads, uint64_t packing, struct gemm **out) MUST_USE;

@@ -392,7 +392,7 @@ static enum status choose(struct gemm *gemm, const struct gemm_product *p, struc
 	const void **a, const void **b)
 {
 	*a = p->a, *b = p->b;
-	if (p->weight && gemm->uses > 1 && gemm->packing > 0) {
+	if (p->weight && (gemm->uses > 1 || p->uses > 1) && gemm->packing > 0) {
 		struct key key = key_of(p, false, true);
 		TRY(primitive_find(gemm, &key, primitive));
 		TRY(packed_get(gemm, p, &(*primitive)->pack_b, b));

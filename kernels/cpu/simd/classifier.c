@@ -139,7 +139,8 @@ void SIMD(cpu_classifier)(struct kernels *k, struct stream *s, float *loss, void
 			.ldc = C,
 			.in = act,
 			.out = act,
-			.weight = true};
+			.weight = true,
+			.uses = (R + chunk - 1) / chunk};
 		gemm_run(k, &input);
 		struct gemm_product weight = {.m = VP,
 			.n = C,
