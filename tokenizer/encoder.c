@@ -99,17 +99,41 @@ static void write_slot(struct encode_run *run, const struct long_slot *slot)
 	write_ids(run, ids, slot->count);
 }
 
-/* A word that no cache has: its ids to encoder->ids. */
-static enum status merge_word(struct encoder *encoder, const uint8_t *word, size_t length, size_t *count)
+/* A piece of a word, through the first cache if it is short: its ids to `ids`. */
+static enum status piece_ids(
+	struct encoder *encoder, const uint8_t *piece, size_t length, uint32_t *ids, size_t *count)
 {
-	const struct tokenizer *tokenizer = encoder->tokenizer;
-	uint32_t id = vocabulary_find(tokenizer, word, length);
+	if (length >= KEY_BYTES)
+		return vocabulary_merge_word(encoder->tokenizer, piece, length, ids, count);
+	struct word_key key = word_key_read(piece, length, true);
+	struct cache_line *line = &encoder->cache[word_key_line(key)];
+	for (int i = 0; i < 2; i++) {
+		const struct cache_slot *slot = &line->slots[i];
+		if (slot->key.low != key.low || slot->key.high != key.high)
+			continue;
+		*count = encoder->narrow ? slot->ids.narrow[SLOT_NARROW] : slot->ids.wide[SLOT_WIDE];
+		for (size_t j = 0; j < *count; j++)
+			ids[j] = encoder->narrow ? slot->ids.narrow[j] : slot->ids.wide[j];
+		return STATUS_OK;
+	}
+	*count = merge_short(&encoder->tokenizer->table, piece, length, ids);
+	cache_insert(encoder, line, key, ids, *count);
+	return STATUS_OK;
+}
+
+/* A word that no cache has: its ids to encoder->ids. */
+static enum status word_ids(struct encoder *encoder, const uint8_t *word, size_t length, size_t *count)
+{
 	TRY(memory_grow((void **)&encoder->ids, &encoder->id_capacity, length, sizeof *encoder->ids,
 		"the ids of a long word"));
-	if (id == VOCABULARY_NONE || !tokenizer->whole[id])
-		return vocabulary_merge_word(tokenizer, word, length, encoder->ids, count);
-	encoder->ids[0] = id;
-	*count = 1;
+	size_t end = vocabulary_find_cut(encoder->tokenizer, word, length), more;
+	if (end == length)
+		return vocabulary_merge_word(encoder->tokenizer, word, length, encoder->ids, count);
+	*count = 0;
+	for (size_t at = 0; at < length; at = end, *count += more) {
+		end = at + vocabulary_find_cut(encoder->tokenizer, word + at, length - at);
+		TRY(piece_ids(encoder, word + at, end - at, encoder->ids + *count, &more));
+	}
 	return STATUS_OK;
 }
 
@@ -161,7 +185,7 @@ enum status encoder_add_word(
 			return STATUS_OK;
 		}
 	}
-	TRY(merge_word(encoder, word, length, &count));
+	TRY(word_ids(encoder, word, length, &count));
 	if (line && count <= (encoder->narrow ? SLOT_NARROW : SLOT_WIDE))
 		cache_insert(encoder, line, key.parts[0], encoder->ids, count);
 	else if (long_line)

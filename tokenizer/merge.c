@@ -5,63 +5,102 @@
 #include <stdlib.h>
 #include <string.h>
 
+enum { BYTE_PAIRS = 256 * 256 };
+
 enum status merge_table_open(struct merge_table *table, uint32_t merges)
 {
-	uint32_t bits = 4;
+	uint32_t bits = 5;
 	while ((UINT64_C(1) << bits) < (uint64_t)merges * 2)
 		bits++;
-	void *slots;
-	TRY(memory_alloc(&slots, (size_t)1 << bits, sizeof *table->slots, "the merges"));
-	table->slots = slots;
+	size_t slots = (size_t)1 << bits;
 	table->shift = 64 - bits;
-	for (size_t i = 0; i < (size_t)1 << bits; i++)
-		table->slots[i].rank = MERGE_NONE;
+	TRY(memory_alloc_large((void **)&table->slots, slots * sizeof *table->slots, "the merges"));
+	TRY(memory_alloc((void **)&table->filter, slots / 16, sizeof *table->filter, "the merges"));
+	TRY(memory_alloc((void **)&table->byte_pairs, BYTE_PAIRS, sizeof *table->byte_pairs, "the merges"));
+	for (size_t i = 0; i < slots; i++)
+		table->slots[i].value = MERGE_NEVER;
 	return STATUS_OK;
 }
 
 void merge_table_close(struct merge_table *table)
 {
-	free(table->slots);
-	table->slots = NULL;
+	if (table->slots)
+		memory_free_large(table->slots, ((size_t)1 << (64 - table->shift)) * sizeof *table->slots);
+	free(table->filter);
+	free(table->byte_pairs);
+	*table = (struct merge_table){0};
 }
 
 bool merge_table_add(struct merge_table *table, uint32_t left, uint32_t right, uint32_t rank, uint32_t id)
 {
-	struct merge_pair *slot = (struct merge_pair *)merge_find(table, left, right);
-	if (slot->rank != MERGE_NONE)
-		return false;
-	*slot = (struct merge_pair){merge_parts(left, right), rank, id};
+	uint64_t parts = (uint64_t)left << 32 | right;
+	uint64_t hash = (parts ^ parts >> 29) * UINT64_C(0x9E3779B97F4A7C15);
+	uint64_t bit = hash >> (table->shift - 2);
+	size_t mask = SIZE_MAX >> table->shift, at = (size_t)(hash >> table->shift);
+	while (table->slots[at].value != MERGE_NEVER) {
+		if (table->slots[at].parts == parts)
+			return false;
+		at = (at + 1) & mask;
+	}
+	table->slots[at] = (struct merge_pair){parts, (merge_value)rank << 40 | (merge_value)id << 8};
+	table->filter[bit / 64] |= UINT64_C(1) << bit % 64;
 	return true;
 }
 
-size_t merge_short(const struct merge_table *table, uint32_t *ids, size_t count)
+void merge_table_set_bytes(struct merge_table *table, const uint32_t byte_id[256])
 {
-	uint32_t rank[MERGE_SHORT], joined[MERGE_SHORT]; /* of the pair that starts here */
-	for (size_t i = 0; i + 1 < count; i++) {
-		const struct merge_pair *pair = merge_find(table, ids[i], ids[i + 1]);
-		rank[i] = pair->rank;
-		joined[i] = pair->id;
+	memcpy(table->byte_id, byte_id, sizeof table->byte_id);
+	for (size_t pair = 0; pair < BYTE_PAIRS; pair++)
+		table->byte_pairs[pair] = merge_find(table, byte_id[pair >> 8], byte_id[pair & 255]);
+}
+
+/* The least of values[0..count). Two chains, so that comparisons overlap. */
+static inline merge_value least(const merge_value *values, size_t count)
+{
+	merge_value a = MERGE_NEVER, b = MERGE_NEVER;
+	size_t i = 0;
+	for (; i + 1 < count; i += 2) {
+		a = values[i] < a ? values[i] : a;
+		b = values[i + 1] < b ? values[i + 1] : b;
 	}
-	while (count > 1) {
-		size_t best = 0;
-		for (size_t i = 1; i + 1 < count; i++)
-			best = rank[i] < rank[best] ? i : best;
-		if (rank[best] == MERGE_NONE)
-			break;
-		ids[best] = joined[best];
-		count--;
-		for (size_t i = best + 1; i < count; i++)
-			ids[i] = ids[i + 1];
-		for (size_t i = best + 1; i + 1 < count; i++) {
-			rank[i] = rank[i + 1];
-			joined[i] = joined[i + 1];
-		}
-		for (size_t i = best ? best - 1 : 0; i <= best && i + 1 < count; i++) {
-			const struct merge_pair *pair = merge_find(table, ids[i], ids[i + 1]);
-			rank[i] = pair->rank;
-			joined[i] = pair->id;
+	if (i < count)
+		a = values[i] < a ? values[i] : a;
+	return a < b ? a : b;
+}
+
+/*
+ * A part stays where its first byte is; `starts` has a bit for each, and one for the word's end. pairs[i] is
+ * what the part at i and the next join to, with i in the low byte.
+ */
+size_t merge_short(const struct merge_table *table, const uint8_t *word, size_t length, uint32_t *ids)
+{
+	merge_value pairs[MERGE_SHORT];
+	uint32_t parts[MERGE_SHORT];
+	uint64_t starts = (UINT64_C(2) << length) - 1;
+	if (length == 0)
+		return 0;
+	for (size_t i = 0; i < length; i++)
+		parts[i] = table->byte_id[word[i]];
+	for (size_t i = 0; i + 1 < length; i++)
+		pairs[i] = table->byte_pairs[word[i] << 8 | word[i + 1]] | i;
+	for (merge_value best; (best = least(pairs, length - 1)) < MERGE_NEVER - UINT8_MAX;) {
+		size_t at = best & UINT8_MAX;
+		size_t next = at + 1 + (size_t)__builtin_ctzll(starts >> (at + 1));
+		size_t after = next + 1 + (size_t)__builtin_ctzll(starts >> (next + 1));
+		uint32_t id = parts[at] = (uint32_t)(best >> 8);
+		starts &= ~(UINT64_C(1) << next);
+		if (next + 1 < length)
+			pairs[next] = MERGE_NEVER;
+		pairs[at] = after < length ? merge_find(table, id, parts[after]) | at : MERGE_NEVER;
+		uint64_t before = starts & ((UINT64_C(1) << at) - 1);
+		if (before) {
+			size_t previous = 63 - (size_t)__builtin_clzll(before);
+			pairs[previous] = merge_find(table, parts[previous], id) | previous;
 		}
 	}
+	size_t count = 0;
+	for (starts ^= UINT64_C(1) << length; starts; starts &= starts - 1)
+		ids[count++] = parts[__builtin_ctzll(starts)];
 	return count;
 }
 
@@ -109,10 +148,14 @@ static void heap_push(struct heap *heap, uint64_t entry)
 static void part_rank(const struct merge_table *table, struct part *parts, uint32_t at, struct heap *heap)
 {
 	struct part *part = &parts[at];
-	part->rank = part->after == MERGE_NONE ? MERGE_NONE
-					       : merge_find(table, part->id, parts[part->after].id)->rank;
-	if (part->rank != MERGE_NONE)
-		heap_push(heap, (uint64_t)part->rank << 32 | at);
+	part->rank = MERGE_NONE;
+	if (part->after == MERGE_NONE)
+		return;
+	merge_value value = merge_find(table, part->id, parts[part->after].id);
+	if (value == MERGE_NEVER)
+		return;
+	part->rank = (uint32_t)(value >> 40);
+	heap_push(heap, (uint64_t)part->rank << 32 | at);
 }
 
 /* A pair changes at most twice for each join, and a join takes an entry out: 2 entries a part are enough. */
@@ -125,7 +168,7 @@ static void join_all(const struct merge_table *table, struct part *parts, struct
 		if (part->rank != entry >> 32)
 			continue; /* the pair has changed since */
 		struct part *next = &parts[part->after];
-		part->id = merge_find(table, part->id, next->id)->id;
+		part->id = (uint32_t)(merge_find(table, part->id, next->id) >> 8);
 		next->rank = MERGE_NONE;
 		part->after = next->after;
 		if (part->after != MERGE_NONE)
@@ -136,17 +179,17 @@ static void join_all(const struct merge_table *table, struct part *parts, struct
 	}
 }
 
-enum status merge_long(const struct merge_table *table, uint32_t *ids, size_t *count)
+enum status merge_long(
+	const struct merge_table *table, const uint8_t *word, size_t n, uint32_t *ids, size_t *count)
 {
-	FAIL_IF(*count >= MERGE_NONE, STATUS_UNSUPPORTED,
-		"a word of %zu bytes, with no space or other break, is too long; 4 GiB is the limit", *count);
+	FAIL_IF(n >= MERGE_NONE, STATUS_UNSUPPORTED,
+		"a word of %zu bytes, with no space or other break, is too long; 4 GiB is the limit", n);
 	void *memory;
-	size_t n = *count;
 	TRY(memory_alloc(&memory, n, sizeof(struct part) + 2 * sizeof(uint64_t), "merging a long word"));
 	struct part *parts = memory;
 	struct heap heap = {(uint64_t *)(parts + n), 0};
 	for (size_t i = 0; i < n; i++)
-		parts[i] = (struct part){.id = ids[i],
+		parts[i] = (struct part){.id = table->byte_id[word[i]],
 			.before = i ? (uint32_t)i - 1 : MERGE_NONE,
 			.after = i + 1 < n ? (uint32_t)i + 1 : MERGE_NONE};
 	for (size_t i = 0; i < n; i++)

@@ -12,50 +12,54 @@
 
 enum { MERGE_NONE = UINT32_MAX, MERGE_SHORT = 48 };
 
+/* What two neighbours join to: rank << 40 | id << 8, so that the lowest goes first; the low byte is free. */
+typedef uint64_t merge_value;
+#define MERGE_NEVER UINT64_MAX
+
 struct merge_pair {
-	uint64_t parts; /* left id << 32 | right id */
-	uint32_t rank;  /* MERGE_NONE: the slot is free */
-	uint32_t id;    /* what they join to */
+	uint64_t parts;    /* left id << 32 | right id */
+	merge_value value; /* MERGE_NEVER: the slot is free */
 };
 
-/* The merges, immutable once all are added: open addressing, at most half full. */
+/*
+ * The merges, immutable once all are added: open addressing, at most half full. Most pairs that are asked for
+ * have no rank; the filter, four bits a slot, tells so of nine in ten without a look at the slots.
+ */
 struct merge_table {
 	struct merge_pair *slots;
+	uint64_t *filter;
+	merge_value *byte_pairs; /* [256][256]: of the ids of single bytes */
+	uint32_t byte_id[256];
 	uint32_t shift; /* 64 - log2 of the number of slots */
 };
 
-/* Room for `merges` merges. */
+/* Room for `merges` merges, ranks and ids below 2^24. */
 enum status merge_table_open(struct merge_table *table, uint32_t merges) MUST_USE;
 void merge_table_close(struct merge_table *table);
 /* False if the pair has a rank already. */
 bool merge_table_add(struct merge_table *table, uint32_t left, uint32_t right, uint32_t rank, uint32_t id);
+/* After the last merge: the ids that single bytes have. */
+void merge_table_set_bytes(struct merge_table *table, const uint32_t byte_id[256]);
 
-static inline uint64_t merge_parts(uint32_t left, uint32_t right)
+static inline merge_value merge_find(const struct merge_table *table, uint32_t left, uint32_t right)
 {
-	return (uint64_t)left << 32 | right;
-}
-
-static inline size_t merge_slot(const struct merge_table *table, uint64_t parts)
-{
-	return (size_t)((parts ^ parts >> 29) * UINT64_C(0x9E3779B97F4A7C15) >> table->shift);
-}
-
-/* The pair's slot, or one whose rank is MERGE_NONE. */
-static inline const struct merge_pair *merge_find(
-	const struct merge_table *table, uint32_t left, uint32_t right)
-{
-	uint64_t parts = merge_parts(left, right);
-	size_t mask = (SIZE_MAX >> table->shift), at = merge_slot(table, parts);
-	while (table->slots[at].parts != parts && table->slots[at].rank != MERGE_NONE)
+	uint64_t parts = (uint64_t)left << 32 | right;
+	uint64_t hash = (parts ^ parts >> 29) * UINT64_C(0x9E3779B97F4A7C15);
+	uint64_t bit = hash >> (table->shift - 2);
+	if (!(table->filter[bit / 64] >> bit % 64 & 1))
+		return MERGE_NEVER;
+	size_t mask = SIZE_MAX >> table->shift, at = (size_t)(hash >> table->shift);
+	while (table->slots[at].parts != parts && table->slots[at].value != MERGE_NEVER)
 		at = (at + 1) & mask;
-	return &table->slots[at];
+	return table->slots[at].value;
 }
 
-/* Joins ids[0..count), the ids of a word's bytes, in place; returns how many are left. count <= MERGE_SHORT.
- */
-size_t merge_short(const struct merge_table *table, uint32_t *ids, size_t count);
+/* The ids of a word: its bytes, merged. Returns their number. length <= MERGE_SHORT. */
+size_t merge_short(
+	const struct merge_table *table, const uint8_t *word, size_t length, uint32_t *ids /* [length] */);
 
-/* The same for any length below 2^32. Scratch memory: 32 bytes for each id. */
-enum status merge_long(const struct merge_table *table, uint32_t *ids, size_t *count) MUST_USE;
+/* The same for any length below 2^32. Scratch memory: 32 bytes for each byte. */
+enum status merge_long(const struct merge_table *table, const uint8_t *word, size_t length,
+	uint32_t *ids /* [length] */, size_t *count) MUST_USE;
 
 #endif

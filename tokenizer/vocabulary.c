@@ -46,13 +46,22 @@ uint32_t vocabulary_find(const struct tokenizer *tokenizer, const uint8_t *bytes
 enum status vocabulary_merge_word(
 	const struct tokenizer *tokenizer, const uint8_t *word, size_t length, uint32_t *ids, size_t *count)
 {
-	for (size_t i = 0; i < length; i++)
-		ids[i] = tokenizer->byte_id[word[i]];
-	*count = length;
 	if (length > MERGE_SHORT)
-		return merge_long(&tokenizer->table, ids, count);
-	*count = merge_short(&tokenizer->table, ids, length);
+		return merge_long(&tokenizer->table, word, length, ids, count);
+	*count = merge_short(&tokenizer->table, word, length, ids);
 	return STATUS_OK;
+}
+
+size_t vocabulary_find_cut(const struct tokenizer *tokenizer, const uint8_t *word, size_t length)
+{
+	size_t at = 1;
+	while (at < length) {
+		uint32_t pair = (uint32_t)word[at - 1] << 8 | word[at];
+		if (!(tokenizer->neighbours[pair / 64] >> pair % 64 & 1))
+			break;
+		at++;
+	}
+	return at;
 }
 
 /* ---- tokens from the merges alone: bytes, then what each merge makes, then EOD ---- */
@@ -321,6 +330,16 @@ static enum status add_merges(struct tokenizer *tokenizer, const char *path, con
 	return STATUS_OK;
 }
 
+/* Which bytes stand side by side in tokens. */
+static void find_neighbours(struct tokenizer *tokenizer)
+{
+	for (uint32_t id = 0; id < tokenizer->vocabulary; id++)
+		for (uint32_t at = tokenizer->offsets[id] + 1; at < tokenizer->offsets[id + 1]; at++) {
+			uint32_t pair = (uint32_t)tokenizer->bytes[at - 1] << 8 | tokenizer->bytes[at];
+			tokenizer->neighbours[pair / 64] |= UINT64_C(1) << pair % 64;
+		}
+}
+
 /* Which tokens merging makes of their own bytes. */
 static enum status find_whole(struct tokenizer *tokenizer)
 {
@@ -369,8 +388,10 @@ static enum status build(struct tokenizer *tokenizer, const char *merge_file, co
 		TRY(tokens_from_merges(tokenizer, merge_file, text, bytes));
 	TRY(find_bytes(tokenizer, vocab_file ? vocab_file : merge_file));
 	TRY(add_merges(tokenizer, merge_file, text, bytes));
-	TRY(find_whole(tokenizer));
-	return take_hash(tokenizer);
+	merge_table_set_bytes(&tokenizer->table, tokenizer->byte_id);
+	find_neighbours(tokenizer);
+	TRY(take_hash(tokenizer));
+	return find_whole(tokenizer);
 }
 
 static enum status open_text(const char *merge_file, const char *text, size_t bytes, const char *vocab_file,

@@ -32,6 +32,10 @@ struct tokenizer {
 	uint32_t merge_count;
 	struct merge_table table;
 
+	/* A bit for each two bytes that stand side by side in some token. Where two others meet in a word, no
+	 * merge ever reaches across, and the word may be cut: its parts come to the same ids. */
+	uint64_t neighbours[256 * 256 / 64];
+
 	struct hash128 hash;
 };
 
@@ -41,6 +45,9 @@ uint32_t vocabulary_find(const struct tokenizer *tokenizer, const uint8_t *bytes
 /* The same where hash64 of the bytes is known. */
 uint32_t vocabulary_find_hashed(
 	const struct tokenizer *tokenizer, uint64_t hash, const uint8_t *bytes, size_t length);
+
+/* Where a word may be cut first, else its length (> 0): see `neighbours`. */
+size_t vocabulary_find_cut(const struct tokenizer *tokenizer, const uint8_t *word, size_t length);
 
 /* Merges a word of any length, writing at most `length` ids. */
 enum status vocabulary_merge_word(const struct tokenizer *tokenizer, const uint8_t *word, size_t length,
