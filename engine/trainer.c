@@ -3,6 +3,7 @@
 #include "common/file.h"
 #include "common/log.h"
 #include "common/memory.h"
+#include "engine/document_masks.h"
 #include "engine/model.h"
 
 #include <inttypes.h>
@@ -31,10 +32,11 @@ struct trainer {
 	void *gradients;      /* grad [elements] */
 	uint64_t local_batch; /* windows of a step on this rank */
 	/* One step's windows on the host, and one micro-batch in the kernels' memory. */
-	int32_t *inputs, *targets;               /* [local_batch][T] */
-	int32_t *device_inputs, *device_targets; /* [micro_batch][T] */
-	float *losses, *device_losses;           /* [micro_batch][T] */
-	int32_t *evaluation_tokens;              /* [T + 1] */
+	int32_t *inputs, *targets;                        /* [local_batch][T] */
+	int32_t *device_inputs, *device_targets;          /* [micro_batch][T] */
+	int32_t *masks, *device_first, *device_positions; /* likewise; NULL: documents are not kept apart */
+	float *losses, *device_losses;                    /* [micro_batch][T] */
+	int32_t *evaluation_tokens;                       /* [T + 1] */
 	struct sampler samplers[SPLIT_PARTS];
 	uint64_t evaluation_windows[SPLIT_PARTS]; /* 0: none */
 	struct checkpoint_state state;
@@ -142,6 +144,12 @@ static enum status take_blocks(struct trainer *t)
 	TRY(k->memory_alloc(k, (void **)&t->device_inputs, micro * 4, "a batch"));
 	TRY(k->memory_alloc(k, (void **)&t->device_targets, micro * 4, "a batch"));
 	TRY(k->memory_alloc(k, (void **)&t->device_losses, micro * 4, "a batch's losses"));
+	if (t->config.reset_attention_mask)
+		TRY(k->memory_alloc(k, (void **)&t->device_first, micro * 4, "a batch's masks"));
+	if (t->config.reset_position_ids)
+		TRY(k->memory_alloc(k, (void **)&t->device_positions, micro * 4, "a batch's positions"));
+	if (t->device_first || t->device_positions)
+		TRY(memory_alloc((void **)&t->masks, micro, 4, "a batch's masks"));
 	TRY(memory_alloc((void **)&t->inputs, t->local_batch * tokens, 4, "a step's windows"));
 	TRY(memory_alloc((void **)&t->targets, t->local_batch * tokens, 4, "a step's windows"));
 	TRY(memory_alloc((void **)&t->losses, micro, 4, "a batch's losses"));
@@ -366,6 +374,8 @@ void trainer_close(struct trainer *t)
 		free_block(t, t->device_inputs, micro * 4);
 		free_block(t, t->device_targets, micro * 4);
 		free_block(t, t->device_losses, micro * 4);
+		free_block(t, t->device_first, micro * 4);
+		free_block(t, t->device_positions, micro * 4);
 	}
 	if (t->model)
 		model_close(t->model);
@@ -375,6 +385,7 @@ void trainer_close(struct trainer *t)
 	free(t->inputs);
 	free(t->targets);
 	free(t->losses);
+	free(t->masks);
 	free(t->evaluation_tokens);
 	free(t);
 }
@@ -427,6 +438,23 @@ static enum status gather(struct trainer *t, struct gathered *out)
 	return STATUS_OK;
 }
 
+/* Where each token's document begins, and its place in it, to the kernels, where they are wanted. */
+static void stage_masks(struct trainer *t, const int32_t *inputs, uint64_t windows)
+{
+	struct kernels *k = &t->kernels;
+	int32_t eod = (int32_t)corpus_get_info(t->config.corpus)->eod;
+	int batch = (int)windows, count = (int)t->config.window_tokens;
+	size_t bytes = windows * t->config.window_tokens * 4;
+	if (t->device_first) {
+		document_masks(inputs, batch, count, eod, t->masks, NULL);
+		k->copy_in(k, NULL, t->device_first, t->masks, bytes);
+	}
+	if (t->device_positions) {
+		document_masks(inputs, batch, count, eod, NULL, t->masks);
+		k->copy_in(k, NULL, t->device_positions, t->masks, bytes);
+	}
+}
+
 /* Inputs, targets to the kernels; `windows` of them. */
 static struct model_batch stage(
 	struct trainer *t, const int32_t *inputs, const int32_t *targets, uint64_t windows, uint64_t ordinal)
@@ -435,8 +463,11 @@ static struct model_batch stage(
 	size_t bytes = windows * t->config.window_tokens * 4;
 	k->copy_in(k, NULL, t->device_inputs, inputs, bytes);
 	k->copy_in(k, NULL, t->device_targets, targets, bytes);
+	stage_masks(t, inputs, windows);
 	struct model_batch batch = {.inputs = t->device_inputs,
 		.targets = t->device_targets,
+		.first = t->device_first,
+		.positions = t->device_positions,
 		.batch = (int)windows,
 		.sequence = (int)t->config.window_tokens,
 		.window = ordinal};

@@ -52,6 +52,7 @@ struct trainer_config {
 	struct optimizer_config optimizer;
 	struct loss_scale loss_scale; /* at the start */
 	bool checkpoint_activations, eod_mask_loss;
+	bool reset_attention_mask, reset_position_ids; /* document_masks.h; in validation too */
 	uint64_t seed;
 	int threads;                        /* 0: all available */
 	uint64_t packing;                   /* bytes for packed weights (kernels.h) */

@@ -276,6 +276,8 @@ static enum status compose_config(struct job *job)
 		.max_norm = s->clip};
 	c->checkpoint_activations = s->checkpoint_activations;
 	c->eod_mask_loss = s->eod_mask_loss;
+	c->reset_attention_mask = s->reset_attention_mask;
+	c->reset_position_ids = s->reset_position_ids;
 	c->seed = s->seed;
 	c->threads = s->threads ? s->threads : threads_available();
 	c->eval_interval = s->eval_interval;

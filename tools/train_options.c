@@ -72,6 +72,10 @@ static void fill_table(struct train_options *o)
 		{OPTION_U64("--seed", &s->seed, 0, ANY, "N", "of weights, order of the data, dropout")},
 		{OPTION_FLAG("--eod-mask-loss", &s->eod_mask_loss,
 			"do not count the target that follows an end of document (the reference's rule)")},
+		{OPTION_FLAG("--reset-attention-mask", &s->reset_attention_mask,
+			"a token attends to its own document alone")},
+		{OPTION_FLAG("--reset-position-ids", &s->reset_position_ids,
+			"positions start at 0 with each document")},
 
 		{OPTION_HEADING("Model")},
 		{OPTION_STRING("--model", &s->model, "NAME",

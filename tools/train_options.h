@@ -31,7 +31,8 @@ struct train_settings {
 	/* optimizer */
 	double weight_decay, clip, beta1, beta2, adam_epsilon;
 	/* precision */
-	bool fp16, bf16, fp32, checkpoint_activations, eod_mask_loss;
+	bool fp16, bf16, fp32, checkpoint_activations, eod_mask_loss, reset_attention_mask,
+		reset_position_ids;
 	double loss_scale; /* 0: dynamic */
 	int initial_scale_power, hysteresis;
 	uint64_t scale_window;

@@ -353,6 +353,35 @@ static void micro_batches_change_nothing(void **state)
 	trainer_close(four.trainer);
 }
 
+/* Documents kept apart: another loss than together, the same for any micro-batch, exact on resume. */
+static void documents_are_kept_apart(void **state)
+{
+	(void)state;
+	double losses[4];
+	for (int flags = 0; flags < 4; flags++) {
+		struct story one = {0}, four = {0};
+		struct trainer_config config = base_config();
+		config.reset_attention_mask = flags & 1;
+		config.reset_position_ids = flags & 2;
+		config.save = NULL;
+		config.train_iters = 3;
+		config.schedule = (struct schedule){SCHEDULE_CONSTANT, 0.05, 0, 0, 3};
+		config.micro_batch = 1;
+		go(&one, &config);
+		config.micro_batch = 4;
+		go(&four, &config);
+		assert_true(fabs(one.steps[2].loss - four.steps[2].loss) < 1e-3);
+		losses[flags] = one.steps[2].loss;
+		for (int i = 0; i < flags; i++)
+			assert_true(losses[i] != losses[flags]);
+		trainer_close(one.trainer);
+		trainer_close(four.trainer);
+	}
+	struct trainer_config config = base_config();
+	config.reset_attention_mask = config.reset_position_ids = true;
+	check_resume(config, 0);
+}
+
 static void the_first_loss_is_a_uniform_guess_and_falls(void **state)
 {
 	(void)state;
@@ -550,6 +579,7 @@ int main(void)
 		cmocka_unit_test_setup(fine_tuning_takes_the_weights_alone, setup),
 		cmocka_unit_test_setup(targets_are_counted_as_told, setup),
 		cmocka_unit_test_setup(micro_batches_change_nothing, setup),
+		cmocka_unit_test_setup(documents_are_kept_apart, setup),
 		cmocka_unit_test_setup(the_first_loss_is_a_uniform_guess_and_falls, setup),
 		cmocka_unit_test_setup(endless_overflow_ends_the_run, setup),
 		cmocka_unit_test_setup(checkpoints_come_when_due, setup),
