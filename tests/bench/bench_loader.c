@@ -1,14 +1,14 @@
 /*
- * bench_loader [WINDOWS]: how fast data/ starts and reads. Makes its corpora in $TMPDIR (4.5 GB of disk) and
- * removes them.
+ * bench_loader [WINDOWS [PART...]]: how fast data/ starts and reads. Makes its corpora in $TMPDIR (4.5 GB of
+ * disk) and removes them. All parts, or those named:
  *
- *    a terabyte       1,024 sparse shards, a million documents: opening, splitting, the first batch; resident
- *                     memory then and 200 batches later. Each in a process of its own; once more with .key,
- *                     .idx and .sum dropped from the page cache.
- *    page cache       a corpus of 2 GiB: microseconds for a verified batch of 24 x 1025 tokens, read directly
- *                     and through the loader; median of the rounds and the fastest
- *    disk             the same corpus, dropped from the page cache: WINDOWS random windows (20,000) through
- *                     the loader, beside as many threads that pread the same pages and do nothing else
+ * terabyte   1,024 sparse shards, a million documents: opening, splitting, the first batch; peak resident
+ *            memory then and 200 batches later. Each in a process of its own; the last two with .key, .idx
+ *            and .sum dropped from the page cache before.
+ * memory     a corpus of 2 GiB in the page cache: microseconds for a verified batch of 24 x 1025 tokens, read
+ *            directly and through the loader; median of the rounds, and the fastest.
+ * disk       the same corpus dropped from the page cache: WINDOWS random windows (20,000) through the loader,
+ *            beside 16 threads that pread the same pages and do nothing else.
  */
 #include "common/memory.h"
 #include "data/loader.h"
@@ -79,8 +79,9 @@ static int start_up(const char *directory)
 	uint64_t resident = memory_peak_resident();
 	for (int i = 0; i < 200; i++)
 		check(loader_next(loader, &batch));
-	printf("%8.1f ms to the first batch   %6.1f MB resident   %6.1f MB after 200 batches more\n",
-		(first - started) * 1e3, (double)resident / 1e6, (double)memory_peak_resident() / 1e6);
+	printf("%6.1f ms to the first batch, %5.1f MB resident; 200 more in %6.1f ms, %5.1f MB\n",
+		(first - started) * 1e3, (double)resident / 1e6, (seconds() - first) * 1e3,
+		(double)memory_peak_resident() / 1e6);
 	loader_close(loader);
 	corpus_close(corpus);
 	return 0;
@@ -92,7 +93,7 @@ static void spawn_start_up(const char *label, const char *directory)
 	const char *arguments[] = {"bench_loader", "--start-up", directory, NULL};
 	pid_t child;
 	int status;
-	printf("%-28s", label);
+	printf("%-22s", label);
 	fflush(stdout);
 	if (posix_spawn(&child, "/proc/self/exe", NULL, NULL, (char **)arguments, environ) != 0 ||
 		waitpid(child, &status, 0) != child || status != 0)
@@ -125,14 +126,17 @@ static void make(struct sparse_corpus *corpus)
 static void measure_terabyte(void)
 {
 	struct sparse_corpus corpus = {"", 1024, UINT64_C(1) << 30, 1000, 0};
-	printf("a terabyte: 1,024 shards of 1 GiB, 1,024,000 documents\n");
+	printf("a terabyte, 1,024 shards of 1 GiB, 1,024,000 documents\n");
 	make(&corpus);
 	spawn_start_up("  from the page cache", corpus.directory);
 	spawn_start_up("  again", corpus.directory);
-	drop(&corpus, "sum");
-	drop(&corpus, "idx");
-	drop(&corpus, "key");
-	spawn_start_up("  from the disk", corpus.directory);
+	for (int i = 0; i < 2; i++) {
+		drop(&corpus, "sum");
+		drop(&corpus, "idx");
+		drop(&corpus, "key");
+		drop(&corpus, "bin");
+		spawn_start_up(i ? "  again" : "  from the disk", corpus.directory);
+	}
 	sparse_corpus_remove(&corpus);
 }
 
@@ -267,6 +271,7 @@ static void measure_disk(const struct sparse_corpus *sparse, uint64_t windows)
 	} ways[] = {{1, 4}, {2, 8}, {4, 16}};
 	struct corpus *corpus;
 	struct sampler sampler;
+	printf("from the disk, %" PRIu64 " random windows of 1025 tokens\n", windows);
 	open_data(sparse->directory, &corpus, &sampler);
 	for (int round = 0; round < 2; round++) {
 		drop(sparse, "bin");
@@ -291,29 +296,44 @@ static void measure_disk(const struct sparse_corpus *sparse, uint64_t windows)
 	corpus_close(corpus);
 }
 
-static void measure_filled(uint64_t windows)
+static bool wants(const char *part, int argc, char **argv)
 {
-	struct sparse_corpus sparse = {"", 8, UINT64_C(256) << 20, 10000, 1};
+	for (int i = 2; i < argc; i++)
+		if (strcmp(argv[i], part) == 0)
+			return true;
+	return argc < 3;
+}
+
+static void measure_memory(const struct sparse_corpus *sparse)
+{
 	struct corpus *corpus;
 	struct sampler sampler;
-	make(&sparse);
-	printf("\nfrom the page cache, a batch of 24 x 1025 tokens, every page verified\n");
-	open_data(sparse.directory, &corpus, &sampler);
+	printf("from the page cache, a batch of 24 x 1025 tokens, every page verified\n");
+	open_data(sparse->directory, &corpus, &sampler);
 	measure_direct(corpus, sampler, false);
 	measure_direct(corpus, sampler, true);
-	measure_loader(corpus, &sampler, 1);
-	measure_loader(corpus, &sampler, 2);
+	for (int round = 0; round < 3; round++) {
+		measure_loader(corpus, &sampler, 1);
+		measure_loader(corpus, &sampler, 2);
+	}
 	corpus_close(corpus);
-	printf("\nfrom the disk, %" PRIu64 " random windows of 1025 tokens\n", windows);
-	measure_disk(&sparse, windows);
-	sparse_corpus_remove(&sparse);
 }
 
 int main(int argc, char **argv)
 {
+	uint64_t windows = argc > 1 ? strtoull(argv[1], NULL, 10) : 20000;
+	struct sparse_corpus filled = {"", 8, UINT64_C(256) << 20, 10000, 1};
 	if (argc == 3 && strcmp(argv[1], "--start-up") == 0)
 		return start_up(argv[2]);
-	measure_terabyte();
-	measure_filled(argc > 1 ? strtoull(argv[1], NULL, 10) : 20000);
+	if (wants("terabyte", argc, argv))
+		measure_terabyte();
+	if (!wants("memory", argc, argv) && !wants("disk", argc, argv))
+		return 0;
+	make(&filled);
+	if (wants("memory", argc, argv))
+		measure_memory(&filled);
+	if (wants("disk", argc, argv))
+		measure_disk(&filled, windows);
+	sparse_corpus_remove(&filled);
 	return 0;
 }
