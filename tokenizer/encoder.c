@@ -8,6 +8,7 @@
 enum {
 	ID_ROOM = 4096, /* ids of one word that an encoder keeps room for */
 	NARROW_VOCABULARY = 1 << 16,
+	SEED_GROUP = 32,
 };
 #define CACHE_BYTES (CACHE_LINES * sizeof(struct cache_line) + LONG_LINES * sizeof(struct long_line))
 
@@ -31,16 +32,27 @@ static void cache_insert(struct encoder *encoder, struct cache_line *line, struc
 	line->slots[0] = slot;
 }
 
-/* The tokens that are words of their own, the frequent ones (those of low ids) last. */
+/* The tokens that are words of their own, the frequent ones (those of low ids) last; a few at a time, so that
+ * their lines are on the way when the first of them needs its own. */
 static void cache_seed(struct encoder *encoder)
 {
 	const struct tokenizer *tokenizer = encoder->tokenizer;
-	for (uint32_t id = tokenizer->vocabulary; id-- > 0;) {
-		uint32_t start = tokenizer->offsets[id], length = tokenizer->offsets[id + 1] - start;
-		if (length == 0 || length >= KEY_BYTES || !tokenizer->whole[id])
-			continue;
-		struct word_key key = word_key_read(tokenizer->bytes + start, length, true);
-		cache_insert(encoder, &encoder->cache[word_key_line(key)], key, &id, 1);
+	struct word_key keys[SEED_GROUP];
+	uint32_t ids[SEED_GROUP];
+	for (uint32_t id = tokenizer->vocabulary; id > 0;) {
+		size_t count = 0;
+		while (id > 0 && count < SEED_GROUP) {
+			uint32_t start = tokenizer->offsets[--id],
+				 length = tokenizer->offsets[id + 1] - start;
+			if (length == 0 || length >= KEY_BYTES || !tokenizer->whole[id])
+				continue;
+			keys[count] = word_key_read(tokenizer->bytes + start, length,
+				start + KEY_BYTES > tokenizer->offsets[tokenizer->vocabulary]);
+			__builtin_prefetch(&encoder->cache[word_key_line(keys[count])], 1);
+			ids[count++] = id;
+		}
+		for (size_t i = 0; i < count; i++)
+			cache_insert(encoder, &encoder->cache[word_key_line(keys[i])], keys[i], &ids[i], 1);
 	}
 }
 
@@ -137,13 +149,6 @@ static enum status word_ids(struct encoder *encoder, const uint8_t *word, size_t
 	return STATUS_OK;
 }
 
-static struct long_key key_of(const uint8_t *word, size_t length)
-{
-	if (length >= KEY_BYTES)
-		return long_key_read(word, length);
-	return (struct long_key){.parts[0] = word_key_read(word, length, true)};
-}
-
 static struct long_slot *long_find(struct long_line *line, const struct long_key *key, size_t length)
 {
 	for (int i = 0; i < 2; i++)
@@ -169,27 +174,34 @@ static void long_insert(struct encoder *encoder, struct long_line *line, const s
 			slot->ids.wide[i] = encoder->ids[i];
 }
 
+/* A word for the second cache. */
+static enum status add_long_word(struct encode_run *run, const uint8_t *word, size_t length)
+{
+	struct encoder *encoder = run->encoder;
+	struct long_key key = long_key_read(word, length);
+	struct long_line *line = &encoder->longs[long_key_line(&key)];
+	const struct long_slot *slot = long_find(line, &key, length);
+	size_t count;
+	if (slot) {
+		write_slot(run, slot);
+		return STATUS_OK;
+	}
+	TRY(word_ids(encoder, word, length, &count));
+	long_insert(encoder, line, &key, length, count);
+	write_ids(run, encoder->ids, count);
+	return STATUS_OK;
+}
+
 enum status encoder_add_word(
 	struct encode_run *run, const uint8_t *word, size_t length, struct cache_line *line)
 {
 	struct encoder *encoder = run->encoder;
-	struct long_line *long_line = NULL;
-	struct long_key key;
 	size_t count;
-	if (length <= LONG_KEY_BYTES) {
-		key = key_of(word, length);
-		long_line = &encoder->longs[long_key_line(&key)];
-		const struct long_slot *slot = long_find(long_line, &key, length);
-		if (slot) {
-			write_slot(run, slot);
-			return STATUS_OK;
-		}
-	}
+	if (length >= KEY_BYTES && length <= LONG_KEY_BYTES)
+		return add_long_word(run, word, length);
 	TRY(word_ids(encoder, word, length, &count));
-	if (line && count <= (encoder->narrow ? SLOT_NARROW : SLOT_WIDE))
-		cache_insert(encoder, line, key.parts[0], encoder->ids, count);
-	else if (long_line)
-		long_insert(encoder, long_line, &key, length, count);
+	if (line)
+		cache_insert(encoder, line, word_key_read(word, length, true), encoder->ids, count);
 	write_ids(run, encoder->ids, count);
 	return STATUS_OK;
 }

@@ -7,25 +7,29 @@
 
 enum { BYTE_PAIRS = 256 * 256 };
 
-enum status merge_table_open(struct merge_table *table, uint32_t merges)
+static size_t slots_bytes(const struct merge_table *table)
+{
+	return ((size_t)1 << (64 - table->shift)) * (table->narrow ? 1 : 2) * sizeof *table->slots;
+}
+
+enum status merge_table_open(struct merge_table *table, uint32_t merges, uint32_t vocabulary)
 {
 	uint32_t bits = 5;
 	while ((UINT64_C(1) << bits) < (uint64_t)merges * 2)
 		bits++;
-	size_t slots = (size_t)1 << bits;
 	table->shift = 64 - bits;
-	TRY(memory_alloc_large((void **)&table->slots, slots * sizeof *table->slots, "the merges"));
-	TRY(memory_alloc((void **)&table->filter, slots / 16, sizeof *table->filter, "the merges"));
-	TRY(memory_alloc((void **)&table->byte_pairs, BYTE_PAIRS, sizeof *table->byte_pairs, "the merges"));
-	for (size_t i = 0; i < slots; i++)
-		table->slots[i].value = MERGE_NEVER;
-	return STATUS_OK;
+	table->narrow = merges < UINT16_MAX && vocabulary <= UINT16_MAX + 1;
+	TRY(memory_alloc_large((void **)&table->slots, slots_bytes(table), "the merges"));
+	memset(table->slots, 255, slots_bytes(table));
+	TRY(memory_alloc(
+		(void **)&table->filter, (size_t)1 << (bits - 4), sizeof *table->filter, "the merges"));
+	return memory_alloc((void **)&table->byte_pairs, BYTE_PAIRS, sizeof *table->byte_pairs, "the merges");
 }
 
 void merge_table_close(struct merge_table *table)
 {
 	if (table->slots)
-		memory_free_large(table->slots, ((size_t)1 << (64 - table->shift)) * sizeof *table->slots);
+		memory_free_large(table->slots, slots_bytes(table));
 	free(table->filter);
 	free(table->byte_pairs);
 	*table = (struct merge_table){0};
@@ -33,17 +37,21 @@ void merge_table_close(struct merge_table *table)
 
 bool merge_table_add(struct merge_table *table, uint32_t left, uint32_t right, uint32_t rank, uint32_t id)
 {
-	uint64_t parts = (uint64_t)left << 32 | right;
-	uint64_t hash = (parts ^ parts >> 29) * UINT64_C(0x9E3779B97F4A7C15);
-	uint64_t bit = hash >> (table->shift - 2);
+	if (merge_find(table, left, right) != MERGE_NEVER)
+		return false;
+	uint64_t hash = merge_hash(left, right), bit = hash >> (table->shift - 2);
 	size_t mask = SIZE_MAX >> table->shift, at = (size_t)(hash >> table->shift);
-	while (table->slots[at].value != MERGE_NEVER) {
-		if (table->slots[at].parts == parts)
-			return false;
-		at = (at + 1) & mask;
-	}
-	table->slots[at] = (struct merge_pair){parts, (merge_value)rank << 40 | (merge_value)id << 8};
 	table->filter[bit / 64] |= UINT64_C(1) << bit % 64;
+	if (table->narrow) {
+		while (table->slots[at] != MERGE_NEVER)
+			at = (at + 1) & mask;
+		table->slots[at] = ((uint64_t)left << 16 | right) << 32 | (uint64_t)rank << 16 | id;
+		return true;
+	}
+	while (table->slots[2 * at + 1] != MERGE_NEVER)
+		at = (at + 1) & mask;
+	table->slots[2 * at] = (uint64_t)left << 32 | right;
+	table->slots[2 * at + 1] = merge_pack(rank, id);
 	return true;
 }
 

@@ -16,42 +16,58 @@ enum { MERGE_NONE = UINT32_MAX, MERGE_SHORT = 48 };
 typedef uint64_t merge_value;
 #define MERGE_NEVER UINT64_MAX
 
-struct merge_pair {
-	uint64_t parts;    /* left id << 32 | right id */
-	merge_value value; /* MERGE_NEVER: the slot is free */
-};
-
 /*
- * The merges, immutable once all are added: open addressing, at most half full. Most pairs that are asked for
- * have no rank; the filter, four bits a slot, tells so of nine in ten without a look at the slots.
+ * The merges, immutable once all are added: open addressing, at most half full. A slot is one number where
+ * ids and ranks fit in 16 bits (left << 48 | right << 32 | rank << 16 | id), else two (left << 32 | right;
+ * value); MERGE_NEVER: free. Most pairs that are asked for have no rank; the filter, four bits a slot, tells
+ * so of nine in ten without a look at the slots.
  */
 struct merge_table {
-	struct merge_pair *slots;
+	uint64_t *slots;
 	uint64_t *filter;
 	merge_value *byte_pairs; /* [256][256]: of the ids of single bytes */
 	uint32_t byte_id[256];
 	uint32_t shift; /* 64 - log2 of the number of slots */
+	bool narrow;
 };
 
-/* Room for `merges` merges, ranks and ids below 2^24. */
-enum status merge_table_open(struct merge_table *table, uint32_t merges) MUST_USE;
+/* Room for `merges` merges of `vocabulary` ids, both at most 2^24. */
+enum status merge_table_open(struct merge_table *table, uint32_t merges, uint32_t vocabulary) MUST_USE;
 void merge_table_close(struct merge_table *table);
 /* False if the pair has a rank already. */
 bool merge_table_add(struct merge_table *table, uint32_t left, uint32_t right, uint32_t rank, uint32_t id);
 /* After the last merge: the ids that single bytes have. */
 void merge_table_set_bytes(struct merge_table *table, const uint32_t byte_id[256]);
 
-static inline merge_value merge_find(const struct merge_table *table, uint32_t left, uint32_t right)
+static inline uint64_t merge_hash(uint32_t left, uint32_t right)
 {
 	uint64_t parts = (uint64_t)left << 32 | right;
-	uint64_t hash = (parts ^ parts >> 29) * UINT64_C(0x9E3779B97F4A7C15);
-	uint64_t bit = hash >> (table->shift - 2);
+	return (parts ^ parts >> 29) * UINT64_C(0x9E3779B97F4A7C15);
+}
+
+static inline merge_value merge_pack(uint64_t rank, uint64_t id)
+{
+	return rank << 40 | id << 8;
+}
+
+static inline merge_value merge_find(const struct merge_table *table, uint32_t left, uint32_t right)
+{
+	uint64_t hash = merge_hash(left, right), bit = hash >> (table->shift - 2);
 	if (!(table->filter[bit / 64] >> bit % 64 & 1))
 		return MERGE_NEVER;
 	size_t mask = SIZE_MAX >> table->shift, at = (size_t)(hash >> table->shift);
-	while (table->slots[at].parts != parts && table->slots[at].value != MERGE_NEVER)
-		at = (at + 1) & mask;
-	return table->slots[at].value;
+	if (table->narrow) {
+		uint64_t slot, parts = (uint64_t)left << 16 | right;
+		for (; (slot = table->slots[at]) != MERGE_NEVER; at = (at + 1) & mask)
+			if (slot >> 32 == parts)
+				return merge_pack(slot >> 16 & UINT16_MAX, slot & UINT16_MAX);
+		return MERGE_NEVER;
+	}
+	uint64_t parts = (uint64_t)left << 32 | right;
+	for (; table->slots[2 * at + 1] != MERGE_NEVER; at = (at + 1) & mask)
+		if (table->slots[2 * at] == parts)
+			return table->slots[2 * at + 1];
+	return MERGE_NEVER;
 }
 
 /* The ids of a word: its bytes, merged. Returns their number. length <= MERGE_SHORT. */

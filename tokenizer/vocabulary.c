@@ -322,7 +322,7 @@ static enum status add_merges(struct tokenizer *tokenizer, const char *path, con
 {
 	size_t most = count_lines(text, bytes);
 	FAIL_IF(most > VOCABULARY_LIMIT, STATUS_CORRUPT, "%s: more than %d lines", path, VOCABULARY_LIMIT);
-	TRY(merge_table_open(&tokenizer->table, (uint32_t)most));
+	TRY(merge_table_open(&tokenizer->table, (uint32_t)most, tokenizer->vocabulary));
 	TRY(memory_alloc((void **)&tokenizer->merges, most, sizeof *tokenizer->merges, "the merges"));
 	struct merge_line line = {0};
 	for (const char *at = text; next_merge(&at, text + bytes, &line);)
