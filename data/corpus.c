@@ -23,8 +23,8 @@ struct corpus {
 	struct corpus_info info;
 	char *directory;
 	int shard_bits;                /* log2 of the number of shards */
-	pthread_mutex_t mutex;         /* of mapping */
-	struct shard *_Atomic *shards; /* [shard_count]; NULL until mapped */
+	pthread_mutex_t mutex;         /* of opening and mapping */
+	struct shard *_Atomic *shards; /* [shard_count]; NULL until opened */
 	uint64_t *first_hash_page;     /* [shard_count]: of each shard, in the cache */
 	struct hash_cache *hashes;
 };
@@ -117,7 +117,7 @@ const char *corpus_directory(const struct corpus *corpus)
 	return corpus->directory;
 }
 
-/* ---- mapping a shard ---- */
+/* ---- a shard ---- */
 
 unsigned corpus_token_bytes(const struct corpus *corpus)
 {
@@ -178,17 +178,6 @@ static enum status check_size(
 	return STATUS_OK;
 }
 
-static enum status map_sized(
-	const struct corpus *corpus, struct shard *shard, enum shard_file file, uint64_t wanted)
-{
-	struct hashed_file *out = &shard->files[file];
-	char path[SHARD_PATH];
-	size_t bytes;
-	TRY(file_map(shard_path(corpus, shard->entry, shard_suffixes[file], path), &out->data, &bytes));
-	out->bytes = bytes; /* what shard_free unmaps */
-	return check_size(shard->entry, path, bytes, wanted);
-}
-
 /* ---- .sum ---- */
 
 /* Keeps the file open, unless a quarter of the files that the process may have open are already. */
@@ -246,20 +235,6 @@ static enum status check_sum_header(const struct corpus *corpus, struct shard *s
 	return STATUS_OK;
 }
 
-static enum status check_idx_header(struct corpus *corpus, struct shard *shard)
-{
-	uint8_t header[IDX_HEADER];
-	char path[SHARD_PATH];
-	TRY(shard_read(corpus, shard, SHARD_IDX, 0, sizeof header, header));
-	FAIL_IF(memcmp(header, "MMIDIDX\0\0", 9) != 0 || load_le64(header + 9) != 1 ||
-			header[17] != (corpus->info.dtype == CORPUS_U16 ? 8 : 4) ||
-			load_le64(header + 18) != shard->entry->documents ||
-			load_le64(header + 26) != shard->entry->documents + 1,
-		STATUS_CORRUPT, "%s: the header (bytes 0..33) is not what the manifest says; " CORPUS_CURE,
-		shard_path(corpus, shard->entry, "idx", path));
-	return STATUS_OK;
-}
-
 static enum status open_sum(struct corpus *corpus, struct shard *shard)
 {
 	char path[SHARD_PATH];
@@ -273,35 +248,28 @@ static enum status open_sum(struct corpus *corpus, struct shard *shard)
 	return check_sum_header(corpus, shard);
 }
 
-static enum status map_files(struct corpus *corpus, struct shard *shard)
+static enum status shard_open(struct corpus *corpus, struct shard *shard)
 {
 	uint64_t number = corpus->first_hash_page[shard->entry - corpus->info.shards];
 	shard->sum_bytes = SUM_HEADER + 8;
 	for (int f = 0; f < SHARD_FILES; f++) {
 		struct hashed_file *file = &shard->files[f];
-		uint64_t bytes = shard_file_bytes(corpus, shard->entry, (enum shard_file)f);
-		TRY(map_sized(corpus, shard, (enum shard_file)f, bytes));
 		shard->trees[f] = (struct shard_tree){shard, shard->sum_bytes - 8};
-		file->root = manifest_root(shard->entry, (enum shard_file)f);
-		file->read_tree = read_tree;
-		file->user = &shard->trees[f];
-		file->cache = corpus->hashes;
-		file->first_number = number;
+		*file = (struct hashed_file){
+			.bytes = shard_file_bytes(corpus, shard->entry, (enum shard_file)f),
+			.root = manifest_root(shard->entry, (enum shard_file)f),
+			.read_tree = read_tree,
+			.user = &shard->trees[f],
+			.cache = corpus->hashes,
+			.first_number = number};
 		hashed_file_prepare(file);
-		number += hashed_file_hash_pages(bytes);
+		number += hashed_file_hash_pages(file->bytes);
 		shard->sum_bytes += 8 * file->shape.total;
-		/* Windows come in random order: read-ahead around each would read what nobody asked for. */
-		if (file->data)
-			madvise((void *)file->data, (size_t)bytes, MADV_RANDOM);
 	}
-	TRY(open_sum(corpus, shard));
-	TRY(check_idx_header(corpus, shard));
-	/* A large folio of the index, mapped for its header alone, need not stay resident. */
-	madvise((void *)shard->files[SHARD_IDX].data, (size_t)shard->files[SHARD_IDX].bytes, MADV_DONTNEED);
-	return STATUS_OK;
+	return open_sum(corpus, shard);
 }
 
-enum status shard_map(struct corpus *corpus, uint64_t index, struct shard **out)
+enum status shard_get(struct corpus *corpus, uint64_t index, struct shard **out)
 {
 	*out = atomic_load_explicit(&corpus->shards[index], memory_order_acquire);
 	if (__builtin_expect(*out != NULL, 1))
@@ -316,7 +284,7 @@ enum status shard_map(struct corpus *corpus, uint64_t index, struct shard **out)
 			shard->corpus = corpus;
 			shard->entry = &corpus->info.shards[index];
 			shard->sum_fd = -1;
-			status = map_files(corpus, shard);
+			status = shard_open(corpus, shard);
 			if (status != STATUS_OK) {
 				shard_free(shard);
 			} else {
@@ -424,12 +392,75 @@ static __attribute__((noinline, cold)) enum status tell_damage(
 		damage->file_end - 1, shard->entry->name, shard_suffixes[file], documents.bytes);
 }
 
-/* ---- reading a shard ---- */
+/* ---- mapping its files ---- */
+
+static enum status read_mapped(struct corpus *corpus, struct shard *shard, enum shard_file file,
+	uint64_t offset, size_t bytes, void *out)
+{
+	struct hashed_damage damage;
+	if (hashed_file_read(&shard->files[file], offset, bytes, out, &damage) != STATUS_OK)
+		return tell_damage(corpus, shard, file, &damage);
+	return STATUS_OK;
+}
+
+static enum status check_idx_header(struct corpus *corpus, struct shard *shard)
+{
+	uint8_t header[IDX_HEADER];
+	char path[SHARD_PATH];
+	TRY(read_mapped(corpus, shard, SHARD_IDX, 0, sizeof header, header));
+	FAIL_IF(memcmp(header, "MMIDIDX\0\0", 9) != 0 || load_le64(header + 9) != 1 ||
+			header[17] != (corpus->info.dtype == CORPUS_U16 ? 8 : 4) ||
+			load_le64(header + 18) != shard->entry->documents ||
+			load_le64(header + 26) != shard->entry->documents + 1,
+		STATUS_CORRUPT, "%s: the header (bytes 0..33) is not what the manifest says; " CORPUS_CURE,
+		shard_path(corpus, shard->entry, "idx", path));
+	return STATUS_OK;
+}
+
+static enum status map_file(struct corpus *corpus, struct shard *shard, enum shard_file file)
+{
+	struct hashed_file *out = &shard->files[file];
+	char path[SHARD_PATH];
+	const uint8_t *data;
+	size_t bytes;
+	TRY(file_map(shard_path(corpus, shard->entry, shard_suffixes[file], path), &data, &bytes));
+	enum status status = check_size(shard->entry, path, bytes, out->bytes);
+	/* Windows come in random order: read-ahead around each would read what nobody asked for. */
+	if (data)
+		madvise((void *)data, bytes, MADV_RANDOM);
+	if (status == STATUS_OK) {
+		out->data = data;
+		if (file == SHARD_IDX)
+			status = check_idx_header(corpus, shard);
+	}
+	if (status != STATUS_OK) {
+		out->data = NULL;
+		file_unmap(data, bytes);
+	}
+	return status;
+}
+
+enum status shard_map_file(struct corpus *corpus, struct shard *shard, enum shard_file file)
+{
+	if (__builtin_expect(atomic_load_explicit(&shard->mapped[file], memory_order_acquire), 1))
+		return STATUS_OK;
+	pthread_mutex_lock(&corpus->mutex);
+	enum status status = STATUS_OK;
+	if (!atomic_load_explicit(&shard->mapped[file], memory_order_relaxed)) {
+		status = map_file(corpus, shard, file);
+		atomic_store_explicit(&shard->mapped[file], status == STATUS_OK, memory_order_release);
+	}
+	pthread_mutex_unlock(&corpus->mutex);
+	return status;
+}
+
+/* ---- reading them ---- */
 
 enum status shard_page(struct corpus *corpus, struct shard *shard, enum shard_file file, uint64_t page,
 	union hashed_page *out, size_t *bytes)
 {
 	struct hashed_damage damage;
+	TRY(shard_map_file(corpus, shard, file));
 	if (__builtin_expect(
 		    hashed_file_page(&shard->files[file], page, out, bytes, &damage) != STATUS_OK, 0))
 		return tell_damage(corpus, shard, file, &damage);
@@ -439,14 +470,16 @@ enum status shard_page(struct corpus *corpus, struct shard *shard, enum shard_fi
 enum status shard_read(struct corpus *corpus, struct shard *shard, enum shard_file file, uint64_t offset,
 	size_t bytes, void *out)
 {
-	struct hashed_damage damage;
-	if (hashed_file_read(&shard->files[file], offset, bytes, out, &damage) != STATUS_OK)
-		return tell_damage(corpus, shard, file, &damage);
-	return STATUS_OK;
+	TRY(shard_map_file(corpus, shard, file));
+	return read_mapped(corpus, shard, file, offset, bytes, out);
 }
 
-void shard_prefetch(struct shard *shard, enum shard_file file, uint64_t first, uint64_t end)
+void shard_prefetch(
+	struct corpus *corpus, struct shard *shard, enum shard_file file, uint64_t first, uint64_t end)
 {
+	/* A file that cannot be mapped is an error of the read that follows. */
+	if (first >= end || shard_map_file(corpus, shard, file) != STATUS_OK)
+		return;
 	static _Atomic uintptr_t page_mask;
 	uintptr_t mask = atomic_load_explicit(&page_mask, memory_order_relaxed);
 	if (!mask) {
@@ -454,8 +487,7 @@ void shard_prefetch(struct shard *shard, enum shard_file file, uint64_t first, u
 		atomic_store_explicit(&page_mask, mask, memory_order_relaxed);
 	}
 	uintptr_t from = (uintptr_t)(shard->files[file].data + first) & ~mask;
-	if (first < end)
-		madvise((void *)from, (uintptr_t)(shard->files[file].data + end) - from, MADV_WILLNEED);
+	madvise((void *)from, (uintptr_t)(shard->files[file].data + end) - from, MADV_WILLNEED);
 }
 
 static enum status read_u64(
@@ -586,7 +618,7 @@ enum status corpus_read(struct corpus *corpus, uint64_t first, uint64_t count, i
 			part = count;
 		if (!part)
 			continue;
-		TRY(shard_map(corpus, s, &shard));
+		TRY(shard_get(corpus, s, &shard));
 		TRY(read_shard_tokens(corpus, shard, skip, part, tokens));
 		tokens += part;
 		first += part;
@@ -608,9 +640,8 @@ void corpus_prefetch(struct corpus *corpus, uint64_t first, uint64_t count)
 		struct shard *shard;
 		if (part > count)
 			part = count;
-		/* A shard that cannot be mapped is an error of the read that follows. */
-		if (part && shard_map(corpus, s, &shard) == STATUS_OK)
-			shard_prefetch(shard, SHARD_BIN, skip * size, (skip + part) * size);
+		if (part && shard_get(corpus, s, &shard) == STATUS_OK)
+			shard_prefetch(corpus, shard, SHARD_BIN, skip * size, (skip + part) * size);
 		first += part;
 		count -= part;
 	}
@@ -633,7 +664,7 @@ enum status corpus_document(struct corpus *corpus, uint64_t document, uint64_t *
 	uint64_t offset;
 	unsigned size = corpus_token_bytes(corpus);
 	TRY(check_document(corpus, document));
-	TRY(shard_map(corpus, find_shard_of_document(corpus, document), &shard));
+	TRY(shard_get(corpus, find_shard_of_document(corpus, document), &shard));
 	const struct corpus_shard *entry = shard->entry;
 	uint64_t local = document - entry->first_document;
 	TRY(shard_read(corpus, shard, SHARD_IDX, IDX_HEADER + 4 * local, sizeof length, length));
@@ -663,8 +694,9 @@ enum status corpus_document_lengths(struct corpus *corpus, uint64_t first, uint6
 			part = count;
 		if (!part)
 			continue;
-		TRY(shard_map(corpus, s, &shard));
-		shard_prefetch(shard, SHARD_IDX, IDX_HEADER + 4 * skip, IDX_HEADER + 4 * (skip + part));
+		TRY(shard_get(corpus, s, &shard));
+		shard_prefetch(
+			corpus, shard, SHARD_IDX, IDX_HEADER + 4 * skip, IDX_HEADER + 4 * (skip + part));
 		TRY(shard_read(corpus, shard, SHARD_IDX, IDX_HEADER + 4 * skip, (size_t)part * 4, lengths));
 		lengths += part;
 		first += part;
@@ -677,7 +709,7 @@ enum status corpus_document_key(struct corpus *corpus, uint64_t document, uint64
 {
 	struct shard *shard;
 	TRY(check_document(corpus, document));
-	TRY(shard_map(corpus, find_shard_of_document(corpus, document), &shard));
+	TRY(shard_get(corpus, find_shard_of_document(corpus, document), &shard));
 	return read_u64(corpus, shard, SHARD_KEY, 8 * (document - shard->entry->first_document), key);
 }
 
@@ -688,7 +720,7 @@ enum status corpus_find_key(struct corpus *corpus, uint64_t key, uint64_t *docum
 	uint64_t low = 0, high = entry->documents;
 	struct shard *shard;
 	if (high)
-		TRY(shard_map(corpus, s, &shard));
+		TRY(shard_get(corpus, s, &shard));
 	while (low < high) {
 		uint64_t middle = low + (high - low) / 2, found;
 		TRY(read_u64(corpus, shard, SHARD_KEY, 8 * middle, &found));

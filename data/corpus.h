@@ -42,7 +42,7 @@
  * Nothing read from disk is trusted: each 4 KiB page is checked against its hash at every read (corpus_read),
  * the hash pages against their parents on first use, the roots against the manifest (data/hashed_file.h).
  * Damage is an error (STATUS_CORRUPT) that names the file, the page, the bytes and the documents; a disk that
- * fails under a map is STATUS_IO with the same, not a SIGBUS. Opening reads the manifest alone; shards are
+ * fails under a map is STATUS_IO with the same, not a SIGBUS. Opening reads the manifest alone; files are
  * mapped on first use. All functions may be called from any thread.
  */
 #ifndef DATA_CORPUS_H

@@ -1,16 +1,18 @@
 /*
  * corpus_shard.h: one shard's four files, for corpus.c and corpus_verify.c alone.
  *
- * A shard is mapped on first use by shard_map and stays mapped until corpus_close. Its .sum is not mapped,
- * but read a page at a time and kept in a cache of the corpus: a map of it would make 2 MiB resident for each
- * 8 bytes looked up, where the system caches files in large folios. Reads are verified and their errors are
- * complete messages.
+ * A shard's .sum is opened on first use, each of its other files is mapped on first use, so that training
+ * maps .bin alone; all stay until corpus_close. .sum is not mapped, but read a page at a time and kept in a
+ * cache of the corpus: a map of it would make 2 MiB resident for each 8 bytes looked up, where the system
+ * caches files in large folios. Reads are verified and their errors are complete messages.
  */
 #ifndef DATA_CORPUS_SHARD_H
 #define DATA_CORPUS_SHARD_H
 
 #include "data/corpus.h"
 #include "data/hashed_file.h"
+
+#include <stdatomic.h>
 
 enum shard_file { SHARD_BIN, SHARD_IDX, SHARD_KEY, SHARD_FILES };
 enum { IDX_HEADER = 34, SUM_HEADER = 64 };
@@ -26,6 +28,7 @@ struct shard {
 	const struct corpus_shard *entry; /* in the manifest */
 	struct hashed_file files[SHARD_FILES];
 	struct shard_tree trees[SHARD_FILES];
+	atomic_bool mapped[SHARD_FILES]; /* files[].data is there, if the file is not empty */
 	uint64_t sum_bytes;
 	int sum_fd; /* -1: opened for each read */
 };
@@ -44,8 +47,11 @@ unsigned corpus_token_bytes(const struct corpus *corpus); /* 2 or 4 */
 uint64_t shard_file_bytes(
 	const struct corpus *corpus, const struct corpus_shard *entry, enum shard_file file);
 
-/* Shard `index`, mapped, its sizes and headers checked. */
-enum status shard_map(struct corpus *corpus, uint64_t index, struct shard **out) MUST_USE;
+/* Shard `index`, its .sum's size and header checked. */
+enum status shard_get(struct corpus *corpus, uint64_t index, struct shard **out) MUST_USE;
+
+/* Maps a file, its size and header checked; the functions below do so themselves. */
+enum status shard_map_file(struct corpus *corpus, struct shard *shard, enum shard_file file) MUST_USE;
 
 /* Bytes of .sum, unverified. */
 enum status shard_read_sum(struct shard *shard, uint64_t offset, void *out, size_t bytes) MUST_USE;
@@ -63,7 +69,8 @@ enum status shard_document_at(
 	struct corpus *corpus, struct shard *shard, uint64_t offset, uint64_t *document) MUST_USE;
 
 /* Asks the system to read bytes [first, end) of a file ahead. */
-void shard_prefetch(struct shard *shard, enum shard_file file, uint64_t first, uint64_t end);
+void shard_prefetch(
+	struct corpus *corpus, struct shard *shard, enum shard_file file, uint64_t first, uint64_t end);
 
 /* "DIR/00000.bin", into `path` (truncated to fit). */
 enum { SHARD_PATH = 512 };

@@ -11,7 +11,7 @@
 /*
  * The work of a shard is cut into tasks:
  *
- *    1             map it (sizes, headers), and the tops of the trees that .sum holds
+ *    1             map its files (sizes, headers), and the tops of the trees that .sum holds
  *    pieces        .bin, PIECE_PAGES pages each: hashes, ids, EOD at the documents' ends and nowhere else
  *    batches       documents, BATCH each: .idx adds up, .key ascends within the shard's interval
  *
@@ -79,6 +79,8 @@ static enum status verify_headers(struct corpus *corpus, struct shard *shard)
 	char path[SHARD_PATH];
 	uint64_t documents = shard->entry->documents;
 	TRY(verify_tops(corpus, shard));
+	for (int f = 0; f < SHARD_FILES; f++)
+		TRY(shard_map_file(corpus, shard, (enum shard_file)f));
 	TRY(shard_read(corpus, shard, SHARD_IDX, idx_documents(documents) + 8 * documents, 8, number));
 	FAIL_IF(load_le64(number) != documents, STATUS_CORRUPT,
 		"%s: its last number is %" PRIu64 " instead of %" PRIu64
@@ -167,7 +169,7 @@ static enum status verify_piece(struct verification *run, struct shard *shard, u
 	uint64_t first = piece * PIECE_PAGES, end = first + PIECE_PAGES < pages ? first + PIECE_PAGES : pages;
 	uint64_t ahead = (end + PIECE_PAGES) * PAGE;
 	struct ends ends = {.corpus = corpus, .shard = shard};
-	shard_prefetch(shard, SHARD_BIN, first * PAGE, ahead < bytes ? ahead : bytes);
+	shard_prefetch(corpus, shard, SHARD_BIN, first * PAGE, ahead < bytes ? ahead : bytes);
 	/* The pages first: a bad page is named as such, and not by what its bytes seem to say. */
 	for (int pass = 0; pass < 2; pass++) {
 		if (pass)
@@ -254,12 +256,12 @@ static enum status verify_batch(struct verification *run, struct shard *shard, u
 	const uint64_t documents = shard->entry->documents;
 	uint64_t first = batch * BATCH, end = first + BATCH < documents ? first + BATCH : documents;
 	struct documents *read;
-	shard_prefetch(shard, SHARD_IDX, IDX_HEADER + 4 * first, IDX_HEADER + 4 * end);
-	shard_prefetch(
-		shard, SHARD_IDX, idx_offsets(documents) + 8 * first, idx_offsets(documents) + 8 * end);
-	shard_prefetch(
-		shard, SHARD_IDX, idx_documents(documents) + 8 * first, idx_documents(documents) + 8 * end);
-	shard_prefetch(shard, SHARD_KEY, 8 * first, 8 * end);
+	shard_prefetch(corpus, shard, SHARD_IDX, IDX_HEADER + 4 * first, IDX_HEADER + 4 * end);
+	shard_prefetch(corpus, shard, SHARD_IDX, idx_offsets(documents) + 8 * first,
+		idx_offsets(documents) + 8 * end);
+	shard_prefetch(corpus, shard, SHARD_IDX, idx_documents(documents) + 8 * first,
+		idx_documents(documents) + 8 * end);
+	shard_prefetch(corpus, shard, SHARD_KEY, 8 * first, 8 * end);
 	TRY(memory_alloc((void **)&read, 1, sizeof *read, "verification"));
 	enum status status = STATUS_OK;
 	for (uint64_t at = first; at < end && status == STATUS_OK; at += STRIDE) {
@@ -289,7 +291,7 @@ static enum status verify_task(void *context, int worker, uint64_t task)
 			high = middle;
 	}
 	struct shard *shard;
-	TRY(shard_map(corpus, low, &shard));
+	TRY(shard_get(corpus, low, &shard));
 	task -= run->first_task[low];
 	if (task == 0) {
 		TRY(verify_headers(corpus, shard));
