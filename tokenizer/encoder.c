@@ -9,6 +9,7 @@ enum {
 	ID_ROOM = 4096, /* ids of one word that an encoder keeps room for */
 	NARROW_VOCABULARY = 1 << 16,
 	SEED_GROUP = 32,
+	AT_ONCE = 8,
 };
 #define CACHE_BYTES (CACHE_LINES * sizeof(struct cache_line) + LONG_LINES * sizeof(struct long_line))
 
@@ -99,33 +100,48 @@ static void write_ids(struct encode_run *run, const uint32_t *ids, size_t count)
 	}
 }
 
-static void write_slot(struct encode_run *run, const struct long_slot *slot)
+/* Eight at a time, the last of which may be too many. */
+static inline void widen(const uint16_t *narrow, size_t count, uint32_t *ids)
 {
-	uint32_t ids[LONG_NARROW];
-	if (!run->encoder->narrow) {
-		write_ids(run, slot->ids.wide, slot->count);
-		return;
-	}
-	for (size_t i = 0; i < slot->count; i++)
-		ids[i] = slot->ids.narrow[i];
-	write_ids(run, ids, slot->count);
+	for (size_t i = 0; i < count; i += AT_ONCE)
+		for (size_t j = 0; j < AT_ONCE; j++)
+			ids[i + j] = narrow[i + j];
 }
 
-/* A piece of a word, through the first cache if it is short: its ids to `ids`. */
-static enum status piece_ids(
-	struct encoder *encoder, const uint8_t *piece, size_t length, uint32_t *ids, size_t *count)
+static void write_slot(struct encode_run *run, const struct long_slot *slot)
+{
+	uint32_t ids[LONG_NARROW + AT_ONCE];
+	if (!run->encoder->narrow) {
+		write_ids(run, slot->ids.wide, slot->ids.count);
+	} else if (run->narrow_out) {
+		memcpy(run->out, slot->ids.narrow, slot->ids.count * sizeof *slot->ids.narrow);
+		run->out = (uint16_t *)run->out + slot->ids.count;
+	} else {
+		widen(slot->ids.narrow, slot->ids.count, ids);
+		write_ids(run, ids, slot->ids.count);
+	}
+}
+
+/* A piece of a word, through the first cache if it is short: its ids to `ids`, where there is room for
+ * AT_ONCE more than it has. */
+static enum status piece_ids(struct encoder *encoder, const uint8_t *piece, size_t length, bool careful,
+	uint32_t *ids, size_t *count)
 {
 	if (length >= KEY_BYTES)
 		return vocabulary_merge_word(encoder->tokenizer, piece, length, ids, count);
-	struct word_key key = word_key_read(piece, length, true);
+	struct word_key key = word_key_read(piece, length, careful);
 	struct cache_line *line = &encoder->cache[word_key_line(key)];
 	for (int i = 0; i < 2; i++) {
 		const struct cache_slot *slot = &line->slots[i];
 		if (slot->key.low != key.low || slot->key.high != key.high)
 			continue;
-		*count = encoder->narrow ? slot->ids.narrow[SLOT_NARROW] : slot->ids.wide[SLOT_WIDE];
-		for (size_t j = 0; j < *count; j++)
-			ids[j] = encoder->narrow ? slot->ids.narrow[j] : slot->ids.wide[j];
+		if (encoder->narrow) {
+			*count = slot->ids.narrow[SLOT_NARROW];
+			widen(slot->ids.narrow, AT_ONCE, ids);
+		} else {
+			*count = slot->ids.wide[SLOT_WIDE];
+			memcpy(ids, slot->ids.wide, sizeof slot->ids.wide);
+		}
 		return STATUS_OK;
 	}
 	*count = merge_short(&encoder->tokenizer->table, piece, length, ids);
@@ -134,9 +150,10 @@ static enum status piece_ids(
 }
 
 /* A word that no cache has: its ids to encoder->ids. */
-static enum status word_ids(struct encoder *encoder, const uint8_t *word, size_t length, size_t *count)
+static enum status word_ids(const struct encode_run *run, const uint8_t *word, size_t length, size_t *count)
 {
-	TRY(memory_grow((void **)&encoder->ids, &encoder->id_capacity, length, sizeof *encoder->ids,
+	struct encoder *encoder = run->encoder;
+	TRY(memory_grow((void **)&encoder->ids, &encoder->id_capacity, length + AT_ONCE, sizeof *encoder->ids,
 		"the ids of a long word"));
 	size_t end = vocabulary_find_cut(encoder->tokenizer, word, length), more;
 	if (end == length)
@@ -144,7 +161,8 @@ static enum status word_ids(struct encoder *encoder, const uint8_t *word, size_t
 	*count = 0;
 	for (size_t at = 0; at < length; at = end, *count += more) {
 		end = at + vocabulary_find_cut(encoder->tokenizer, word + at, length - at);
-		TRY(piece_ids(encoder, word + at, end - at, encoder->ids + *count, &more));
+		TRY(piece_ids(encoder, word + at, end - at, word + at > run->fast_end, encoder->ids + *count,
+			&more));
 	}
 	return STATUS_OK;
 }
@@ -152,7 +170,7 @@ static enum status word_ids(struct encoder *encoder, const uint8_t *word, size_t
 static struct long_slot *long_find(struct long_line *line, const struct long_key *key, size_t length)
 {
 	for (int i = 0; i < 2; i++)
-		if (line->slots[i].length == length && memcmp(&line->slots[i].key, key, sizeof *key) == 0)
+		if (line->slots[i].ids.length == length && memcmp(&line->slots[i].key, key, sizeof *key) == 0)
 			return &line->slots[i];
 	return NULL;
 }
@@ -165,8 +183,8 @@ static void long_insert(struct encoder *encoder, struct long_line *line, const s
 	struct long_slot *slot = &line->slots[0];
 	line->slots[1] = *slot;
 	slot->key = *key;
-	slot->length = (uint16_t)length;
-	slot->count = (uint16_t)count;
+	slot->ids.length = (uint16_t)length;
+	slot->ids.count = (uint16_t)count;
 	for (size_t i = 0; i < count; i++)
 		if (encoder->narrow)
 			slot->ids.narrow[i] = (uint16_t)encoder->ids[i];
@@ -174,21 +192,22 @@ static void long_insert(struct encoder *encoder, struct long_line *line, const s
 			slot->ids.wide[i] = encoder->ids[i];
 }
 
-/* A word for the second cache. */
-static enum status add_long_word(struct encode_run *run, const uint8_t *word, size_t length)
+/* A word that may be in the second cache. */
+static enum status add_long_word(
+	struct encode_run *run, const uint8_t *word, size_t length, const struct long_key *key, size_t *count)
 {
 	struct encoder *encoder = run->encoder;
-	struct long_key key = long_key_read(word, length);
-	struct long_line *line = &encoder->longs[long_key_line(&key)];
-	const struct long_slot *slot = long_find(line, &key, length);
-	size_t count;
+	struct long_line *line = &encoder->longs[long_key_line(key)];
+	const struct long_slot *slot = long_find(line, key, length);
+	*count = 0;
 	if (slot) {
 		write_slot(run, slot);
 		return STATUS_OK;
 	}
-	TRY(word_ids(encoder, word, length, &count));
-	long_insert(encoder, line, &key, length, count);
-	write_ids(run, encoder->ids, count);
+	TRY(word_ids(run, word, length, count));
+	if (length >= KEY_BYTES || *count > (encoder->narrow ? SLOT_NARROW : SLOT_WIDE))
+		long_insert(encoder, line, key, length, *count);
+	write_ids(run, encoder->ids, *count);
 	return STATUS_OK;
 }
 
@@ -196,12 +215,28 @@ enum status encoder_add_word(
 	struct encode_run *run, const uint8_t *word, size_t length, struct cache_line *line)
 {
 	struct encoder *encoder = run->encoder;
+	struct long_key key = {0};
 	size_t count;
-	if (length >= KEY_BYTES && length <= LONG_KEY_BYTES)
-		return add_long_word(run, word, length);
-	TRY(word_ids(encoder, word, length, &count));
-	if (line)
-		cache_insert(encoder, line, word_key_read(word, length, true), encoder->ids, count);
+	if (line) {
+		key.parts[0] = word_key_read(word, length, word > run->fast_end);
+		/* In English such words are few, and the look in vain would be dear. */
+		bool many_ids = length > SLOT_NARROW &&
+				((key.parts[0].low | key.parts[0].high) & UINT64_C(0x8080808080808080));
+		if (many_ids) {
+			TRY(add_long_word(run, word, length, &key, &count));
+		} else {
+			TRY(word_ids(run, word, length, &count));
+			write_ids(run, encoder->ids, count);
+		}
+		if (count)
+			cache_insert(encoder, line, key.parts[0], encoder->ids, count);
+		return STATUS_OK;
+	}
+	if (length >= KEY_BYTES && length <= LONG_KEY_BYTES) {
+		key = long_key_read(word, length);
+		return add_long_word(run, word, length, &key, &count);
+	}
+	TRY(word_ids(run, word, length, &count));
 	write_ids(run, encoder->ids, count);
 	return STATUS_OK;
 }
@@ -219,9 +254,7 @@ static void give_back_room(struct encoder *encoder)
 static enum status encode(struct encode_run *run, size_t bytes, encode_words *words_encode)
 {
 	struct encoder *encoder = run->encoder;
-	run->fast_end = run->text;
-	if (bytes > KEY_BYTES)
-		run->fast_end += bytes - KEY_BYTES;
+	run->fast_end = bytes >= KEY_BYTES ? run->text + bytes - KEY_BYTES : NULL;
 	while (bytes) {
 		size_t words, covered = words_find(run->text, bytes, encoder->ends, &words);
 		if (words)

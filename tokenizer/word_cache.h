@@ -57,10 +57,13 @@ struct long_key {
 
 struct long_slot {
 	struct long_key key;
-	uint16_t length, count;
 	union {
-		uint16_t narrow[LONG_NARROW];
-		uint32_t wide[LONG_WIDE];
+		uint16_t narrow[LONG_NARROW + 2];
+		uint32_t wide[LONG_WIDE + 1];
+		struct {
+			uint16_t beyond[LONG_NARROW]; /* the ids */
+			uint16_t length, count;       /* of the word, of the ids */
+		};
 	} ids;
 };
 
