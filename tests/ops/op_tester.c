@@ -107,13 +107,15 @@ static double gelu_slope(double x)
 static void matmul(
 	double *c, const double *a, const double *b, int m, int n, int k, bool at, bool bt, bool add)
 {
+	if (!add)
+		memset(c, 0, sizeof *c * (size_t)m * n);
 	for (int i = 0; i < m; i++)
-		for (int j = 0; j < n; j++) {
-			double sum = add ? c[i * n + j] : 0;
-			for (int l = 0; l < k; l++)
-				sum += (at ? a[l * m + i] : a[i * k + l]) *
-				       (bt ? b[j * k + l] : b[l * n + j]);
-			c[i * n + j] = sum;
+		for (int l = 0; l < k; l++) {
+			double factor = at ? a[l * m + i] : a[i * k + l];
+			const double *from = bt ? b + l : b + (size_t)l * n;
+			int step = bt ? k : 1;
+			for (int j = 0; j < n; j++)
+				c[i * n + j] += factor * from[j * step];
 		}
 }
 
