@@ -1,7 +1,8 @@
 /*
  * bench_tokenizer FILE...: megabytes a second of one thread on each file's text: repair, splitting into
- * words, encoding with an empty cache, and with the cache as the same text left it. The best of several
- * rounds, in processor time, so that a busy machine disturbs less.
+ * words, encoding by a new encoder (cold: opening it included), by one that has seen the same text (warm;
+ * into 16 bits: u16), and both threads' sum of two such at once (two). The best of several rounds, in
+ * processor time, so that a busy machine disturbs less.
  */
 #include "common/file.h"
 #include "common/memory.h"
@@ -9,6 +10,7 @@
 #include "tokenizer/utf8.h"
 #include "tokenizer/words.h"
 
+#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <time.h>
@@ -23,7 +25,7 @@ static double seconds(void)
 }
 
 struct best {
-	double repair, split, cold, warm; /* seconds */
+	double repair, split, cold, warm, narrow, two; /* seconds */
 };
 
 static void keep(double *best, double started)
@@ -46,15 +48,64 @@ static enum status measure_round(const struct tokenizer *tokenizer, const char *
 	uint32_t *ids, size_t *count, struct best *best)
 {
 	struct encoder *encoder;
+	double started = seconds();
 	TRY(encoder_open(tokenizer, &encoder));
-	enum status status = STATUS_OK;
-	for (int warm = 0; warm < 2 && status == STATUS_OK; warm++) {
-		double started = seconds();
+	enum status status = encoder_encode(encoder, text, bytes, ids, count);
+	keep(&best->cold, started);
+	started = seconds();
+	if (status == STATUS_OK)
 		status = encoder_encode(encoder, text, bytes, ids, count);
-		keep(warm ? &best->warm : &best->cold, started);
-	}
+	keep(&best->warm, started);
+	started = seconds();
+	if (status == STATUS_OK)
+		status = encoder_encode_u16(encoder, text, bytes, (uint16_t *)ids, count);
+	keep(&best->narrow, started);
 	encoder_close(encoder);
 	return status;
+}
+
+/* One of two threads: several passes, so that the other is at work too in most of them. */
+struct half {
+	const struct tokenizer *tokenizer;
+	const char *text;
+	size_t bytes;
+	double best; /* seconds of a warm pass; 0: failed */
+};
+
+static void *run_half(void *argument)
+{
+	struct half *half = argument;
+	struct encoder *encoder = NULL;
+	uint32_t *ids = NULL;
+	size_t count;
+	enum status status = memory_alloc((void **)&ids, half->bytes, sizeof *ids, "the ids");
+	if (status == STATUS_OK)
+		status = encoder_open(half->tokenizer, &encoder);
+	for (int pass = 0; pass <= ROUNDS && status == STATUS_OK; pass++) {
+		double started = seconds();
+		status = encoder_encode(encoder, half->text, half->bytes, ids, &count);
+		if (pass)
+			keep(&half->best, started);
+	}
+	encoder_close(encoder);
+	free(ids);
+	return NULL;
+}
+
+static void measure_two(const struct tokenizer *tokenizer, const char *text, size_t bytes, struct best *best)
+{
+	struct half halves[2];
+	pthread_t threads[2];
+	int running = 0;
+	for (; running < 2; running++) {
+		halves[running] = (struct half){tokenizer, text, bytes, 0};
+		if (pthread_create(&threads[running], NULL, run_half, &halves[running]) != 0)
+			break;
+	}
+	for (int i = 0; i < running; i++)
+		pthread_join(threads[i], NULL);
+	if (running == 2 && halves[0].best > 0 && halves[1].best > 0)
+		best->two = 1 / (1 / halves[0].best + 1 / halves[1].best);
 }
 
 static enum status measure_text(const struct tokenizer *tokenizer, const char *path, const char *raw,
@@ -72,10 +123,12 @@ static enum status measure_text(const struct tokenizer *tokenizer, const char *p
 		keep(&best.split, started);
 		TRY(measure_round(tokenizer, text, bytes, ids, &count, &best));
 	}
+	measure_two(tokenizer, text, bytes, &best);
 	double megabytes = (double)bytes / 1e6;
-	printf("%10.1f %8.2f %8.2f %8.0f %8.0f %8.0f %8.0f  %s\n", megabytes, (double)bytes / (double)words,
-		(double)bytes / (double)count, megabytes / best.repair, megabytes / best.split,
-		megabytes / best.cold, megabytes / best.warm, path);
+	printf("%10.1f %8.2f %8.2f %8.0f %8.0f %8.0f %8.0f %8.0f %8.0f  %s\n", megabytes,
+		(double)bytes / (double)words, (double)bytes / (double)count, megabytes / best.repair,
+		megabytes / best.split, megabytes / best.cold, megabytes / best.warm, megabytes / best.narrow,
+		megabytes / best.two, path);
 	return STATUS_OK;
 }
 
@@ -100,8 +153,8 @@ int main(int argc, char **argv)
 {
 	struct tokenizer *tokenizer;
 	enum status status = tokenizer_open_gpt2(&tokenizer);
-	printf("%10s %8s %8s %8s %8s %8s %8s\n", "MB", "B/word", "B/token", "repair", "split", "cold",
-		"warm MB/s");
+	printf("%10s %8s %8s %8s %8s %8s %8s %8s %8s  MB/s\n", "MB", "B/word", "B/token", "repair", "split",
+		"cold", "warm", "u16", "two");
 	for (int i = 1; i < argc && status == STATUS_OK; i++)
 		status = measure_file(tokenizer, argv[i]);
 	if (status != STATUS_OK)
