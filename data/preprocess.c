@@ -116,8 +116,32 @@ static enum status cut_file(
 	return STATUS_OK;
 }
 
+/* Files of ids: each cut into parts of equal size, each a unit. */
+static enum status plan_token_units(struct preprocess_job *job)
+{
+	size_t piece_capacity = 0, unit_capacity = 0;
+	enum token_format format = job->config->token_format;
+	for (size_t i = 0; i < job->inputs.count; i++) {
+		const struct input_file *file = &job->inputs.files[i];
+		uint64_t first, end;
+		if (!token_file_has_ids(format, file))
+			continue;
+		TRY(token_file_measure(format, file, &first, &end));
+		uint64_t parts = file->bytes / job->unit_bytes + 1, step = (end - first) / parts + 2;
+		step -= step % 2;
+		for (uint64_t begin = first; begin < end; begin += step) {
+			TRY(add_piece(job, &piece_capacity,
+				(struct piece){i, begin, end - begin < step ? end : begin + step}));
+			TRY(close_unit(job, &unit_capacity, file->bytes / parts));
+		}
+	}
+	return STATUS_OK;
+}
+
 static enum status plan_units(struct preprocess_job *job)
 {
+	if (job->config->token_format)
+		return plan_token_units(job);
 	size_t piece_capacity = 0, unit_capacity = 0;
 	uint64_t held = 0, stored = 0; /* of the unit under way: weight, bytes */
 	for (size_t i = 0; i < job->inputs.count; i++) {
@@ -199,6 +223,7 @@ static cJSON *describe_job(const struct preprocess_job *job, struct hash128 inpu
 	bool good =
 		json && cJSON_AddStringToObject(json, "format", "ferry-preprocess") &&
 		json_add_u64(json, "version", 1) &&
+		cJSON_AddStringToObject(json, "input", token_format_name(config->token_format)) &&
 		json_add_hash128(json, "tokenizer", tokenizer_hash(config->tokenizer)) &&
 		cJSON_AddStringToObject(json, "text key", config->text_key) &&
 		(separator ? cJSON_AddStringToObject(json, "document separator", separator)
@@ -586,6 +611,9 @@ static enum status refuse_empty(struct preprocess_job *job)
 {
 	TRY(write_rejects(job));
 	TRY(remove_work(job));
+	FAIL_IF(job->config->token_format, STATUS_USAGE,
+		"no documents in the inputs: %" PRIu64 " empty, %" PRIu64 " rejected", job->counts.empty,
+		job->counts.rejected);
 	return error_set(STATUS_USAGE,
 		"no documents in the inputs: %" PRIu64 " empty, %" PRIu64
 		" rejected%s; is --text-key (now \"%s\") right?",
@@ -693,7 +721,10 @@ static enum status run_job(struct preprocess_job *job, struct preprocess_result 
 	struct journal journal = {0};
 	struct corpus_output_lock lock;
 	TRY(check_config(config));
-	TRY(input_list_open(config->inputs, config->input_count, config->output, &job->inputs));
+	TRY(config->token_format
+			? token_files_list(
+				  config->token_format, config->inputs, config->input_count, &job->inputs)
+			: input_list_open(config->inputs, config->input_count, config->output, &job->inputs));
 	FAIL_IF(job->inputs.count == 0, STATUS_USAGE, "no files in the folders given");
 	TRY(plan_job(job));
 	TRY(path_join(&job->work, config->output, "work"));

@@ -24,6 +24,12 @@
  * Blank lines of JSONL, and a byte order mark at its beginning, are nothing. No document at all is an error.
  * Lone surrogates in JSON and invalid UTF-8 become U+FFFD, counted (`strict`: an error that names the place).
  *
+ * With `token_format` the inputs are files of ids that another program wrote (data/token_files.h), and pass 1
+ * does not tokenize: a document keeps its ids as they are, and its key is the hash of the bytes that they
+ * spell. So it has the key, and in a corpus the place, that its text has, whichever way its ids were found.
+ * Bytes that are not valid UTF-8 (ids cut within a character) are hashed, and counted, as they are. Of
+ * several documents that spell the same text in other ids, the first is kept, in the order of path and place.
+ *
  * DIR that already holds a corpus is an error unless `overwrite`. The files that are not of this corpus but
  * have names of its kind (00012.bin, rejects.jsonl) are removed; others are left alone.
  */
@@ -31,6 +37,7 @@
 #define DATA_PREPROCESS_H
 
 #include "data/corpus.h"
+#include "data/token_files.h"
 #include "tokenizer/tokenizer.h"
 
 struct preprocess_progress {
@@ -44,6 +51,7 @@ struct preprocess_progress {
 struct preprocess_config {
 	const char *const *inputs; /* [input_count] files, folders, or "-" (JSONL on standard input) */
 	size_t input_count;
+	enum token_format token_format; /* what the inputs are; TOKEN_FORMAT_NONE (0): text */
 	const char *output;
 	const struct tokenizer *tokenizer;
 	const char *text_key;           /* JSONL member that holds the text ("text") */

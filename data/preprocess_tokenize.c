@@ -17,6 +17,7 @@ enum { PROGRESS_BYTES = 256 << 10 };
 
 struct worker {
 	bool open;
+	struct token_reader *tokens; /* of files of ids; otherwise: */
 	struct input_reader *reader;
 	struct jsonl *jsonl;
 	struct encoder *encoder;
@@ -28,7 +29,7 @@ struct worker {
 	size_t line_capacity;
 
 	/* since progress was last told */
-	uint64_t documents, tokens, text_bytes, stored;
+	uint64_t documents, tokens_done, text_bytes, stored;
 };
 
 struct crew {
@@ -54,14 +55,19 @@ static enum status open_worker(struct preprocess_job *job, struct worker *worker
 	uint64_t memory = job->config->memory / (uint64_t)job->config->workers / 2;
 	if (memory > LARGEST_BUFFER)
 		memory = LARGEST_BUFFER;
+	TRY(spill_writer_create(&job->format, memory, &worker->spill));
+	const struct tokenizer *tokenizer = job->config->tokenizer;
+	if (job->config->token_format)
+		return token_reader_create(job->config->token_format, tokenizer_vocabulary(tokenizer),
+			tokenizer_eod(tokenizer), job->config->max_bytes, &worker->tokens);
 	TRY(input_reader_create(&worker->reader));
 	TRY(jsonl_open(job->config->text_key, &worker->jsonl));
-	TRY(encoder_open(job->config->tokenizer, &worker->encoder));
-	return spill_writer_create(&job->format, memory, &worker->spill);
+	return encoder_open(tokenizer, &worker->encoder);
 }
 
 static void close_worker(struct worker *worker)
 {
+	token_reader_destroy(worker->tokens);
 	input_reader_destroy(worker->reader);
 	jsonl_close(worker->jsonl);
 	if (worker->encoder)
@@ -74,12 +80,14 @@ static void close_worker(struct worker *worker)
 
 static enum status tell_progress(struct preprocess_job *job, struct worker *worker, bool now)
 {
-	atomic_fetch_add(&job->bytes_done, input_reader_stored(worker->reader) - worker->stored);
+	uint64_t stored =
+		worker->tokens ? token_reader_stored(worker->tokens) : input_reader_stored(worker->reader);
+	atomic_fetch_add(&job->bytes_done, stored - worker->stored);
 	atomic_fetch_add(&job->documents, worker->documents);
-	atomic_fetch_add(&job->tokens, worker->tokens);
+	atomic_fetch_add(&job->tokens, worker->tokens_done);
 	atomic_fetch_add(&job->text_bytes, worker->text_bytes);
-	worker->stored = input_reader_stored(worker->reader);
-	worker->documents = worker->tokens = worker->text_bytes = 0;
+	worker->stored = stored;
+	worker->documents = worker->tokens_done = worker->text_bytes = 0;
 	return job_progress(job, now);
 }
 
@@ -155,9 +163,37 @@ static enum status take_document(const struct place *place, const char *text, si
 	TRY(spill_writer_add(worker->spill, hash128(text, bytes), bytes, worker->ids, count));
 	spill_writer_count(worker->spill, 0, repaired);
 	worker->documents++;
-	worker->tokens += count + 1;
+	worker->tokens_done += count + 1;
 	worker->text_bytes += bytes;
 	return STATUS_OK;
+}
+
+/* A document of a file of ids, to the spill: its key is that of the text that they spell. */
+static enum status take_ids(const struct place *place, const struct token_document *document)
+{
+	struct worker *worker = place->worker;
+	char *text, reason[96];
+	size_t bytes;
+	snprintf(reason, sizeof reason, "the document is longer than %" PRIu64 " bytes",
+		place->job->config->max_bytes);
+	if (document->too_long)
+		return reject(place, reason);
+	TRY(tokenizer_decode(place->job->config->tokenizer, document->ids, document->count, &text, &bytes));
+	enum status status = STATUS_OK;
+	if (bytes > place->job->config->max_bytes)
+		status = reject(place, reason);
+	else if (bytes == 0)
+		spill_writer_count(worker->spill, 1, 0);
+	else
+		status = spill_writer_add(
+			worker->spill, hash128(text, bytes), bytes, document->ids, document->count);
+	free(text);
+	if (status == STATUS_OK && bytes && bytes <= place->job->config->max_bytes) {
+		worker->documents++;
+		worker->tokens_done += document->count + 1;
+		worker->text_bytes += bytes;
+	}
+	return status;
 }
 
 static bool is_blank(const char *line, size_t bytes)
@@ -217,6 +253,32 @@ static uint64_t record_limit(const struct preprocess_job *job, const struct inpu
 	return file->kind == INPUT_JSONL ? most * 6 + (1 << 20) : most;
 }
 
+static enum status take_token_piece(struct place *place)
+{
+	struct preprocess_job *job = place->job;
+	struct worker *worker = place->worker;
+	const struct piece *piece = &job->pieces[place->unit->first_piece + place->piece];
+	struct token_document document;
+	struct input_record record = {0};
+	bool more;
+	place->file = &job->inputs.files[piece->file];
+	place->record = &record;
+	TRY(token_reader_open(worker->tokens, &job->inputs, piece->file, piece->begin, piece->end));
+	worker->stored = 0;
+	for (;;) {
+		TRY(token_reader_next(worker->tokens, &document, &more));
+		if (!more)
+			break;
+		record.offset = document.offset;
+		TRY(take_ids(place, &document));
+		if (token_reader_stored(worker->tokens) - worker->stored >= PROGRESS_BYTES)
+			TRY(tell_progress(job, worker, false));
+	}
+	TRY(tell_progress(job, worker, false));
+	worker->lines[place->piece] = 0;
+	return token_reader_finish(worker->tokens);
+}
+
 static enum status take_piece(struct place *place)
 {
 	struct preprocess_job *job = place->job;
@@ -263,7 +325,7 @@ static enum status take_unit(void *context, int number, uint64_t task)
 	job_unit_path(job, task, path);
 	TRY(spill_writer_begin(worker->spill, path));
 	for (place.piece = 0; place.piece < unit->pieces; place.piece++)
-		TRY(take_piece(&place));
+		TRY(worker->tokens ? take_token_piece(&place) : take_piece(&place));
 	TRY(spill_writer_publish(worker->spill, worker->lines, unit->pieces, &counts));
 	unit->done = true;
 	return job_progress(job, true);

@@ -38,7 +38,8 @@
 	X(decode, "token ids on standard input to text")                                                     \
 	X(inspect, "what a corpus holds: documents, tokens, splits, one document's text")                    \
 	X(verify, "reads and checks every byte of a corpus")                                                 \
-	X(merge, "several corpora to one, without tokenizing again")
+	X(merge, "several corpora to one, without tokenizing again")                                         \
+	X(convert, "files of ids (Megatron-LM, llm.c, nanoGPT) to a corpus, and back")
 
 #define COMMAND_DECLARE(name, summary) int cmd_##name(int argc, char **argv);
 COMMANDS(COMMAND_DECLARE)
