@@ -12,7 +12,7 @@
 
 #define INLINE static inline __attribute__((always_inline))
 
-enum { GROUP = 64 }; /* words whose lines are fetched ahead */
+enum { AHEAD = 128 }; /* words whose lines are fetched ahead */
 
 #ifdef __AVX512BW__
 
@@ -87,12 +87,14 @@ INLINE size_t emit(void *out, const struct cache_slot *slot, int slot_bits, int 
 	return count;
 }
 
-struct group {
-	key_type keys[GROUP];
-	struct cache_line *lines[GROUP];
+/* The words whose lines have been asked for, in a ring. */
+struct ahead {
+	key_type keys[AHEAD];
+	struct cache_line *lines[AHEAD];
 };
 
-INLINE void fetch_long(const struct encoder *encoder, const uint8_t *word, size_t length)
+static __attribute__((noinline)) void fetch_long(
+	const struct encoder *encoder, const uint8_t *word, size_t length)
 {
 	if (length > LONG_KEY_BYTES)
 		return;
@@ -102,38 +104,52 @@ INLINE void fetch_long(const struct encoder *encoder, const uint8_t *word, size_
 		__builtin_prefetch(line + at);
 }
 
-/* Two passes over a group of words: the first starts the loads that the second waits for. */
-INLINE enum status encode_group(struct encode_run *run, size_t start, const uint16_t *ends, size_t count,
+/* Starts the load that the word will be looked for in. */
+INLINE void fetch(struct ahead *ahead, const struct encoder *encoder, const uint8_t *word, size_t length,
+	size_t i, bool careful)
+{
+	if (__builtin_expect(length >= KEY_BYTES, 0)) {
+		fetch_long(encoder, word, length);
+		return;
+	}
+	key_type key = key_read(word, length, careful);
+	struct cache_line *line = &encoder->cache[key_line(key)];
+	__builtin_prefetch(line);
+	ahead->keys[i % AHEAD] = key;
+	ahead->lines[i % AHEAD] = line;
+}
+
+/* The words' lines are on the way while the AHEAD words before are written. */
+INLINE enum status encode_some(struct encode_run *run, size_t start, const uint16_t *ends, size_t count,
 	int slot_bits, int out_bits, bool careful)
 {
-	struct group group;
+	struct ahead ahead;
+	const struct encoder *encoder = run->encoder;
 	const uint8_t *text = run->text;
-	struct cache_line *cache = run->encoder->cache;
-	size_t from = start;
-	for (size_t i = 0; i < count; from = ends[i], i++) {
-		size_t length = ends[i] - from;
-		if (__builtin_expect(length >= KEY_BYTES, 0)) {
-			fetch_long(run->encoder, text + from, length);
-			continue;
-		}
-		group.keys[i] = key_read(text + from, length, careful);
-		group.lines[i] = &cache[key_line(group.keys[i])];
-		__builtin_prefetch(group.lines[i]);
-	}
+	size_t from = start, fetch_from = start, fetched = 0;
+	for (; fetched < count && fetched < AHEAD; fetch_from = ends[fetched], fetched++)
+		fetch(&ahead, encoder, text + fetch_from, ends[fetched] - fetch_from, fetched, careful);
 	char *out = run->out;
-	from = start;
 	for (size_t i = 0; i < count; from = ends[i], i++) {
 		size_t length = ends[i] - from;
-		const struct cache_slot *slot = __builtin_expect(length < KEY_BYTES, 1)
-							? line_find(group.lines[i], group.keys[i])
-							: NULL;
+		struct cache_line *line = NULL;
+		const struct cache_slot *slot = NULL;
+		if (__builtin_expect(length < KEY_BYTES, 1)) {
+			line = ahead.lines[i % AHEAD];
+			slot = line_find(line, ahead.keys[i % AHEAD]);
+		}
 		if (__builtin_expect(slot != NULL, 1)) {
 			out += emit(out, slot, slot_bits, out_bits, careful) * (size_t)(out_bits / 8);
-			continue;
+		} else {
+			run->out = out;
+			TRY(encoder_add_word(run, text + from, length, line));
+			out = run->out;
 		}
-		run->out = out;
-		TRY(encoder_add_word(run, text + from, length, length < KEY_BYTES ? group.lines[i] : NULL));
-		out = run->out;
+		if (__builtin_expect(fetched < count, 1)) {
+			fetch(&ahead, encoder, text + fetch_from, ends[fetched] - fetch_from, fetched,
+				careful);
+			fetch_from = ends[fetched++];
+		}
 	}
 	run->out = out;
 	return STATUS_OK;
@@ -142,16 +158,14 @@ INLINE enum status encode_group(struct encode_run *run, size_t start, const uint
 INLINE enum status encode_all(
 	struct encode_run *run, const uint16_t *ends, size_t count, int slot_bits, int out_bits)
 {
-	size_t start = 0;
-	for (size_t i = 0; i < count; i += GROUP) {
-		size_t group = count - i < GROUP ? count - i : GROUP;
-		if (run->text + ends[i + group - 1] <= run->fast_end)
-			TRY(encode_group(run, start, ends + i, group, slot_bits, out_bits, false));
-		else
-			TRY(encode_group(run, start, ends + i, group, slot_bits, out_bits, true));
-		start = ends[i + group - 1];
+	size_t easy = count, start = 0;
+	while (easy && (!run->fast_end || run->text + ends[easy - 1] > run->fast_end))
+		easy--;
+	if (easy) {
+		TRY(encode_some(run, 0, ends, easy, slot_bits, out_bits, false));
+		start = ends[easy - 1];
 	}
-	return STATUS_OK;
+	return encode_some(run, start, ends + easy, count - easy, slot_bits, out_bits, true);
 }
 
 enum status SIMD(encode_words_16_16)(struct encode_run *run, const uint16_t *ends, size_t count)
