@@ -8,13 +8,14 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 struct command {
 	const char *name, *summary;
 	int (*run)(int argc, char **argv);
 };
 
-#define COMMAND_ENTRY(name, summary) {#name, summary, cmd_##name},
+#define COMMAND_ENTRY(symbol, name, summary) {name, summary, cmd_##symbol},
 static const struct command commands[] = {COMMANDS(COMMAND_ENTRY)};
 enum { COMMAND_COUNT = sizeof commands / sizeof *commands };
 
@@ -22,7 +23,7 @@ static void print_help(FILE *out)
 {
 	fprintf(out, "ferry: pretrain GPT-2 on your own text\n\nusage: ferry COMMAND [flags]\n\n");
 	for (int i = 0; i < COMMAND_COUNT; i++)
-		fprintf(out, "  %-12s %s\n", commands[i].name, commands[i].summary);
+		fprintf(out, "  %-15s %s\n", commands[i].name, commands[i].summary);
 	fprintf(out, "\n`ferry help COMMAND` lists a command's flags. `ferry --version` says what this build "
 		     "has.\n"
 		     "From text to a model:\n\n"
@@ -72,8 +73,21 @@ static int help(int argc, char **argv)
 	return run_command(2, arguments);
 }
 
+/*
+ * libgomp's threads spin for milliseconds at every barrier, which on a busy machine makes training many times
+ * slower (and no faster on an idle one). It reads its limit when it is loaded, so the program starts itself
+ * once more with it set. OMP_WAIT_POLICY or GOMP_SPINCOUNT in the environment have their way.
+ */
+static void spin_briefly(char **argv)
+{
+	if (getenv("OMP_WAIT_POLICY") || getenv("GOMP_SPINCOUNT") || setenv("GOMP_SPINCOUNT", "1000", 0) != 0)
+		return;
+	execv("/proc/self/exe", argv); /* where it cannot, it goes on as it is */
+}
+
 int main(int argc, char **argv)
 {
+	spin_briefly(argv);
 	if (argc < 2) {
 		print_help(stderr);
 		return error_exit_code(STATUS_USAGE);

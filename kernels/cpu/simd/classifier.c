@@ -15,13 +15,19 @@ static float span_max(const float *x, int n)
 /* x = exp(x - max); the sum. */
 static float span_exp(float *x, float max, int n)
 {
-	float sum = 0;
+	double total = 0; /* over blocks: one f32 sum of 50,257 terms is off by up to 1e-5 where it is not
+			     vectorized */
+	for (int start = 0; start < n; start += 512) {
+		int end = n - start < 512 ? n : start + 512;
+		float sum = 0;
 #pragma omp simd reduction(+ : sum)
-	for (int i = 0; i < n; i++) {
-		x[i] = vector_exp(x[i] - max);
-		sum += x[i];
+		for (int i = start; i < end; i++) {
+			x[i] = vector_exp(x[i] - max);
+			sum += x[i];
+		}
+		total += (double)sum;
 	}
-	return sum;
+	return (float)total;
 }
 
 /* Rounds a row to halves at `to`, which is the row's own start or lies in front of it. */
