@@ -412,7 +412,8 @@ static bool record_file(cJSON *files, const char *name, struct hash128 hash, uin
 
 /* One tensor file of `sets` arrays, each prefixed. */
 static enum status write_tensors(const char *directory, const char *name, const struct parameter_table *table,
-	const char *const *prefixes, const float *const *arrays, int sets, cJSON *files)
+	const char *const *prefixes, const float *const *arrays, int sets, struct staging *staging,
+	cJSON *files)
 {
 	struct safetensors_source *sources;
 	char *path = NULL;
@@ -425,7 +426,7 @@ static enum status write_tensors(const char *directory, const char *name, const 
 		for (int i = 0; i < table->count; i++)
 			fill_source(&sources[count++], prefixes[set], &table->items[i], arrays[set]);
 	TRY_GOTO(status, done, join(&path, directory, name, ""));
-	TRY_GOTO(status, done, safetensors_write(path, sources, count, &hash, &bytes));
+	TRY_GOTO(status, done, safetensors_write(path, sources, count, staging, &hash, &bytes));
 	if (!record_file(files, name, hash, bytes))
 		status = error_set(STATUS_MEMORY, "%s: no memory to list it", path);
 done:
@@ -467,9 +468,10 @@ static enum status write_files(const char *directory, const struct checkpoint_co
 	TRY(write_config(directory, c, files));
 	for (int i = 0; i < c->file_count; i++)
 		TRY(write_blob(directory, c->files[i].name, c->files[i].data, c->files[i].bytes, files));
-	TRY(write_tensors(directory, "model.safetensors", c->table, none, &c->weights, 1, files));
+	TRY(write_tensors(directory, "model.safetensors", c->table, none, &c->weights, 1, c->staging, files));
 	if (c->exp_avg)
-		TRY(write_tensors(directory, "optimizer.safetensors", c->table, moments, both, 2, files));
+		TRY(write_tensors(
+			directory, "optimizer.safetensors", c->table, moments, both, 2, c->staging, files));
 	return STATUS_OK;
 }
 
@@ -1021,9 +1023,37 @@ static bool has_shape(const struct safetensors_tensor *tensor, const struct para
 	return tensor->shape[0] == (uint64_t)p->file_rows && tensor->shape[1] == (uint64_t)p->columns;
 }
 
+/* A tensor's elements to `out`, in the staging's kernels' memory. */
+static enum status read_staged(struct safetensors *file, const struct safetensors_tensor *tensor,
+	struct staging *staging, float *out)
+{
+	enum { PIECE = STAGING_BYTES / sizeof(float) };
+	for (uint64_t done = 0; done < tensor->elements;) {
+		uint64_t some = tensor->elements - done < PIECE ? tensor->elements - done : PIECE;
+		TRY(safetensors_read(file, tensor, done, some, staging_block(staging)));
+		TRY(staging_write(staging, out + done, some * sizeof *out));
+		done += some;
+	}
+	return STATUS_OK;
+}
+
+/* All of it, and zeros up to `elements`. */
+static enum status read_tensor(struct safetensors *file, const struct safetensors_tensor *tensor,
+	struct staging *staging, float *out, uint64_t elements)
+{
+	uint64_t gap = (elements - tensor->elements) * sizeof *out;
+	if (staging) {
+		TRY(read_staged(file, tensor, staging, out));
+		return staging_zero(staging, out + tensor->elements, gap);
+	}
+	TRY(safetensors_read(file, tensor, 0, tensor->elements, out));
+	memset(out + tensor->elements, 0, gap);
+	return STATUS_OK;
+}
+
 /* Reads one set of arrays; what lies between a parameter's file rows and the next parameter becomes 0. */
 static enum status read_set(const char *directory, struct safetensors *file, const char *prefix,
-	const struct parameter_table *table, float *out)
+	const struct parameter_table *table, struct staging *staging, float *out)
 {
 	for (int i = 0; i < table->count; i++) {
 		const struct parameter *p = &table->items[i];
@@ -1036,9 +1066,7 @@ static enum status read_set(const char *directory, struct safetensors *file, con
 			directory, tensor->name, tensor->dimensions, tensor->shape[0],
 			p->dimensions == 2 ? p->file_rows : 1, p->columns);
 		uint64_t end = i + 1 < table->count ? table->items[i + 1].offset : table->elements;
-		TRY(safetensors_read(file, tensor, 0, tensor->elements, out + p->offset));
-		memset(out + p->offset + tensor->elements, 0,
-			(end - p->offset - tensor->elements) * sizeof(float));
+		TRY(read_tensor(file, tensor, staging, out + p->offset, end - p->offset));
 	}
 	return STATUS_OK;
 }
@@ -1064,17 +1092,18 @@ static enum status check_all_known(
 	return STATUS_OK;
 }
 
-enum status checkpoint_read_weights(struct checkpoint *c, const struct parameter_table *table, float *weights)
+enum status checkpoint_read_weights(
+	struct checkpoint *c, const struct parameter_table *table, struct staging *staging, float *weights)
 {
 	TRY(check_all_known(c->path, c->model, table));
-	return read_set(c->path, c->model, "", table, weights);
+	return read_set(c->path, c->model, "", table, staging, weights);
 }
 
-enum status checkpoint_read_moments(
-	struct checkpoint *c, const struct parameter_table *table, float *exp_avg, float *exp_avg_sq)
+enum status checkpoint_read_moments(struct checkpoint *c, const struct parameter_table *table,
+	struct staging *staging, float *exp_avg, float *exp_avg_sq)
 {
 	FAIL_IF(!c->optimizer, STATUS_CORRUPT,
 		"%s: has no optimizer.safetensors; start from its weights alone with --finetune", c->path);
-	TRY(read_set(c->path, c->optimizer, "exp_avg.", table, exp_avg));
-	return read_set(c->path, c->optimizer, "exp_avg_sq.", table, exp_avg_sq);
+	TRY(read_set(c->path, c->optimizer, "exp_avg.", table, staging, exp_avg));
+	return read_set(c->path, c->optimizer, "exp_avg_sq.", table, staging, exp_avg_sq);
 }

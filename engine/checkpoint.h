@@ -45,8 +45,9 @@
  * ferry's GPT-2 is not (another activation, n_inner, untied or sharded weights, pytorch_model.bin alone) is
  * STATUS_UNSUPPORTED and says what to do.
  *
- * Memory: tensors go from the caller's arrays to the files and back without a copy in between. One thread at
- * a time for each run and each open checkpoint.
+ * Memory: tensors go from the caller's arrays to the files and back without a copy in between, or piece by
+ * piece through a staging block where they are in a GPU's memory: the same files. One thread at a time for
+ * each run and each open checkpoint.
  */
 #ifndef ENGINE_CHECKPOINT_H
 #define ENGINE_CHECKPOINT_H
@@ -56,6 +57,7 @@
 #include "engine/model.h"
 #include "engine/overfitting.h"
 #include "engine/schedule.h"
+#include "engine/staging.h"
 
 #include <cjson/cJSON.h>
 
@@ -86,7 +88,8 @@ struct checkpoint_file {
 struct checkpoint_contents {
 	const struct model_config *config;
 	const struct parameter_table *table;
-	const float *weights;                /* [table->elements], f32, in ordinary memory */
+	struct staging *staging;             /* NULL: the arrays are in ordinary memory; else its kernels' */
+	const float *weights;                /* [table->elements], f32 */
 	const float *exp_avg, *exp_avg_sq;   /* likewise; both NULL: no optimizer.safetensors */
 	uint32_t eod;                        /* bos_token_id and eos_token_id */
 	const struct checkpoint_file *files; /* [file_count], the tokenizer's */
@@ -136,10 +139,10 @@ const struct checkpoint_state *checkpoint_get_state(const struct checkpoint *che
 bool checkpoint_has_tokenizer(const struct checkpoint *checkpoint);
 
 /* All of the flat array is written: gaps and padded rows become 0. The table is of the checkpoint's own
- * shape; its vocabulary may be padded otherwise. */
+ * shape; its vocabulary may be padded otherwise. `staging` NULL: into ordinary memory; else its kernels'. */
 enum status checkpoint_read_weights(struct checkpoint *checkpoint, const struct parameter_table *table,
-	float *weights /* [table->elements] */) MUST_USE;
+	struct staging *staging, float *weights /* [table->elements] */) MUST_USE;
 enum status checkpoint_read_moments(struct checkpoint *checkpoint, const struct parameter_table *table,
-	float *exp_avg, float *exp_avg_sq) MUST_USE;
+	struct staging *staging, float *exp_avg, float *exp_avg_sq) MUST_USE;
 
 #endif

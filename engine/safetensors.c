@@ -384,20 +384,38 @@ static enum status put(
 	return STATUS_OK;
 }
 
+static enum status put_staged(struct file_writer *writer, struct hash_stream *stream, struct staging *staging,
+	const void *data, uint64_t bytes)
+{
+	for (uint64_t done = 0; done < bytes;) {
+		uint64_t some = bytes - done < STAGING_BYTES ? bytes - done : STAGING_BYTES;
+		const void *host;
+		TRY(staging_read(staging, (const char *)data + done, some, &host));
+		TRY(put(writer, stream, host, some));
+		done += some;
+	}
+	return STATUS_OK;
+}
+
 static enum status put_all(struct file_writer *writer, struct hash_stream *stream, const char *header,
-	size_t length, const struct safetensors_source *tensors, int count)
+	size_t length, const struct safetensors_source *tensors, int count, struct staging *staging)
 {
 	uint8_t prefix[8];
 	store_le64(prefix, length);
 	TRY(put(writer, stream, prefix, sizeof prefix));
 	TRY(put(writer, stream, header, length));
-	for (int i = 0; i < count; i++)
-		TRY(put(writer, stream, tensors[i].data, source_bytes(&tensors[i])));
+	for (int i = 0; i < count; i++) {
+		uint64_t bytes = source_bytes(&tensors[i]);
+		if (staging)
+			TRY(put_staged(writer, stream, staging, tensors[i].data, bytes));
+		else
+			TRY(put(writer, stream, tensors[i].data, bytes));
+	}
 	return STATUS_OK;
 }
 
 enum status safetensors_write(const char *path, const struct safetensors_source *tensors, int count,
-	struct hash128 *hash, uint64_t *bytes)
+	struct staging *staging, struct hash128 *hash, uint64_t *bytes)
 {
 	struct file_writer *writer = NULL;
 	struct hash_stream *stream = NULL;
@@ -407,7 +425,7 @@ enum status safetensors_write(const char *path, const struct safetensors_source 
 	FAIL_IF(!header, STATUS_MEMORY, "%s: no memory for its header", path);
 	TRY_GOTO(status, done, hash_stream_open(&stream));
 	TRY_GOTO(status, done, file_writer_open(path, &writer));
-	TRY_GOTO(status, done, put_all(writer, stream, header, length, tensors, count));
+	TRY_GOTO(status, done, put_all(writer, stream, header, length, tensors, count, staging));
 	*hash = hash_stream_digest(stream);
 	*bytes = file_writer_offset(writer);
 	status = file_writer_publish(writer);

@@ -19,6 +19,7 @@
 
 #include "common/error.h"
 #include "common/hash.h"
+#include "engine/staging.h"
 
 #include <stdint.h>
 
@@ -53,15 +54,16 @@ struct safetensors_source {
 	char name[SAFETENSORS_NAME];
 	int dimensions; /* 1 or 2 */
 	uint64_t shape[2];
-	const float *data; /* f32, as many as the shape says */
+	const float *data; /* f32, as many as the shape says; in ordinary memory, or see below */
 };
 
 /*
  * Publishes (common/file.h) a file of F32 tensors in the order given, metadata {"format": "pt"}, the JSON
- * padded with blanks to a multiple of 8. The data go from the caller's memory to the file, no copy is made.
- * *hash is the XXH3-128 of the whole file, *bytes its length. Same tensors, same bytes.
+ * padded with blanks to a multiple of 8. The data go from the caller's memory to the file, no copy is made;
+ * with `staging` (or NULL) they are in its kernels' memory and pass through it. *hash is the XXH3-128 of the
+ * whole file, *bytes its length. Same tensors, same bytes.
  */
 enum status safetensors_write(const char *path, const struct safetensors_source *tensors /* [count] */,
-	int count, struct hash128 *hash, uint64_t *bytes) MUST_USE;
+	int count, struct staging *staging, struct hash128 *hash, uint64_t *bytes) MUST_USE;
 
 #endif

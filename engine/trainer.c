@@ -260,8 +260,8 @@ static enum status resume(struct trainer *t, struct checkpoint *from, const stru
 {
 	TRY(check_same_data(t, s));
 	note_circumstances(t, s);
-	TRY(checkpoint_read_moments(
-		from, t->table, optimizer_exp_avg(t->optimizer), optimizer_exp_avg_sq(t->optimizer)));
+	TRY(checkpoint_read_moments(from, t->table, NULL, optimizer_exp_avg(t->optimizer),
+		optimizer_exp_avg_sq(t->optimizer)));
 	struct checkpoint_state own = t->state;
 	t->state = *s;
 	memcpy(t->state.precision, own.precision, sizeof own.precision);
@@ -297,7 +297,7 @@ static enum status take_weights(struct trainer *t, struct checkpoint *from, bool
 {
 	struct kernels *k = &t->kernels;
 	if (from)
-		TRY(checkpoint_read_weights(from, t->table, t->master));
+		TRY(checkpoint_read_weights(from, t->table, NULL, t->master));
 	else
 		parameters_initialize(&t->config.model, t->table, t->config.seed, t->master);
 	if (from && !weights_only) {

@@ -87,6 +87,9 @@ struct kernels {
 	/* Host memory that asynchronous copies may use (pinned on a GPU machine). */
 	enum status (*host_alloc)(struct kernels *k, void **out, size_t bytes, const char *what) MUST_USE;
 	void (*host_free)(struct kernels *k, void *block, size_t bytes);
+	/* Bytes that memory_alloc may still give now, the largest scratch of the operations put aside; 0:
+	 * unknown. */
+	uint64_t (*memory_unused)(struct kernels *k);
 	enum status (*stream_open)(struct kernels *k, struct stream **out) MUST_USE;
 	void (*stream_close)(struct kernels *k, struct stream *s);
 	/* Waits for everything queued on s; returns the first failure since the last wait. */

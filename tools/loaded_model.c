@@ -37,11 +37,11 @@ static enum status read_weights(struct loaded_model *m)
 	struct kernels *k = &m->kernels;
 	TRY(k->memory_alloc(k, &m->weights, m->weight_bytes, "weights"));
 	if (k->act == DTYPE_F32)
-		return checkpoint_read_weights(m->checkpoint, &m->table, m->weights);
+		return checkpoint_read_weights(m->checkpoint, &m->table, NULL, m->weights);
 	uint64_t bytes = m->table.elements * sizeof(float);
 	void *full;
 	TRY(k->memory_alloc(k, &full, bytes, "weights before they are rounded"));
-	enum status status = checkpoint_read_weights(m->checkpoint, &m->table, full);
+	enum status status = checkpoint_read_weights(m->checkpoint, &m->table, NULL, full);
 	if (status == STATUS_OK) {
 		k->convert(k, NULL, m->weights, k->act, full, DTYPE_F32, m->table.elements);
 		status = k->stream_wait(k, NULL);

@@ -110,6 +110,12 @@ static void cpu_memory_free(struct kernels *k, void *block, size_t bytes)
 	memory_free_large(block, bytes);
 }
 
+static uint64_t cpu_memory_unused(struct kernels *k)
+{
+	(void)k;
+	return memory_available();
+}
+
 static void cpu_copy(struct kernels *k, struct stream *s, void *to, const void *from, size_t bytes)
 {
 	(void)s;
@@ -226,6 +232,7 @@ static const struct kernels table = {
 	.memory_free = cpu_memory_free,
 	.host_alloc = cpu_memory_alloc,
 	.host_free = cpu_host_free,
+	.memory_unused = cpu_memory_unused,
 	.stream_open = cpu_stream_open,
 	.stream_close = cpu_stream_close,
 	.stream_wait = cpu_stream_wait,

@@ -104,6 +104,16 @@ static void host_free(struct kernels *k, void *block, size_t bytes)
 	(void)cudaFreeHost(block);
 }
 
+static uint64_t memory_unused(struct kernels *k)
+{
+	struct backend *b = backend_enter(k);
+	size_t unused = 0, total = 0;
+	if (cudaMemGetInfo(&unused, &total) != cudaSuccess)
+		return 0;
+	uint64_t own = (uint64_t)b->logits_bytes + gemm_workspace_bytes;
+	return unused > own ? unused - own : 1;
+}
+
 static enum status stream_open(struct kernels *k, struct stream **out)
 {
 	struct backend *b = backend_enter(k);
@@ -291,6 +301,7 @@ static void fill_table(struct kernels *out)
 	out->memory_free = memory_free;
 	out->host_alloc = host_alloc;
 	out->host_free = host_free;
+	out->memory_unused = memory_unused;
 	out->stream_open = stream_open;
 	out->stream_close = stream_close;
 	out->stream_wait = stream_wait;

@@ -118,6 +118,8 @@ static inline int ceiling(int64_t a, int64_t b)
 
 /* ---- matrix products (gemm.cu): column-major as cuBLAS counts, D[m][n] (+)= op(A) op(B) ---- */
 
+enum { gemm_workspace_bytes = 64 << 20 };
+
 struct gemm {
 	bool transpose_a, transpose_b;
 	int m, n, k;

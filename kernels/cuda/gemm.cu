@@ -11,8 +11,6 @@
 #include <new>
 #include <vector>
 
-enum { gemm_workspace_bytes = 64 << 20 };
-
 /* What decides an algorithm; compared as bytes. */
 struct gemm_key {
 	int transpose_a, transpose_b, m, n, k, lda, ldb, ldd, in, out, accumulate, epilogue, alignment;

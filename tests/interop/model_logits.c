@@ -37,7 +37,7 @@ static enum status run(const char *path)
 	size_t floats = (size_t)count * (size_t)config->vocabulary;
 	TRY(k.memory_alloc(&k, &weights, table->elements * sizeof(float), "weights"));
 	TRY(k.memory_alloc(&k, &logits, floats * sizeof(float), "logits"));
-	TRY(checkpoint_read_weights(checkpoint, table, weights));
+	TRY(checkpoint_read_weights(checkpoint, table, NULL, weights));
 	struct model_batch batch = {.inputs = ids, .batch = 1, .sequence = count};
 	TRY(model_logits(model, weights, &batch, true, logits));
 	TRY(k.stream_wait(&k, NULL));

@@ -111,7 +111,7 @@ static void assert_same_weights(struct checkpoint *c, const struct parameter_tab
 	float *out = malloc(table->elements * 4);
 	for (uint64_t i = 0; i < table->elements; i++)
 		out[i] = NAN;
-	assert_ok(checkpoint_read_weights(c, table, out));
+	assert_ok(checkpoint_read_weights(c, table, NULL, out));
 	assert_memory_equal(out, arrays.p, table->elements * 4);
 	free(out);
 }
@@ -147,7 +147,7 @@ static void all_of_it_comes_back(void **state)
 	assert_string_equal(cJSON_GetObjectItem(s->arguments, "--lr")->valuestring, "0.0006");
 	assert_same_weights(c, &arrays.table);
 	float *m = calloc(arrays.table.elements, 4), *v = calloc(arrays.table.elements, 4);
-	assert_ok(checkpoint_read_moments(c, &arrays.table, m, v));
+	assert_ok(checkpoint_read_moments(c, &arrays.table, NULL, m, v));
 	assert_memory_equal(m, arrays.m, arrays.table.elements * 4);
 	assert_memory_equal(v, arrays.v, arrays.table.elements * 4);
 	free(m);
@@ -408,7 +408,7 @@ static void write_old_model(bool with_stranger)
 	sources[count++] = (struct safetensors_source){"lm_head.weight", 2, {11, 20}, arrays.p};
 	if (with_stranger)
 		sources[count++] = (struct safetensors_source){"h.0.attn.extra", 1, {4, 0}, arrays.p};
-	assert_ok(safetensors_write(path_of("model.safetensors"), sources, count, &hash, &bytes));
+	assert_ok(safetensors_write(path_of("model.safetensors"), sources, count, NULL, &hash, &bytes));
 }
 
 static void plain_models_are_read(void **state)
@@ -429,18 +429,18 @@ static void plain_models_are_read(void **state)
 	wide.vocabulary_padded = 64;
 	assert_ok(parameter_table_open(&wide, &padded));
 	float *out = malloc(padded.elements * 4);
-	assert_ok(checkpoint_read_weights(c, &padded, out));
+	assert_ok(checkpoint_read_weights(c, &padded, NULL, out));
 	const struct parameter *wte = parameter_find(&padded, "wte.weight");
 	for (uint64_t e = 11 * 20; e < 64 * 20; e++)
 		assert_true(out[wte->offset + e] == 0);
 	free(out);
 	parameter_table_close(&padded);
-	assert_int_equal(checkpoint_read_moments(c, &arrays.table, arrays.m, arrays.v), STATUS_CORRUPT);
+	assert_int_equal(checkpoint_read_moments(c, &arrays.table, NULL, arrays.m, arrays.v), STATUS_CORRUPT);
 	checkpoint_close(c);
 	write_old_model(true);
 	assert_ok(checkpoint_open(run, &c));
 	out = malloc(arrays.table.elements * 4);
-	assert_int_equal(checkpoint_read_weights(c, &arrays.table, out), STATUS_UNSUPPORTED);
+	assert_int_equal(checkpoint_read_weights(c, &arrays.table, NULL, out), STATUS_UNSUPPORTED);
 	assert_non_null(strstr(error_message(), "h.0.attn.extra"));
 	checkpoint_close(c);
 	free(out);
@@ -484,7 +484,7 @@ static void other_models_are_refused(void **state)
 	struct parameter_table table;
 	assert_ok(parameter_table_open(checkpoint_config(c), &table));
 	float *out = malloc(table.elements * 4);
-	assert_int_equal(checkpoint_read_weights(c, &table, out), STATUS_MISMATCH);
+	assert_int_equal(checkpoint_read_weights(c, &table, NULL, out), STATUS_MISMATCH);
 	free(out);
 	parameter_table_close(&table);
 	checkpoint_close(c);
