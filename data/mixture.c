@@ -133,3 +133,10 @@ void mixture_tell(struct mixture *mixture, uint64_t ordinal, struct sampler_posi
 	for (int i = 0; i < mixture->count; i++)
 		positions[i] = sampler_tell(&mixture->sources[i].sampler, mixture->taken[i]);
 }
+
+void mixture_epochs(struct mixture *mixture, uint64_t ordinal, double *epochs)
+{
+	seek(mixture, ordinal);
+	for (int i = 0; i < mixture->count; i++)
+		epochs[i] = sampler_epochs(&mixture->sources[i].sampler, mixture->taken[i]);
+}

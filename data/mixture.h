@@ -55,4 +55,7 @@ struct sampler_window mixture_get(struct mixture *mixture, uint64_t ordinal);
 void mixture_tell(
 	struct mixture *mixture, uint64_t ordinal, struct sampler_position *positions /* [count] */);
 
+/* sampler_epochs of each corpus, before window `ordinal`. */
+void mixture_epochs(struct mixture *mixture, uint64_t ordinal, double *epochs /* [count] */);
+
 #endif

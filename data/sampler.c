@@ -176,3 +176,10 @@ struct sampler_position sampler_tell(struct sampler *sampler, uint64_t ordinal)
 		.epoch_window = sampler->epoch_pieces * sampler->window_tokens,
 		.epoch_tokens = place * sampler->window_tokens};
 }
+
+double sampler_epochs(struct sampler *sampler, uint64_t ordinal)
+{
+	uint64_t place = find_place(sampler, ordinal);
+	return (double)sampler->epoch +
+	       (double)place / (double)(sampler->epoch_permuted * sampler->epoch_pieces);
+}

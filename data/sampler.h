@@ -81,6 +81,9 @@ enum status sampler_resume(struct sampler *sampler, const struct sampler_positio
 /* The position before window `ordinal`. Costs as sampler_get does. */
 struct sampler_position sampler_tell(struct sampler *sampler, uint64_t ordinal);
 
+/* How often the split has been gone through before window `ordinal`: epochs, and the fraction of the last. */
+double sampler_epochs(struct sampler *sampler, uint64_t ordinal);
+
 /* Amortized O(1) for ordinals that go up; O(epochs) when they go back below the epoch looked at last. Not
  * thread-safe (copy the struct instead). */
 struct sampler_window sampler_get(struct sampler *sampler, uint64_t ordinal);

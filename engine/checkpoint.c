@@ -211,13 +211,28 @@ static enum status get_double(const char *path, const cJSON *object, const char 
 	return STATUS_OK;
 }
 
+static bool add_source(cJSON *sources, const struct checkpoint_source *s)
+{
+	cJSON *o = cJSON_CreateObject();
+	return o && cJSON_AddItemToArray(sources, o) && json_add_hash128(o, "corpus", s->corpus) &&
+	       json_add_u64(o, "share", s->share) && json_add_u64(o, "ordinal", s->position.ordinal) &&
+	       json_add_u64(o, "epoch", s->position.epoch) &&
+	       json_add_u64(o, "epoch_window", s->position.epoch_window) &&
+	       json_add_u64(o, "epoch_tokens", s->position.epoch_tokens);
+}
+
 static bool add_data(cJSON *o, const struct checkpoint_state *s)
 {
 	cJSON *data = cJSON_AddObjectToObject(o, "data");
-	return data && json_add_hash128(data, "corpus", s->corpus) &&
-	       cJSON_AddStringToObject(data, "split", s->split) && json_add_u64(data, "seed", s->seed) &&
-	       json_add_u64(data, "window_tokens", s->window_tokens) &&
-	       json_add_u64(data, "ordinal", s->ordinal);
+	bool fine = data && cJSON_AddStringToObject(data, "split", s->split) &&
+		    json_add_u64(data, "seed", s->seed) &&
+		    json_add_u64(data, "window_tokens", s->window_tokens) &&
+		    json_add_u64(data, "ordinal", s->ordinal);
+	cJSON *sources = fine ? cJSON_AddArrayToObject(data, "sources") : NULL;
+	fine = sources;
+	for (int i = 0; i < s->source_count && fine; i++)
+		fine = add_source(sources, &s->sources[i]);
+	return fine;
 }
 
 static bool add_loss_scale(cJSON *o, const struct loss_scale *s)
@@ -306,15 +321,37 @@ static enum status get_text(const char *path, const cJSON *object, const char *k
 	return STATUS_OK;
 }
 
+static enum status take_source(const char *path, const cJSON *o, struct checkpoint_source *s)
+{
+	TRY(json_get_hash128(path, o, "corpus", &s->corpus));
+	TRY(json_get_u64(path, o, "share", &s->share));
+	TRY(json_get_u64(path, o, "ordinal", &s->position.ordinal));
+	TRY(json_get_u64(path, o, "epoch", &s->position.epoch));
+	TRY(json_get_u64(path, o, "epoch_window", &s->position.epoch_window));
+	return json_get_u64(path, o, "epoch_tokens", &s->position.epoch_tokens);
+}
+
 static enum status take_data(const char *path, const cJSON *o, struct checkpoint_state *s)
 {
-	cJSON *data = NULL;
+	cJSON *data = NULL, *sources = NULL;
+	const cJSON *item;
 	TRY(json_get_object(path, o, "data", &data));
-	TRY(json_get_hash128(path, data, "corpus", &s->corpus));
 	TRY(get_text(path, data, "split", s->split, sizeof s->split));
 	TRY(json_get_u64(path, data, "seed", &s->seed));
 	TRY(json_get_u64(path, data, "window_tokens", &s->window_tokens));
-	return json_get_u64(path, data, "ordinal", &s->ordinal);
+	TRY(json_get_u64(path, data, "ordinal", &s->ordinal));
+	TRY(json_get_array(path, data, "sources", &sources));
+	uint64_t sum = 0;
+	cJSON_ArrayForEach (item, sources) {
+		FAIL_IF(s->source_count == MIXTURE_LIMIT, STATUS_CORRUPT, "%s: more than %d \"sources\"",
+			path, MIXTURE_LIMIT);
+		struct checkpoint_source *source = &s->sources[s->source_count++];
+		TRY(take_source(path, item, source));
+		sum += source->position.ordinal;
+	}
+	FAIL_IF(!s->source_count || sum != s->ordinal, STATUS_CORRUPT,
+		"%s: the \"sources\" do not add up to \"ordinal\"", path);
+	return STATUS_OK;
 }
 
 static enum status take_loss_scale(const char *path, const cJSON *o, struct loss_scale *s)

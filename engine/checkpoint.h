@@ -24,8 +24,10 @@
  *    "updates"    of the weights: Adam's t and the schedule's n (step = updates + skipped)
  *    "skipped"    steps without an update, for overflow
  *    "tokens"     targets that have been trained on
- *    "data"       {"corpus" (32 hex: its hash), "split", "seed", "window_tokens" (T), "ordinal" (windows
- * consumed)} "loss_scale" {"dynamic", "scale", "minimum", "window", "hysteresis", "hysteresis_left",
+ *    "data"       {"split", "seed", "window_tokens" (T), "ordinal" (windows consumed), "sources": [one a
+ *                 corpus: {"corpus" (32 hex: its hash), "share" (data/mixture.h, in lowest terms), and the
+ *                 position (data/sampler.h): "ordinal", "epoch", "epoch_window", "epoch_tokens"}]}
+ *    "loss_scale" {"dynamic", "scale", "minimum", "window", "hysteresis", "hysteresis_left",
  * "iteration", "last_overflow"}   (loss_scale.h) "schedule"   {"style", "learning_rate", "minimum", "warmup",
  * "decay_iters"}   (schedule.h) "validation" {"evaluations", "best_step", "best_loss", "best_train_loss",
  * "since_best", "warned"} (overfitting.h; the last five matter once evaluations > 0) "train_loss"
@@ -53,6 +55,7 @@
 #define ENGINE_CHECKPOINT_H
 
 #include "common/hash.h"
+#include "data/loader.h"
 #include "engine/loss_scale.h"
 #include "engine/model.h"
 #include "engine/overfitting.h"
@@ -63,11 +66,19 @@
 
 enum { CHECKPOINT_NAME = 32, CHECKPOINT_SPLIT = 64 };
 
+/* A corpus that the run trains on; the ordinals of all are the run's. */
+struct checkpoint_source {
+	struct hash128 corpus;
+	uint64_t share;
+	struct sampler_position position;
+};
+
 struct checkpoint_state {
 	uint64_t step, updates, skipped, tokens;
-	struct hash128 corpus;
 	char split[CHECKPOINT_SPLIT];
 	uint64_t seed, window_tokens, ordinal;
+	int source_count; /* at least 1 */
+	struct checkpoint_source sources[MIXTURE_LIMIT];
 	struct loss_scale loss_scale;
 	struct schedule schedule;
 	struct overfitting overfitting;

@@ -37,11 +37,15 @@ struct trainer {
 	int32_t *masks, *device_first, *device_positions; /* likewise; NULL: documents are not kept apart */
 	float *losses, *device_losses;                    /* [micro_batch][T] */
 	int32_t *evaluation_tokens;                       /* [T + 1] */
-	struct sampler samplers[SPLIT_PARTS];
-	uint64_t evaluation_windows[SPLIT_PARTS]; /* 0: none */
+	struct mixture_source sources[MIXTURE_LIMIT];     /* of training */
+	int source_count;
+	struct mixture mixture, evaluation[SPLIT_PARTS]; /* evaluation: where there are windows */
+	uint64_t evaluation_windows[SPLIT_PARTS];        /* 0: none */
 	struct checkpoint_state state;
-	uint64_t epoch; /* of the last window trained on, or to be trained on next */
-	int skips;      /* in a row */
+	uint64_t epoch[MIXTURE_LIMIT];     /* of the last window trained on, or 0 */
+	uint64_t new_epoch[MIXTURE_LIMIT]; /* the same, of the step under way */
+	double epochs[MIXTURE_LIMIT];
+	int skips; /* in a row */
 	uint64_t saved_step;
 	bool validated; /* at the present step */
 	atomic_bool stop, save_soon;
@@ -76,13 +80,35 @@ static enum status check_batches(const struct trainer_config *c)
 	return STATUS_OK;
 }
 
+static int source_count(const struct trainer_config *c)
+{
+	return c->sources ? c->source_count : 1;
+}
+
+static struct trainer_source source_of(const struct trainer_config *c, int i)
+{
+	return c->sources ? c->sources[i] : (struct trainer_source){c->corpus, 1};
+}
+
 static enum status check_corpus(const struct trainer_config *c)
 {
-	const struct corpus_info *info = corpus_get_info(c->corpus);
-	FAIL_IF(info->vocabulary != (uint32_t)c->model.vocabulary, STATUS_MISMATCH,
-		"%s: the corpus has a vocabulary of %u ids (%s), the model one of %d; "
-		"they need the same tokenizer",
-		corpus_directory(c->corpus), info->vocabulary, info->tokenizer_name, c->model.vocabulary);
+	const struct corpus_info *first = corpus_get_info(c->corpus);
+	FAIL_IF(source_count(c) < 1 || source_count(c) > MIXTURE_LIMIT, STATUS_USAGE,
+		"%d corpora cannot be mixed: give 1 to %d", source_count(c), MIXTURE_LIMIT);
+	for (int i = 0; i < source_count(c); i++) {
+		struct corpus *corpus = source_of(c, i).corpus;
+		const struct corpus_info *info = corpus_get_info(corpus);
+		FAIL_IF(info->vocabulary != (uint32_t)c->model.vocabulary, STATUS_MISMATCH,
+			"%s: the corpus has a vocabulary of %u ids (%s), the model one of %d; "
+			"they need the same tokenizer",
+			corpus_directory(corpus), info->vocabulary, info->tokenizer_name,
+			c->model.vocabulary);
+		FAIL_IF(hash128_compare(info->tokenizer_hash, first->tokenizer_hash) != 0, STATUS_MISMATCH,
+			"%s was made with the tokenizer %s, %s with another (%s): corpora that are mixed "
+			"need the same one",
+			corpus_directory(c->corpus), first->tokenizer_name, corpus_directory(corpus),
+			info->tokenizer_name);
+	}
 	FAIL_IF(strlen(c->split) >= CHECKPOINT_SPLIT, STATUS_USAGE, "the split \"%s\" is too long", c->split);
 	struct split_shares shares;
 	return split_parse(c->split, &shares);
@@ -156,37 +182,76 @@ static enum status take_blocks(struct trainer *t)
 	return memory_alloc((void **)&t->evaluation_tokens, tokens + 1, 4, "a window");
 }
 
-/* The splits' samplers; one that is too short for a window is left out, unless it is the training split. */
+static const char *part_purpose(enum split_part part)
+{
+	return part == SPLIT_VALID ? "validation" : "a test at the end";
+}
+
+/* Windows until one of the corpora would repeat, `wanted` at most. */
+static uint64_t count_evaluation(struct mixture *mixture, uint64_t wanted)
+{
+	uint64_t windows = 0;
+	if (mixture->count == 1)
+		windows = sampler_epoch_windows(&mixture->sources[0].sampler, 0, &(uint64_t){0});
+	else
+		while (windows < wanted && mixture_get(mixture, windows).epoch == 0)
+			windows++;
+	return windows < wanted ? windows : wanted;
+}
+
+/* Those corpora whose part is long enough for a window. */
+static enum status open_evaluation(
+	struct trainer *t, enum split_part part, struct split_range ranges[MIXTURE_LIMIT][SPLIT_PARTS])
+{
+	const struct trainer_config *c = &t->config;
+	struct mixture_source sources[MIXTURE_LIMIT];
+	int count = 0;
+	for (int i = 0; i < t->source_count; i++) {
+		struct mixture_source *source = &sources[count];
+		*source = t->sources[i];
+		if (sampler_open(&source->sampler, &ranges[i][part], part, c->window_tokens, c->seed,
+			    false) == STATUS_OK)
+			count++;
+		else if (t->source_count == 1)
+			log_warn("%s; going on without %s", error_message(), part_purpose(part));
+		else
+			log_warn("%s: %s; going on without this corpus in %s",
+				corpus_directory(source->corpus), error_message(), part_purpose(part));
+	}
+	if (!count)
+		return STATUS_OK;
+	TRY(mixture_open(&t->evaluation[part], sources, count));
+	t->evaluation_windows[part] = count_evaluation(&t->evaluation[part], c->eval_iters * c->global_batch);
+	return STATUS_OK;
+}
+
+/* A training split that is too short for a window is an error; another part is left out. */
 static enum status open_samplers(struct trainer *t)
 {
 	struct split_shares shares;
-	struct split_range ranges[SPLIT_PARTS];
+	struct split_range ranges[MIXTURE_LIMIT][SPLIT_PARTS];
 	const struct trainer_config *c = &t->config;
 	TRY(split_parse(c->split, &shares));
-	TRY(split_corpus(c->corpus, &shares, ranges));
-	TRY(sampler_open(&t->samplers[SPLIT_TRAIN], &ranges[SPLIT_TRAIN], SPLIT_TRAIN, c->window_tokens,
-		c->seed, true));
-	for (int part = SPLIT_VALID; part < SPLIT_PARTS && c->eval_interval; part++) {
-		struct sampler *sampler = &t->samplers[part];
-		enum status status = sampler_open(
-			sampler, &ranges[part], (enum split_part)part, c->window_tokens, c->seed, false);
-		if (status != STATUS_OK) {
-			log_warn("%s; going on without %s", error_message(),
-				part == SPLIT_VALID ? "validation" : "a test at the end");
-			continue;
-		}
-		uint64_t all = sampler_epoch_windows(sampler, 0, &(uint64_t){0});
-		uint64_t wanted = c->eval_iters * c->global_batch;
-		t->evaluation_windows[part] = wanted < all ? wanted : all;
+	t->source_count = source_count(c);
+	for (int i = 0; i < t->source_count; i++) {
+		struct trainer_source source = source_of(c, i);
+		t->sources[i] = (struct mixture_source){.corpus = source.corpus, .share = source.share};
+		TRY(split_corpus(source.corpus, &shares, ranges[i]));
+		enum status status = sampler_open(&t->sources[i].sampler, &ranges[i][SPLIT_TRAIN],
+			SPLIT_TRAIN, c->window_tokens, mixture_seed(c->seed, i), true);
+		if (status != STATUS_OK)
+			return error_context(status, "%s", corpus_directory(source.corpus));
 	}
+	TRY(mixture_open(&t->mixture, t->sources, t->source_count));
+	for (int part = SPLIT_VALID; part < SPLIT_PARTS && c->eval_interval; part++)
+		TRY(open_evaluation(t, (enum split_part)part, ranges));
 	return STATUS_OK;
 }
 
 static enum status open_loader(struct trainer *t)
 {
 	const struct trainer_config *c = &t->config;
-	struct loader_config loader = {.corpus = c->corpus,
-		.sampler = t->samplers[SPLIT_TRAIN],
+	struct loader_config loader = {.mixture = &t->mixture,
 		.first_ordinal = t->state.ordinal,
 		.global_batch = c->global_batch,
 		.micro_batch = c->micro_batch,
@@ -195,23 +260,53 @@ static enum status open_loader(struct trainer *t)
 		.threads = LOADER_THREADS,
 		.depth = (int)(c->global_batch / c->micro_batch < 64 ? c->global_batch / c->micro_batch + 1
 								     : 64)};
-	t->epoch = t->state.ordinal ? sampler_get(&t->samplers[SPLIT_TRAIN], t->state.ordinal - 1).epoch : 0;
 	return loader_open(&loader, &t->loader);
+}
+
+static enum status check_same_corpora(const struct trainer *t, const struct checkpoint_state *s)
+{
+	FAIL_IF(s->source_count != t->source_count, STATUS_MISMATCH,
+		"the checkpoint was trained on %d corpora, this is %d; give the same --train-data, or start "
+		"anew from the weights with --finetune",
+		s->source_count, t->source_count);
+	for (int i = 0; i < s->source_count; i++) {
+		struct corpus *corpus = t->sources[i].corpus;
+		struct hash128 hash = corpus_get_info(corpus)->hash;
+		char theirs[33], ours[33];
+		hash128_format(s->sources[i].corpus, theirs);
+		hash128_format(hash, ours);
+		FAIL_IF(hash128_compare(s->sources[i].corpus, hash) != 0, STATUS_MISMATCH,
+			"the checkpoint was trained on the corpus %s, %s is the corpus %s; give the same "
+			"--train-data, or start anew from the weights with --finetune",
+			theirs, corpus_directory(corpus), ours);
+		FAIL_IF(s->sources[i].share != t->mixture.parts[i], STATUS_MISMATCH,
+			"%s: the checkpoint was trained with another share of this corpus, %" PRIu64
+			" parts instead of %" PRIu64 "; give the same --train-data, or start anew from the "
+			"weights with --finetune",
+			corpus_directory(corpus), s->sources[i].share, t->mixture.parts[i]);
+	}
+	return STATUS_OK;
+}
+
+/* Each corpus goes on where it was, with windows of perhaps another length. */
+static enum status resume_samplers(struct trainer *t, const struct checkpoint_state *s)
+{
+	for (int i = 0; i < t->source_count; i++) {
+		const struct sampler_position *position = &s->sources[i].position;
+		enum status status = sampler_resume(&t->sources[i].sampler, position);
+		if (status != STATUS_OK)
+			return error_context(status, "%s", corpus_directory(t->sources[i].corpus));
+		t->epoch[i] =
+			position->epoch_tokens || !position->epoch ? position->epoch : position->epoch - 1;
+	}
+	return mixture_open(&t->mixture, t->sources, t->source_count);
 }
 
 /* What a checkpoint was trained on must be what goes on. */
 static enum status check_same_data(const struct trainer *t, const struct checkpoint_state *s)
 {
 	const struct trainer_config *c = &t->config;
-	const struct corpus_info *info = corpus_get_info(c->corpus);
-	char theirs[33], ours[33];
-	hash128_format(s->corpus, theirs);
-	hash128_format(info->hash, ours);
-	FAIL_IF(hash128_compare(s->corpus, info->hash) != 0, STATUS_MISMATCH,
-		"the checkpoint was trained on the corpus %s, %s is the corpus %s; give the same "
-		"--train-data, "
-		"or start anew from the weights with --finetune",
-		theirs, corpus_directory(c->corpus), ours);
+	TRY(check_same_corpora(t, s));
 	struct split_shares before, wanted;
 	TRY(split_parse(s->split, &before));
 	TRY(split_parse(c->split, &wanted));
@@ -223,10 +318,6 @@ static enum status check_same_data(const struct trainer *t, const struct checkpo
 		"the checkpoint was trained with --seed %" PRIu64 ", not %" PRIu64
 		"; give the same, or start anew from the weights with --finetune",
 		s->seed, c->seed);
-	FAIL_IF(s->window_tokens != c->window_tokens, STATUS_MISMATCH,
-		"the checkpoint was trained with --seq-length %" PRIu64 ", not %" PRIu64
-		"; give the same, or start anew from the weights with --finetune",
-		s->window_tokens, c->window_tokens);
 	return STATUS_OK;
 }
 
@@ -259,14 +350,16 @@ static struct loss_scale resume_scale(const struct loss_scale *saved, const stru
 static enum status resume(struct trainer *t, struct checkpoint *from, const struct checkpoint_state *s)
 {
 	TRY(check_same_data(t, s));
+	TRY(resume_samplers(t, s));
 	note_circumstances(t, s);
-	TRY(checkpoint_read_moments(from, t->table, NULL, optimizer_exp_avg(t->optimizer),
-		optimizer_exp_avg_sq(t->optimizer)));
+	TRY(checkpoint_read_moments(
+		from, t->table, NULL, optimizer_exp_avg(t->optimizer), optimizer_exp_avg_sq(t->optimizer)));
 	struct checkpoint_state own = t->state;
 	t->state = *s;
 	memcpy(t->state.precision, own.precision, sizeof own.precision);
 	memcpy(t->state.kernels, own.kernels, sizeof own.kernels);
 	t->state.threads = own.threads;
+	t->state.window_tokens = own.window_tokens;
 	t->state.schedule = own.schedule;
 	t->state.arguments = own.arguments;
 	t->state.loss_scale = own.loss_scale;
@@ -280,13 +373,18 @@ static void fresh_state(struct trainer *t)
 {
 	const struct trainer_config *c = &t->config;
 	struct checkpoint_state *s = &t->state;
-	*s = (struct checkpoint_state){.corpus = corpus_get_info(c->corpus)->hash,
-		.seed = c->seed,
+	*s = (struct checkpoint_state){.seed = c->seed,
 		.window_tokens = c->window_tokens,
 		.loss_scale = c->loss_scale,
 		.schedule = c->schedule,
 		.threads = (uint32_t)c->threads,
+		.source_count = t->source_count,
 		.arguments = c->arguments};
+	for (int i = 0; i < t->source_count; i++) {
+		s->sources[i].corpus = corpus_get_info(t->sources[i].corpus)->hash;
+		s->sources[i].share = t->mixture.parts[i];
+		s->sources[i].position = t->sources[i].sampler.start;
+	}
 	snprintf(s->split, sizeof s->split, "%s", c->split);
 	snprintf(s->precision, sizeof s->precision, "%s", dtype_name(c->precision));
 	memcpy(s->kernels, t->kernels.name, sizeof s->kernels);
@@ -430,6 +528,8 @@ static enum status gather(struct trainer *t, struct gathered *out)
 		for (uint64_t w = 0; w < micro; w++)
 			TRY(split_window(t, batch.tokens + w * (tokens + 1), t->inputs + (at + w) * tokens,
 				t->targets + (at + w) * tokens, &out->counted));
+		for (uint64_t w = 0; w < micro; w++)
+			t->new_epoch[batch.windows[w].source] = batch.windows[w].epoch;
 		out->last_epoch = batch.windows[micro - 1].epoch;
 	}
 	double counted = (double)out->counted;
@@ -541,14 +641,28 @@ static enum status update(struct trainer *t, struct trainer_step *report)
 	return STATUS_OK;
 }
 
-static void notice_epoch(struct trainer *t, uint64_t epoch)
+/* Where the corpora stand after a step. */
+static void tell_positions(struct trainer *t)
 {
-	if (epoch > t->epoch)
-		log_info("iteration %" PRIu64 ": all %" PRIu64
-			 " windows of the training split have been seen; epoch %" PRIu64
-			 " begins, the corpus is repeated",
-			t->state.step, trainer_epoch_windows(t), epoch + 1);
-	t->epoch = epoch;
+	struct sampler_position positions[MIXTURE_LIMIT];
+	mixture_tell(&t->mixture, t->state.ordinal, positions);
+	mixture_epochs(&t->mixture, t->state.ordinal, t->epochs);
+	for (int i = 0; i < t->source_count; i++)
+		t->state.sources[i].position = positions[i];
+}
+
+static void notice_epochs(struct trainer *t)
+{
+	for (int i = 0; i < t->source_count; i++) {
+		if (t->new_epoch[i] > t->epoch[i])
+			log_info("iteration %" PRIu64 ": all windows of the training split%s%s have been "
+				 "seen; epoch %" PRIu64 " begins, the corpus is repeated",
+				t->state.step, t->source_count > 1 ? " of " : "",
+				t->source_count > 1 ? corpus_directory(t->sources[i].corpus) : "",
+				t->new_epoch[i] + 1);
+		if (t->new_epoch[i] > t->epoch[i])
+			t->epoch[i] = t->new_epoch[i];
+	}
 }
 
 static enum status train_step(struct trainer *t)
@@ -566,6 +680,7 @@ static enum status train_step(struct trainer *t)
 	s->step++;
 	s->tokens += gathered.counted;
 	s->ordinal += t->config.global_batch;
+	tell_positions(t);
 	overfitting_add_training(&s->overfitting, report.loss);
 	report.step = s->step;
 	report.updates = s->updates;
@@ -573,25 +688,28 @@ static enum status train_step(struct trainer *t)
 	report.counted = gathered.counted;
 	report.tokens = s->tokens;
 	report.epoch = gathered.last_epoch;
+	report.epochs = t->epochs;
+	report.sources = t->source_count;
 	report.ordinal = s->ordinal;
 	report.seconds = end - start;
 	report.seconds_data = have_data - start;
 	report.seconds_model = have_gradients - have_data;
 	report.seconds_optimizer = end - have_gradients;
 	t->validated = false;
-	notice_epoch(t, gathered.last_epoch);
+	notice_epochs(t);
 	return t->events.step ? t->events.step(t->events.user, &report) : STATUS_OK;
 }
 
 /* ---- validation ---- */
 
-static enum status evaluate_windows(struct trainer *t, struct sampler *sampler, uint64_t first,
+static enum status evaluate_windows(struct trainer *t, struct mixture *mixture, uint64_t first,
 	uint64_t windows, double *sum, uint64_t *counted)
 {
 	uint64_t tokens = t->config.window_tokens;
 	for (uint64_t w = 0; w < windows; w++) {
-		struct sampler_window window = sampler_get(sampler, first + w);
-		TRY(corpus_read(t->config.corpus, window.first_token, tokens + 1, t->evaluation_tokens));
+		struct sampler_window window = mixture_get(mixture, first + w);
+		TRY(corpus_read(mixture->sources[window.source].corpus, window.first_token, tokens + 1,
+			t->evaluation_tokens));
 		TRY(split_window(
 			t, t->evaluation_tokens, t->inputs + w * tokens, t->targets + w * tokens, counted));
 	}
@@ -616,7 +734,6 @@ static bool judge(struct trainer *t, double loss)
 
 static enum status validate(struct trainer *t, enum split_part part, bool final, bool *best)
 {
-	struct sampler sampler = t->samplers[part];
 	uint64_t all = t->evaluation_windows[part];
 	struct trainer_validation report = {
 		.step = t->state.step, .part = part, .final = final, .windows = all};
@@ -625,7 +742,7 @@ static enum status validate(struct trainer *t, enum split_part part, bool final,
 		return STATUS_OK;
 	for (uint64_t at = 0; at < all; at += t->config.micro_batch) {
 		uint64_t windows = all - at < t->config.micro_batch ? all - at : t->config.micro_batch;
-		TRY(evaluate_windows(t, &sampler, at, windows, &sum, &report.counted));
+		TRY(evaluate_windows(t, &t->evaluation[part], at, windows, &sum, &report.counted));
 	}
 	report.loss = sum / (report.counted ? (double)report.counted : 1);
 	report.perplexity = exp(fmin(20, report.loss));
@@ -741,7 +858,7 @@ const char *trainer_kernels(const struct trainer *t)
 uint64_t trainer_epoch_windows(const struct trainer *t)
 {
 	uint64_t offset;
-	return sampler_epoch_windows(&t->samplers[SPLIT_TRAIN], 0, &offset);
+	return sampler_epoch_windows(&t->sources[0].sampler, 0, &offset);
 }
 
 uint64_t trainer_validation_windows(const struct trainer *t, enum split_part part)

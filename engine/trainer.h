@@ -23,9 +23,12 @@
  * whenever validation is the best yet (run/best then points there); all but the newest `keep` and the best
  * are deleted.
  *
+ * Mixed corpora: each has its split, its order and its epochs; validation and test draw from those of all, in
+ * the same shares, until one of them would repeat. A corpus whose part is too short is left out of it.
+ *
  * Resuming from a checkpoint is exact: the same bits as a run that never stopped, given the same threads,
- * instruction set and libraries. A checkpoint of another corpus, split, seed or window length is
- * STATUS_MISMATCH, naming both values.
+ * instruction set and libraries. A checkpoint of other corpora, shares, split or seed is
+ * STATUS_MISMATCH, naming both values; so is another window length where sampler.h does not allow it.
  *
  * The library prints nothing: events tell the tool of each step, validation and checkpoint; notices (corpus
  * repeated, validation rising) go to common/log.h. One thread calls; trainer_stop and trainer_save_soon may
@@ -40,6 +43,11 @@
 #include "engine/optimizer.h"
 
 enum { TRAINER_SKIPS = 64 };
+
+struct trainer_source {
+	struct corpus *corpus;
+	uint64_t share; /* any unit */
+};
 
 struct trainer_config {
 	struct model_config model;
@@ -58,8 +66,11 @@ struct trainer_config {
 	uint64_t packing;                   /* bytes for packed weights (kernels.h) */
 	uint64_t eval_interval, eval_iters; /* eval_interval 0: no validation */
 
-	struct corpus *corpus; /* must outlive the trainer */
-	const char *split;     /* "949,50,1" */
+	struct corpus *corpus; /* must outlive the trainer, as must what `sources` has */
+	/* Several corpora, mixed (data/mixture.h); the first is `corpus`. NULL: it alone. */
+	const struct trainer_source *sources; /* [source_count] */
+	int source_count;
+	const char *split; /* "949,50,1", of each */
 
 	const char *save;       /* the run's directory; NULL: nothing is saved */
 	uint64_t save_interval; /* 0: only at the end */
@@ -76,8 +87,10 @@ struct trainer_step {
 	double loss_scale, next_loss_scale;
 	bool overflow;
 	uint64_t counted, tokens; /* targets of this step; of the run so far */
-	uint64_t epoch;           /* of its last window, from 0 */
-	uint64_t ordinal;         /* windows consumed so far */
+	uint64_t epoch;           /* of its last window, from 0, in that window's corpus */
+	const double *epochs;     /* [sources]: how often each corpus's training split was gone through */
+	int sources;
+	uint64_t ordinal; /* windows consumed so far */
 	double seconds, seconds_data, seconds_model, seconds_optimizer;
 };
 
@@ -135,7 +148,7 @@ const float *trainer_weights(const struct trainer *trainer); /* master, [element
 struct optimizer *trainer_optimizer(struct trainer *trainer);
 const struct checkpoint_state *trainer_state(const struct trainer *trainer);
 const char *trainer_kernels(const struct trainer *trainer); /* "CPU avx512, 2 threads, ..." */
-/* Windows of an epoch of the training split; windows that validation uses (0: none). */
+/* Windows of an epoch of the (first corpus's) training split; windows that validation uses (0: none). */
 uint64_t trainer_epoch_windows(const struct trainer *trainer);
 uint64_t trainer_validation_windows(const struct trainer *trainer, enum split_part part);
 

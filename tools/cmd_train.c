@@ -538,7 +538,6 @@ static enum status train(struct job *job)
 	struct trainer_events events = train_log_events(job->log);
 	TRY(trainer_open(&job->config, &events, job->from, !job->resuming, &job->trainer));
 	print_start(job);
-	train_log_set_epoch(job->log, trainer_epoch_windows(job->trainer));
 	catch_signals(job->trainer);
 	enum status status = trainer_run(job->trainer);
 	release_signals();

@@ -19,7 +19,6 @@ struct train_log {
 	char *metrics_path;
 	struct progress_line progress;
 	bool live; /* there is a terminal to rewrite a line on */
-	double epoch_windows;
 	/* since the last iteration line */
 	uint64_t steps, tokens;
 	double loss, started;
@@ -101,7 +100,10 @@ static enum status record_step(struct train_log *log, const struct trainer_step 
 		", \"skipped\": %d, \"updates\": %" PRIu64 ", \"counted\": %" PRIu64 ", \"tokens\": %" PRIu64,
 		s->overflow, s->updates, s->counted, s->tokens);
 	put_number(out, "tokens_per_second", (double)s->counted / s->seconds);
-	fprintf(out, ", \"epoch\": %" PRIu64 ", \"ordinal\": %" PRIu64, s->epoch, s->ordinal);
+	fprintf(out, ", \"epoch\": %" PRIu64 ", \"epochs\": [", s->epoch);
+	for (int i = 0; i < s->sources; i++)
+		fprintf(out, "%s%.17g", i ? ", " : "", s->epochs[i]);
+	fprintf(out, "], \"ordinal\": %" PRIu64, s->ordinal);
 	put_number(out, "ms", 1e3 * s->seconds);
 	put_number(out, "ms_data", 1e3 * s->seconds_data);
 	put_number(out, "ms_model", 1e3 * s->seconds_model);
@@ -180,21 +182,26 @@ static void print_overflow(struct train_log *log, const struct trainer_step *s)
 		before, after);
 }
 
-static double epochs(const struct train_log *log, uint64_t ordinal)
+/* "epoch: 0.250", "epochs: 0.250 1.125" */
+static const char *format_epochs(const struct trainer_step *s, char *text, size_t room)
 {
-	return log->epoch_windows > 0 ? (double)ordinal / log->epoch_windows : 0;
+	size_t length = (size_t)snprintf(text, room, s->sources > 1 ? "epochs:" : "epoch:");
+	for (int i = 0; i < s->sources && length < room; i++)
+		length += (size_t)snprintf(text + length, room - length, " %.3f", s->epochs[i]);
+	return text;
 }
 
 static void print_iteration(struct train_log *log, const struct trainer_step *s)
 {
 	double time = terminal_now(), elapsed = time - log->started;
+	char text[64 + 24 * MIXTURE_LIMIT];
 	train_log_line(log,
 		" iteration %8" PRIu64 "/%8" PRIu64 " | elapsed time per iteration (ms): %.1f | learning "
 		"rate %.3E | lm loss %.6E | loss scale %.1f |"
-		" tokens/s: %.0f | epoch: %.3f | grad norm: %.3f |",
+		" tokens/s: %.0f | %s | grad norm: %.3f |",
 		s->step, log->config.train_iters, 1e3 * elapsed / (double)log->steps, s->learning_rate,
 		log->loss / (double)log->steps, s->loss_scale, (double)log->tokens / elapsed,
-		epochs(log, s->ordinal), s->gradient_norm);
+		format_epochs(s, text, sizeof text), s->gradient_norm);
 	log->steps = log->tokens = 0;
 	log->loss = 0;
 	log->started = time;
@@ -301,12 +308,6 @@ enum status train_log_open(const struct train_log_config *config, struct train_l
 	}
 	*out = log;
 	return STATUS_OK;
-}
-
-void train_log_set_epoch(struct train_log *log, uint64_t epoch_windows)
-{
-	log->epoch_windows = (double)epoch_windows;
-	log->started = log->first_started = terminal_now();
 }
 
 void train_log_close(struct train_log *log)

@@ -4,7 +4,8 @@
  *
  * metrics.jsonl: one JSON object a line, numbers in full precision, null for what is not finite.
  *    {"step", "type": "train", "loss", "lr", "grad_norm", "clip", "loss_scale", "skipped" (0 or 1),
- * "updates", "counted" (targets of the step), "tokens" (of the run), "tokens_per_second", "epoch", "ordinal",
+ * "updates", "counted" (targets of the step), "tokens" (of the run), "tokens_per_second", "epoch" (of the
+ * last window, from 0), "epochs" ([how often each corpus was gone through]), "ordinal",
  *     "ms", "ms_data", "ms_model" (forward and backward), "ms_optimizer"}
  *    {"step", "type": "valid" or "test", "loss", "ppl", "windows", "counted", "best", "ms"}
  *    {"step", "type": "checkpoint", "name", "best", "ms"}
@@ -25,8 +26,6 @@ struct train_log_config {
 };
 
 enum status train_log_open(const struct train_log_config *config, struct train_log **out) MUST_USE;
-/* Known once the trainer is open. */
-void train_log_set_epoch(struct train_log *log, uint64_t epoch_windows);
 void train_log_close(struct train_log *log);
 
 /* One line to both; the signature that train_options_table wants is (log, text). */

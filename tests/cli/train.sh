@@ -119,7 +119,7 @@ mismatch() { # NAME WORDS FLAGS...
 }
 mismatch "another corpus" "is the corpus" --train-data other
 mismatch "another split" "80,15,5, not 8,1,1" --split 8,1,1
-mismatch "another window" "--seq-length 32, not 16" --seq-length 16
+mismatch "another window" "--seq-length 24 must wait for the next epoch: this one began with 32" --seq-length 24
 mismatch "another seed" "--seed 1234, not 5" --seed 5
 
 # ---- damage ----

@@ -133,6 +133,19 @@ static void assert_same_bits(double a, double b)
 	assert_memory_equal(&a, &b, sizeof a);
 }
 
+/* Few ids, some of them often, so that there is something to learn. */
+static void make_corpus(struct fixture *fixture, uint64_t seed, uint64_t documents)
+{
+	fixture_make(fixture, seed, documents, 60, 2, false);
+	fixture->vocabulary = VOCABULARY;
+	for (uint64_t i = 0; i < fixture->tokens; i++)
+		fixture->ids[i] = fixture->ids[i] == (int32_t)fixture->eod
+					  ? VOCABULARY - 1
+					  : fixture->ids[i] % 7 * (fixture->ids[i] % 11);
+	fixture->eod = VOCABULARY - 1;
+	fixture_write(fixture);
+}
+
 /* ---- resuming ---- */
 
 /* 12 steps at once, against 5, a checkpoint, and 7: the same losses, norms, weights and moments, to the bit.
@@ -244,9 +257,10 @@ static void another_run_is_refused(void **state)
 	config.seed = 8;
 	assert_int_equal(open_story(&other, &config, from, false), STATUS_MISMATCH);
 	config = base_config();
-	config.window_tokens = 8;
+	config.window_tokens = 5;
 	assert_int_equal(open_story(&other, &config, from, false), STATUS_MISMATCH);
-	assert_true(strstr(error_message(), "16") && strstr(error_message(), "8"));
+	assert_true(strstr(error_message(), "16") && strstr(error_message(), "5") &&
+		    strstr(error_message(), "next epoch"));
 	struct fixture second = {0};
 	struct corpus *another;
 	fixture_create(&second, 99, 50, 40, 1, false);
@@ -263,6 +277,104 @@ static void another_run_is_refused(void **state)
 	corpus_close(another);
 	fixture_remove(&second);
 	checkpoint_close(from);
+}
+
+/* Which windows these are is test_sampler.c's affair. */
+static void windows_may_be_cut_on_resume(void **state)
+{
+	(void)state;
+	struct story first = {0}, second = {0}, third = {0};
+	struct checkpoint *from;
+	struct trainer_config config = base_config();
+	config.train_iters = 5;
+	go(&first, &config);
+	trainer_close(first.trainer);
+	config.window_tokens = 8;
+	config.micro_batch = config.global_batch = 1;
+	config.train_iters = 8;
+	go_on(&second, &config, run);
+	const struct checkpoint_state *s = trainer_state(second.trainer);
+	assert_true(s->window_tokens == 8 && s->ordinal == 5 * 4 + 3 && s->source_count == 1);
+	const struct sampler_position *position = &s->sources[0].position;
+	assert_true(position->ordinal == 23 && position->epoch == 0 && position->epoch_window == 16);
+	assert_int_equal(position->epoch_tokens, 5 * 4 * 16 + 3 * 8);
+	assert_int_equal(second.steps[2].tokens, 5 * 4 * 16 + 3 * 8);
+	trainer_close(second.trainer);
+	/* In the middle of a window of 16. */
+	config.window_tokens = 16;
+	config.train_iters = 9;
+	assert_ok(checkpoint_open(run, &from));
+	assert_int_equal(open_story(&third, &config, from, false), STATUS_MISMATCH);
+	assert_non_null(strstr(error_message(), "next epoch"));
+	config.window_tokens = 8;
+	assert_ok(open_story(&third, &config, from, false));
+	checkpoint_close(from);
+	assert_ok(trainer_run(third.trainer));
+	trainer_close(third.trainer);
+	config.window_tokens = 16;
+	config.train_iters = 10;
+	memset(&third, 0, sizeof third);
+	go_on(&third, &config, run);
+	assert_int_equal(third.steps[0].tokens, 5 * 4 * 16 + 4 * 8 + 16);
+	trainer_close(third.trainer);
+}
+
+/* Three parts of one corpus to one of another; stopped, and going on to the bit. */
+static void corpora_are_mixed(void **state)
+{
+	(void)state;
+	struct story straight = {0}, first = {.stop_after = 5}, second = {0};
+	struct checkpoint *from;
+	struct fixture other;
+	struct trainer_config config = base_config();
+	make_corpus(&other, 6, 20);
+	struct trainer_source sources[2] = {{corpus, 750}, {NULL, 250}};
+	assert_ok(corpus_open(other.directory, &sources[1].corpus));
+	config.sources = sources;
+	config.source_count = 2;
+	config.eval_interval = 4;
+	config.eval_iters = 1000;
+	config.save = NULL;
+	config.train_iters = 30;
+	go(&straight, &config);
+	const struct checkpoint_state *s = trainer_state(straight.trainer);
+	assert_true(s->ordinal == 120 && s->sources[0].position.ordinal == 90);
+	assert_true(s->sources[1].position.ordinal == 30 && s->sources[1].position.epoch >= 1);
+	assert_true(s->sources[0].share == 3 && s->sources[1].share == 1);
+	assert_int_equal(straight.steps[29].sources, 2);
+	/* The small corpus was repeated, and named; validation ends before one repeats. */
+	assert_non_null(strstr(notices, other.directory));
+	assert_null(strstr(notices, data.directory));
+	uint64_t validation = trainer_validation_windows(straight.trainer, SPLIT_VALID);
+	assert_true(validation >= 4 && validation <= 60);
+	config.save = run;
+	go(&first, &config);
+	trainer_close(first.trainer);
+	go_on(&second, &config, run);
+	for (int i = 0; i < 25; i++)
+		assert_same_bits(straight.steps[5 + i].loss, second.steps[i].loss);
+	assert_int_equal(hash128_compare(everything(straight.trainer), everything(second.trainer)), 0);
+	trainer_close(straight.trainer);
+	trainer_close(second.trainer);
+	/* Other shares, other order, one alone: refused. */
+	assert_ok(checkpoint_open(run, &from));
+	sources[0].share = 500;
+	assert_int_equal(open_story(&second, &config, from, false), STATUS_MISMATCH);
+	assert_non_null(strstr(error_message(), "share"));
+	sources[0].share = 3; /* of 4: the same shares in other words */
+	sources[1].share = 1;
+	config.train_iters = 31;
+	assert_ok(open_story(&second, &config, from, false));
+	trainer_close(second.trainer);
+	config.source_count = 1;
+	assert_int_equal(open_story(&second, &config, from, false), STATUS_MISMATCH);
+	config.source_count = 2;
+	sources[0].corpus = sources[1].corpus;
+	sources[1].corpus = corpus;
+	assert_int_equal(open_story(&second, &config, from, false), STATUS_MISMATCH);
+	checkpoint_close(from);
+	corpus_close(sources[0].corpus);
+	fixture_remove(&other);
 }
 
 static void fine_tuning_takes_the_weights_alone(void **state)
@@ -547,13 +659,7 @@ static int setup(void **state)
 static int open_all(void **state)
 {
 	(void)state;
-	fixture_make(&data, 5, 150, 60, 2, false);
-	data.vocabulary = VOCABULARY;
-	for (uint64_t i = 0; i < data.tokens; i++) /* few ids often, so that there is something to learn */
-		data.ids[i] = data.ids[i] == (int32_t)data.eod ? VOCABULARY - 1
-							       : data.ids[i] % 7 * (data.ids[i] % 11);
-	data.eod = VOCABULARY - 1;
-	fixture_write(&data);
+	make_corpus(&data, 5, 150);
 	snprintf(run, sizeof run, "%s-run", data.directory);
 	return corpus_open(data.directory, &corpus) == STATUS_OK ? 0 : -1;
 }
@@ -576,6 +682,8 @@ int main(void)
 		cmocka_unit_test_setup(resume_is_exact_in_bf16, setup),
 		cmocka_unit_test_setup(resume_is_exact_in_fp16_with_overflows, setup),
 		cmocka_unit_test_setup(another_run_is_refused, setup),
+		cmocka_unit_test_setup(windows_may_be_cut_on_resume, setup),
+		cmocka_unit_test_setup(corpora_are_mixed, setup),
 		cmocka_unit_test_setup(fine_tuning_takes_the_weights_alone, setup),
 		cmocka_unit_test_setup(targets_are_counted_as_told, setup),
 		cmocka_unit_test_setup(micro_batches_change_nothing, setup),
