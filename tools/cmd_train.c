@@ -28,8 +28,11 @@ struct job {
 	struct train_options options;
 	struct checkpoint *from; /* NULL: fresh weights */
 	bool resuming;           /* from, with its state */
-	struct corpus *corpus;
-	char *data, *save; /* malloc'ed; save NULL: nothing is saved */
+	struct corpus *corpus;   /* the first of the sources' */
+	struct trainer_source sources[MIXTURE_LIMIT];
+	char *directories[MIXTURE_LIMIT]; /* their full paths, malloc'ed */
+	int source_count;
+	char *save; /* malloc'ed; NULL: nothing is saved */
 	struct tokenizer_file files[TOKENIZER_FILES];
 	struct checkpoint_file blobs[TOKENIZER_FILES];
 	cJSON *record;
@@ -100,16 +103,43 @@ static enum status open_source(struct job *job, int argc, char **argv)
 	return train_options_layer(&job->options, argc, argv, recorded);
 }
 
+/* Opens a corpus and puts its full path into the settings. */
+static enum status open_corpus(struct job *job, const char **directory, uint64_t share)
+{
+	FAIL_IF(job->source_count == MIXTURE_LIMIT, STATUS_USAGE, "more than %d corpora cannot be mixed",
+		MIXTURE_LIMIT);
+	int i = job->source_count++;
+	job->sources[i].share = share;
+	TRY(corpus_open(*directory, &job->sources[i].corpus));
+	job->directories[i] = realpath(*directory, NULL);
+	FAIL_IF(!job->directories[i], STATUS_IO, "%s: cannot be found", *directory);
+	*directory = job->directories[i];
+	return STATUS_OK;
+}
+
+static enum status open_corpora(struct job *job)
+{
+	struct option_list *words = &job->options.settings.data;
+	FAIL_IF(!words->count, STATUS_USAGE,
+		"--train-data is missing: give the corpus that `ferry preprocess` made, --train-data DIR");
+	if (words->count == 1)
+		return open_corpus(job, &words->items[0], 1);
+	FAIL_IF(words->count % 2, STATUS_USAGE,
+		"--train-data: give one corpus, or a share and a corpus for each of several: "
+		"--train-data 0.7 DIR-A 0.3 DIR-B");
+	for (size_t i = 0; i < words->count; i += 2) {
+		uint64_t share;
+		TRY(mixture_parse_share(words->items[i], &share));
+		TRY(open_corpus(job, &words->items[i + 1], share));
+	}
+	return STATUS_OK;
+}
+
 static enum status open_data(struct job *job)
 {
-	struct train_settings *s = &job->options.settings;
 	struct tokenizer *tokenizer;
-	FAIL_IF(!s->data, STATUS_USAGE,
-		"--train-data is missing: give the corpus that `ferry preprocess` made, --train-data DIR");
-	TRY(corpus_open(s->data, &job->corpus));
-	job->data = realpath(s->data, NULL);
-	FAIL_IF(!job->data, STATUS_IO, "%s: cannot be found", s->data);
-	s->data = job->data;
+	TRY(open_corpora(job));
+	job->corpus = job->sources[0].corpus;
 	TRY(corpus_open_tokenizer(job->corpus, &tokenizer));
 	enum status status = tokenizer_export(tokenizer, job->files);
 	tokenizer_close(tokenizer);
@@ -201,8 +231,8 @@ static enum status choose_precision(struct job *job)
 	return STATUS_OK;
 }
 
-/* Windows of the training split in epoch 0. */
-static enum status count_windows(const struct job *job, uint64_t *windows)
+/* Windows of a corpus's training split in epoch 0. */
+static enum status count_windows(const struct job *job, int source, uint64_t *windows)
 {
 	const struct train_settings *s = &job->options.settings;
 	struct split_shares shares;
@@ -210,9 +240,21 @@ static enum status count_windows(const struct job *job, uint64_t *windows)
 	struct sampler sampler;
 	uint64_t offset;
 	TRY(split_parse(s->split, &shares));
-	TRY(split_corpus(job->corpus, &shares, ranges));
-	TRY(sampler_open(&sampler, &ranges[SPLIT_TRAIN], SPLIT_TRAIN, s->seq_length, s->seed, true));
+	TRY(split_corpus(job->sources[source].corpus, &shares, ranges));
+	TRY(sampler_open(&sampler, &ranges[SPLIT_TRAIN], SPLIT_TRAIN, s->seq_length,
+		mixture_seed(s->seed, source), true));
 	*windows = sampler_epoch_windows(&sampler, 0, &offset);
+	return STATUS_OK;
+}
+
+static enum status count_all_windows(const struct job *job, uint64_t *windows)
+{
+	*windows = 0;
+	for (int i = 0; i < job->source_count; i++) {
+		uint64_t some;
+		TRY(count_windows(job, i, &some));
+		*windows += some;
+	}
 	return STATUS_OK;
 }
 
@@ -222,7 +264,7 @@ static enum status choose_length(struct job *job)
 	struct train_settings *s = &job->options.settings;
 	if (!s->train_iters) {
 		uint64_t windows;
-		TRY(count_windows(job, &windows));
+		TRY(count_all_windows(job, &windows));
 		uint64_t steps = (DEFAULT_EPOCHS * windows + s->global_batch - 1) / s->global_batch;
 		s->train_iters = steps < MOST_DEFAULT_ITERS ? steps : MOST_DEFAULT_ITERS;
 	}
@@ -283,6 +325,8 @@ static enum status compose_config(struct job *job)
 	c->eval_interval = s->eval_interval;
 	c->eval_iters = s->eval_iters;
 	c->corpus = job->corpus;
+	c->sources = job->sources;
+	c->source_count = job->source_count;
 	c->split = s->split;
 	c->save_interval = s->save_interval;
 	c->keep = s->keep;
@@ -424,23 +468,46 @@ static void print_rates(struct job *job)
 			s->decay_iters, s->train_iters);
 }
 
-static void print_data(struct job *job, uint64_t windows)
+/* One corpus of the run, `share` of its windows. */
+static enum status print_source(struct job *job, int i, double share)
+{
+	const struct trainer_config *c = &job->config;
+	const struct corpus_info *info = corpus_get_info(job->sources[i].corpus);
+	double all = (double)c->train_iters * (double)c->global_batch * share;
+	uint64_t windows;
+	TRY(count_windows(job, i, &windows));
+	train_log_line(job->log, " > corpus %s: %s documents, %s tokens", job->directories[i],
+		human_grouped(info->documents).text, human_grouped(info->tokens).text);
+	if (share < 1)
+		train_log_line(job->log,
+			" > training split: %s windows of %" PRIu64 " tokens an epoch; %.4g of %" PRIu64
+			" iterations of %" PRIu64 " windows are %.2f epochs",
+			human_grouped(windows).text, c->window_tokens, share, c->train_iters, c->global_batch,
+			all / (double)windows);
+	else
+		train_log_line(job->log,
+			" > training split: %s windows of %" PRIu64 " tokens an epoch; %" PRIu64
+			" iterations of %" PRIu64 " windows are %.2f epochs",
+			human_grouped(windows).text, c->window_tokens, c->train_iters, c->global_batch,
+			all / (double)windows);
+	return STATUS_OK;
+}
+
+static enum status print_data(struct job *job)
 {
 	const struct trainer_config *c = &job->config;
 	const struct corpus_info *info = corpus_get_info(job->corpus);
-	double all = (double)c->train_iters * (double)c->global_batch;
+	double sum = 0;
 	train_log_text(job->log, "configuring data");
-	train_log_line(job->log, " > corpus %s: %s documents, %s tokens", job->data,
-		human_grouped(info->documents).text, human_grouped(info->tokens).text);
-	train_log_line(job->log,
-		" > training split: %s windows of %" PRIu64 " tokens an epoch; %" PRIu64
-		" iterations of %" PRIu64 " windows are %.2f epochs",
-		human_grouped(windows).text, c->window_tokens, c->train_iters, c->global_batch,
-		all / (double)windows);
+	for (int i = 0; i < job->source_count; i++)
+		sum += (double)job->sources[i].share;
+	for (int i = 0; i < job->source_count; i++)
+		TRY(print_source(job, i, (double)job->sources[i].share / sum));
 	train_log_line(job->log, "> padded vocab (size: %d) with %d dummy tokens (new size: %d)",
 		c->model.vocabulary, c->model.vocabulary_padded - c->model.vocabulary,
 		c->model.vocabulary_padded);
 	train_log_line(job->log, "> found end-of-document token: %u", info->eod);
+	return STATUS_OK;
 }
 
 static enum status print_model(struct job *job)
@@ -519,7 +586,7 @@ static void print_end(struct job *job)
 		train_log_line(job->log, "To go on:\n  ferry train --load %s", run);
 	train_log_line(job->log,
 		"%s\n  ferry evaluate --load %s --data %s\n  ferry generate --load %s --prompt 'Once'",
-		finished ? "Next:" : "Or:", run, job->data, run);
+		finished ? "Next:" : "Or:", run, job->directories[0], run);
 }
 
 /* ---- all of it ---- */
@@ -562,12 +629,11 @@ static enum status already_there(struct job *job)
 
 static enum status prepare_and_train(struct job *job, int argc, char **argv)
 {
-	uint64_t windows, available;
+	uint64_t available;
 	struct trainer_memory memory;
 	TRY(open_source(job, argc, argv));
 	TRY(open_data(job));
 	TRY(compose_config(job));
-	TRY(count_windows(job, &windows));
 	TRY(check_memory(job, &memory, &available));
 	TRY(choose_save(job));
 	job->record = train_options_record(&job->options);
@@ -579,7 +645,7 @@ static enum status prepare_and_train(struct job *job, int argc, char **argv)
 	TRY(prepare_run(job));
 	TRY(open_log(job));
 	print_rates(job);
-	print_data(job, windows);
+	TRY(print_data(job));
 	TRY(print_model(job));
 	print_memory(job, &memory, available);
 	return train(job);
@@ -594,12 +660,13 @@ static void close_job(struct job *job)
 	cJSON_Delete(job->record);
 	if (job->files[0].data)
 		tokenizer_export_free(job->files);
-	if (job->corpus)
-		corpus_close(job->corpus);
+	for (int i = 0; i < job->source_count; i++) {
+		corpus_close(job->sources[i].corpus);
+		free(job->directories[i]);
+	}
 	if (job->lock >= 0)
 		close(job->lock);
 	train_options_free(&job->options);
-	free(job->data);
 	free(job->save);
 }
 

@@ -239,6 +239,7 @@ static enum status set_value(struct option *option, const char *text)
 		*option->target.string = text;
 		return STATUS_OK;
 	case OPTION_KIND_LIST:
+	case OPTION_KIND_WORDS:
 		return append(option->target.list, text);
 	case OPTION_KIND_CHOICE:
 		return set_choice(option, text);
@@ -294,7 +295,10 @@ static enum status parse_flag(struct options *options, int argc, char **argv, in
 		return set_value(option, equals + 1);
 	bool there = *at + 1 < argc && !find(options, argv[*at + 1], strlen(argv[*at + 1]));
 	FAIL_IF(!there, STATUS_USAGE, "%s needs a value: %s %s", option->name, option->name, option->metavar);
-	return set_value(option, argv[++*at]);
+	TRY(set_value(option, argv[++*at]));
+	while (option->kind == OPTION_KIND_WORDS && *at + 1 < argc && argv[*at + 1][0] != '-')
+		TRY(append(option->target.list, argv[++*at]));
+	return STATUS_OK;
 }
 
 static enum status check_required(const struct options *options)

@@ -36,6 +36,7 @@ enum option_kind {
 	OPTION_KIND_FLAG,
 	OPTION_KIND_STRING,
 	OPTION_KIND_LIST,
+	OPTION_KIND_WORDS,
 	OPTION_KIND_INT,
 	OPTION_KIND_U64,
 	OPTION_KIND_DOUBLE,
@@ -75,6 +76,10 @@ struct option {
 	.help = (text)
 #define OPTION_LIST(flag_name, pointer, meta, text)                                                          \
 	.name = (flag_name), .kind = OPTION_KIND_LIST, .target.list = (pointer), .metavar = (meta),          \
+	.help = (text)
+/* A flag with one value or more: takes all that follows, up to the next flag. */
+#define OPTION_WORDS(flag_name, pointer, meta, text)                                                         \
+	.name = (flag_name), .kind = OPTION_KIND_WORDS, .target.list = (pointer), .metavar = (meta),         \
 	.help = (text)
 #define OPTION_NUMBER_(flag_name, which, member, pointer, low, high, meta, text)                             \
 	.name = (flag_name), .kind = OPTION_KIND_##which, .target.member = (pointer),                        \

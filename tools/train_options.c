@@ -65,7 +65,9 @@ static void fill_table(struct train_options *o)
 	struct train_settings *s = &o->settings;
 	struct option table[] = {
 		{OPTION_HEADING("Data")},
-		{OPTION_STRING("--train-data", &s->data, "DIR", "the corpus, made by `ferry preprocess`"),
+		{OPTION_WORDS("--train-data", &s->data, "DIR",
+			 "the corpus, made by `ferry preprocess`; or several with their shares of the "
+			 "windows: 0.7 DIR 0.3 DIR"),
 			.default_text = ""},
 		{OPTION_STRING("--split", &s->split, "A,B,C",
 			"shares of the documents for training, validation and test")},
@@ -311,11 +313,25 @@ static enum status put_model(struct train_options *o)
 	return put_flag(o, "--num-attention-heads", text);
 }
 
+static enum status put_words(struct train_options *o, const cJSON *words)
+{
+	const cJSON *word;
+	if (is_decided(o, words->string))
+		return STATUS_OK;
+	TRY(put(o, words->string));
+	cJSON_ArrayForEach (word, words)
+		if (cJSON_IsString(word))
+			TRY(put(o, word->valuestring));
+	return STATUS_OK;
+}
+
 static enum status put_recorded(struct train_options *o, const cJSON *recorded)
 {
 	const cJSON *item;
 	cJSON_ArrayForEach (item, recorded) {
 		/* A flag of another version that this one does not know is left out. */
+		if (find(o, item->string) && cJSON_IsArray(item))
+			TRY(put_words(o, item));
 		if (!find(o, item->string) || (!cJSON_IsString(item) && !cJSON_IsTrue(item)))
 			continue;
 		TRY(put_flag(o, item->string, cJSON_IsString(item) ? item->valuestring : NULL));
@@ -344,6 +360,7 @@ enum status train_options_layer(struct train_options *o, int argc, char **argv, 
 	if (recorded)
 		TRY(put_recorded(o, recorded));
 	TRY(put_preset(o));
+	free(o->settings.data.items);
 	o->settings = default_settings();
 	fill_table(o);
 	return options_parse(&o->options, o->argc, o->argv);
@@ -354,6 +371,7 @@ void train_options_free(struct train_options *o)
 	for (int i = 0; i < o->argc; i++)
 		free(o->argv[i]);
 	free(o->argv);
+	free(o->settings.data.items);
 }
 
 /* ---- values as text ---- */
@@ -385,6 +403,15 @@ static void choice_text(const struct option *option, char *text, size_t room)
 	snprintf(text, room, "%.*s", (int)strcspn(choice, "|"), choice);
 }
 
+static void words_text(const struct option_list *words, char *text, size_t room)
+{
+	size_t length = 0;
+	text[0] = 0;
+	for (size_t i = 0; i < words->count && length < room; i++)
+		length +=
+			(size_t)snprintf(text + length, room - length, "%s%s", i ? " " : "", words->items[i]);
+}
+
 static void value_text(const struct option *option, char *text, size_t room)
 {
 	char number[32];
@@ -404,6 +431,9 @@ static void value_text(const struct option *option, char *text, size_t room)
 		break;
 	case OPTION_KIND_CHOICE:
 		choice_text(option, text, room);
+		break;
+	case OPTION_KIND_WORDS:
+		words_text(option->target.list, text, room);
 		break;
 	default:
 		snprintf(text, room, "%" PRIu64, *option->target.u64);
@@ -432,6 +462,8 @@ static bool is_absent(const struct option *option)
 		return !*option->target.flag;
 	case OPTION_KIND_STRING:
 		return !*option->target.string;
+	case OPTION_KIND_WORDS:
+		return !option->target.list->count;
 	case OPTION_KIND_U64:
 		if (strcmp(option->name, "--exit-interval") == 0)
 			return *option->target.u64 == 0;
@@ -441,6 +473,13 @@ static bool is_absent(const struct option *option)
 	default:
 		return false;
 	}
+}
+
+static bool record_words(cJSON *record, const struct option *option)
+{
+	const struct option_list *words = option->target.list;
+	cJSON *array = cJSON_CreateStringArray(words->items, (int)words->count);
+	return array && cJSON_AddItemToObject(record, option->name, array);
 }
 
 cJSON *train_options_record(const struct train_options *o)
@@ -455,6 +494,8 @@ cJSON *train_options_record(const struct train_options *o)
 		value_text(option, text, sizeof text);
 		if (option->kind == OPTION_KIND_FLAG)
 			fine = cJSON_AddTrueToObject(record, option->name);
+		else if (option->kind == OPTION_KIND_WORDS)
+			fine = record_words(record, option);
 		else
 			fine = cJSON_AddStringToObject(record, option->name, text);
 	}

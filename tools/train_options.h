@@ -20,7 +20,8 @@ struct train_settings {
 	int layers, hidden, heads, positions, divisible;
 	double attention_dropout, hidden_dropout, epsilon;
 	/* data */
-	const char *data, *split;
+	struct option_list data; /* DIR, or SHARE DIR SHARE DIR ... */
+	const char *split;
 	uint64_t seed;
 	/* batches */
 	uint64_t batch, global_batch, seq_length; /* global_batch 0: batch */

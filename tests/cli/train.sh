@@ -122,6 +122,17 @@ mismatch "another split" "80,15,5, not 8,1,1" --split 8,1,1
 mismatch "another window" "--seq-length 24 must wait for the next epoch: this one began with 32" --seq-length 24
 mismatch "another seed" "--seed 1234, not 5" --seed 5
 
+# ---- corpora that are mixed, windows that are cut ----
+run train --train-data 0.75 text 0.25 other $tiny --train-iters 8 --eval-interval 4 --eval-iters 1 --log-interval 4 --save mixed
+test_that "two corpora are mixed" [ $code -eq 0 ]
+test_that "... each with its share of the epochs" out_has "0.25 of 8 iterations of 2 windows"
+test_that "... which the log counts" [ "$(grep -cE ' epochs: [0-9.]+ [0-9.]+ \|' out)" -eq 2 ]
+test_that "... by largest deficit" [ "$(tr -d ' \n\t' <mixed/step-00000008/trainer.json | grep -oE '"share":[0-9]+,"ordinal":[0-9]+' | tr '\n' ' ')" = '"share":3,"ordinal":12 "share":1,"ordinal":4 ' ]
+run train --load mixed --train-iters 9 --seq-length 16
+test_that "... and go on, with windows cut in half" [ $code -eq 0 -a -d mixed/step-00000009 ]
+refused "a share without a corpus" "0.7 DIR-A 0.3 DIR-B" --train-data 0.5 text 0.5 --save none $tiny
+refused "a share of nothing" "the share \"x\"" --train-data x text 0.5 other --save none $tiny
+
 # ---- damage ----
 newest=run/$(ls run | grep '^step-' | tail -n 1)
 printf x | dd of="$newest/model.safetensors" bs=1 seek=5000 conv=notrunc status=none

@@ -18,6 +18,7 @@ struct parsed {
 	uint64_t seed, memory;
 	double rate;
 	bool bf16;
+	struct option_list words;
 };
 
 static enum status parse(struct parsed *p, const char *line)
@@ -34,6 +35,7 @@ static enum status parse(struct parsed *p, const char *line)
 		{OPTION_DOUBLE("--lr", &p->rate, 0, 10, "RATE", "peak learning rate")},
 		{OPTION_CHOICE("--lr-decay-style", &p->style, "cosine|linear|constant", "its shape")},
 		{OPTION_FLAG("--bf16", &p->bf16, "train in bfloat16")},
+		{OPTION_WORDS("--train-data", &p->words, "DIR", "one or several")},
 		{OPTION_FLAG("--old-name", &p->bf16, NULL)},
 	};
 	memcpy(p->table, table, sizeof table);
@@ -52,6 +54,30 @@ static enum status parse(struct parsed *p, const char *line)
 static void done(struct parsed *p)
 {
 	free(p->inputs.items);
+	free(p->words.items);
+}
+
+static void words_end_at_the_next_flag(void **state)
+{
+	(void)state;
+	struct parsed p;
+	assert_int_equal(parse(&p, "in --train-data 0.7 a 0.3 b --bf16 --output x"), STATUS_OK);
+	assert_int_equal(p.words.count, 4);
+	assert_string_equal(p.words.items[0], "0.7");
+	assert_string_equal(p.words.items[3], "b");
+	assert_int_equal(p.inputs.count, 1);
+	assert_true(p.bf16);
+	done(&p);
+	assert_int_equal(parse(&p, "in --output x --train-data=0.7 a"), STATUS_OK); /* one with = */
+	assert_int_equal(p.words.count, 1);
+	assert_int_equal(p.inputs.count, 2);
+	done(&p);
+	assert_int_equal(parse(&p, "in --output x --train-data"), STATUS_USAGE);
+	assert_non_null(strstr(error_message(), "--train-data needs a value"));
+	done(&p);
+	assert_int_equal(parse(&p, "in --output x --train-data a --train-data b"), STATUS_USAGE);
+	assert_non_null(strstr(error_message(), "twice"));
+	done(&p);
 }
 
 static void every_kind(void **state)
@@ -233,6 +259,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(every_kind),
+		cmocka_unit_test(words_end_at_the_next_flag),
 		cmocka_unit_test(defaults_stay),
 		cmocka_unit_test(refusals),
 		cmocka_unit_test(hidden_names_work_but_are_not_suggested),
