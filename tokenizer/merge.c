@@ -15,14 +15,14 @@ static size_t slots_bytes(const struct merge_table *table)
 enum status merge_table_open(struct merge_table *table, uint32_t merges, uint32_t vocabulary)
 {
 	uint32_t bits = 5;
-	while ((UINT64_C(1) << bits) < (uint64_t)merges * 2)
+	while ((UINT64_C(1) << bits) < (uint64_t)merges * 5 / 4)
 		bits++;
 	table->shift = 64 - bits;
 	table->narrow = merges < UINT16_MAX && vocabulary <= UINT16_MAX + 1;
 	TRY(memory_alloc_large((void **)&table->slots, slots_bytes(table), "the merges"));
 	memset(table->slots, 255, slots_bytes(table));
-	TRY(memory_alloc(
-		(void **)&table->filter, (size_t)1 << (bits - 4), sizeof *table->filter, "the merges"));
+	TRY(memory_alloc((void **)&table->filter, (size_t)1 << (bits + MERGE_FILTER_BITS - 6),
+		sizeof *table->filter, "the merges"));
 	return memory_alloc((void **)&table->byte_pairs, BYTE_PAIRS, sizeof *table->byte_pairs, "the merges");
 }
 
@@ -39,7 +39,7 @@ bool merge_table_add(struct merge_table *table, uint32_t left, uint32_t right, u
 {
 	if (merge_find(table, left, right) != MERGE_NEVER)
 		return false;
-	uint64_t hash = merge_hash(left, right), bit = hash >> (table->shift - 2);
+	uint64_t hash = merge_hash(left, right), bit = hash >> (table->shift - MERGE_FILTER_BITS);
 	size_t mask = SIZE_MAX >> table->shift, at = (size_t)(hash >> table->shift);
 	table->filter[bit / 64] |= UINT64_C(1) << bit % 64;
 	if (table->narrow) {
@@ -96,15 +96,18 @@ size_t merge_short(const struct merge_table *table, const uint8_t *word, size_t 
 		size_t next = at + 1 + (size_t)__builtin_ctzll(starts >> (at + 1));
 		size_t after = next + 1 + (size_t)__builtin_ctzll(starts >> (next + 1));
 		uint32_t id = parts[at] = (uint32_t)(best >> 8);
+		uint64_t before = starts & ((UINT64_C(1) << at) - 1);
+		size_t previous = before ? 63 - (size_t)__builtin_clzll(before) : at;
+		if (after < length)
+			merge_fetch(table, id, parts[after]);
+		if (before)
+			merge_fetch(table, parts[previous], id);
 		starts &= ~(UINT64_C(1) << next);
 		if (next + 1 < length)
 			pairs[next] = MERGE_NEVER;
 		pairs[at] = after < length ? merge_find(table, id, parts[after]) | at : MERGE_NEVER;
-		uint64_t before = starts & ((UINT64_C(1) << at) - 1);
-		if (before) {
-			size_t previous = 63 - (size_t)__builtin_clzll(before);
+		if (before)
 			pairs[previous] = merge_find(table, parts[previous], id) | previous;
-		}
 	}
 	size_t count = 0;
 	for (starts ^= UINT64_C(1) << length; starts; starts &= starts - 1)

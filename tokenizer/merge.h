@@ -10,17 +10,21 @@
 
 #include <stdint.h>
 
-enum { MERGE_NONE = UINT32_MAX, MERGE_SHORT = 48 };
+enum {
+	MERGE_NONE = UINT32_MAX,
+	MERGE_SHORT = 48,
+	MERGE_FILTER_BITS = 3, /* log2 of a slot's */
+};
 
 /* What two neighbours join to: rank << 40 | id << 8, so that the lowest goes first; the low byte is free. */
 typedef uint64_t merge_value;
 #define MERGE_NEVER UINT64_MAX
 
 /*
- * The merges, immutable once all are added: open addressing, at most half full. A slot is one number where
- * ids and ranks fit in 16 bits (left << 48 | right << 32 | rank << 16 | id), else two (left << 32 | right;
- * value); MERGE_NEVER: free. Most pairs that are asked for have no rank; the filter, four bits a slot, tells
- * so of nine in ten without a look at the slots.
+ * The merges, immutable once all are added: open addressing, at most four fifths full. A slot is one number
+ * where ids and ranks fit in 16 bits (left << 48 | right << 32 | rank << 16 | id), else two (left << 32 |
+ * right; value); MERGE_NEVER: free. Most pairs that are asked for have no rank; the filter, four bits a slot,
+ * tells so of nine in ten without a look at the slots.
  */
 struct merge_table {
 	uint64_t *slots;
@@ -45,6 +49,13 @@ static inline uint64_t merge_hash(uint32_t left, uint32_t right)
 	return (parts ^ parts >> 29) * UINT64_C(0x9E3779B97F4A7C15);
 }
 
+/* Starts the load that merge_find will wait for if the pair has a rank. */
+static inline void merge_fetch(const struct merge_table *table, uint32_t left, uint32_t right)
+{
+	size_t at = (size_t)(merge_hash(left, right) >> table->shift);
+	__builtin_prefetch(&table->slots[table->narrow ? at : 2 * at]);
+}
+
 static inline merge_value merge_pack(uint64_t rank, uint64_t id)
 {
 	return rank << 40 | id << 8;
@@ -52,7 +63,7 @@ static inline merge_value merge_pack(uint64_t rank, uint64_t id)
 
 static inline merge_value merge_find(const struct merge_table *table, uint32_t left, uint32_t right)
 {
-	uint64_t hash = merge_hash(left, right), bit = hash >> (table->shift - 2);
+	uint64_t hash = merge_hash(left, right), bit = hash >> (table->shift - MERGE_FILTER_BITS);
 	if (!(table->filter[bit / 64] >> bit % 64 & 1))
 		return MERGE_NEVER;
 	size_t mask = SIZE_MAX >> table->shift, at = (size_t)(hash >> table->shift);

@@ -295,27 +295,23 @@ static enum status find_bytes(struct tokenizer *tokenizer, const char *path)
 	return STATUS_OK;
 }
 
-static enum status add_merge(struct tokenizer *tokenizer, const char *path, const struct merge_line *line)
+/* `bytes` [line->length]: scratch. */
+static enum status add_merge(
+	struct tokenizer *tokenizer, const char *path, const struct merge_line *line, uint8_t *bytes)
 {
-	uint8_t *bytes;
 	size_t left, right;
-	TRY(memory_alloc((void **)&bytes, line->length, 1, "a merge"));
-	enum status status = read_merge(path, line, bytes, &left, &right);
-	if (status == STATUS_OK) {
-		uint32_t rank = tokenizer->merge_count, *parts = tokenizer->merges[rank];
-		uint32_t id = vocabulary_find(tokenizer, bytes, left + right);
-		parts[0] = vocabulary_find(tokenizer, bytes, left);
-		parts[1] = vocabulary_find(tokenizer, bytes + left, right);
-		if (parts[0] == VOCABULARY_NONE || parts[1] == VOCABULARY_NONE)
-			status = bad_line(path, line, "joins something that is not a token");
-		else if (id == VOCABULARY_NONE)
-			status = bad_line(path, line, "joins to something that is not a token");
-		else if (!merge_table_add(&tokenizer->table, parts[0], parts[1], rank, id))
-			status = bad_line(path, line, "the same merge stands on an earlier line");
-		tokenizer->merge_count++;
-	}
-	free(bytes);
-	return status;
+	TRY(read_merge(path, line, bytes, &left, &right));
+	uint32_t rank = tokenizer->merge_count++, *parts = tokenizer->merges[rank];
+	uint32_t id = vocabulary_find(tokenizer, bytes, left + right);
+	parts[0] = vocabulary_find(tokenizer, bytes, left);
+	parts[1] = vocabulary_find(tokenizer, bytes + left, right);
+	if (parts[0] == VOCABULARY_NONE || parts[1] == VOCABULARY_NONE)
+		return bad_line(path, line, "joins something that is not a token");
+	if (id == VOCABULARY_NONE)
+		return bad_line(path, line, "joins to something that is not a token");
+	if (!merge_table_add(&tokenizer->table, parts[0], parts[1], rank, id))
+		return bad_line(path, line, "the same merge stands on an earlier line");
+	return STATUS_OK;
 }
 
 static enum status add_merges(struct tokenizer *tokenizer, const char *path, const char *text, size_t bytes)
@@ -325,9 +321,22 @@ static enum status add_merges(struct tokenizer *tokenizer, const char *path, con
 	TRY(merge_table_open(&tokenizer->table, (uint32_t)most, tokenizer->vocabulary));
 	TRY(memory_alloc((void **)&tokenizer->merges, most, sizeof *tokenizer->merges, "the merges"));
 	struct merge_line line = {0};
-	for (const char *at = text; next_merge(&at, text + bytes, &line);)
-		TRY(add_merge(tokenizer, path, &line));
-	return STATUS_OK;
+	uint8_t *scratch = NULL;
+	size_t capacity = 0;
+	enum status status = STATUS_OK;
+	for (const char *at = text; status == STATUS_OK && next_merge(&at, text + bytes, &line);) {
+		status = memory_grow((void **)&scratch, &capacity, line.length, 1, "a merge");
+		if (status == STATUS_OK)
+			status = add_merge(tokenizer, path, &line, scratch);
+	}
+	free(scratch);
+	return status;
+}
+
+static bool is_gpt2(const struct tokenizer *tokenizer)
+{
+	struct hash128 gpt2 = {TOKENIZER_GPT2_HASH_HIGH, TOKENIZER_GPT2_HASH_LOW};
+	return hash128_compare(tokenizer->hash, gpt2) == 0;
 }
 
 /* Which bytes stand side by side in tokens. */
@@ -345,6 +354,10 @@ static enum status find_whole(struct tokenizer *tokenizer)
 {
 	uint32_t longest = 0;
 	TRY(memory_alloc((void **)&tokenizer->whole, tokenizer->vocabulary, sizeof(bool), "the vocabulary"));
+	if (is_gpt2(tokenizer)) { /* all of them; a test merges each */
+		memset(tokenizer->whole, true, tokenizer->vocabulary);
+		return STATUS_OK;
+	}
 	for (uint32_t id = 0; id < tokenizer->vocabulary; id++) {
 		uint32_t length = tokenizer->offsets[id + 1] - tokenizer->offsets[id];
 		longest = length > longest ? length : longest;
@@ -466,8 +479,7 @@ uint32_t tokenizer_eod(const struct tokenizer *tokenizer)
 
 const char *tokenizer_name(const struct tokenizer *tokenizer)
 {
-	struct hash128 gpt2 = {TOKENIZER_GPT2_HASH_HIGH, TOKENIZER_GPT2_HASH_LOW};
-	return hash128_compare(tokenizer->hash, gpt2) == 0 ? "GPT2BPETokenizer" : "ByteLevelBPETokenizer";
+	return is_gpt2(tokenizer) ? "GPT2BPETokenizer" : "ByteLevelBPETokenizer";
 }
 
 struct hash128 tokenizer_hash(const struct tokenizer *tokenizer)

@@ -3,6 +3,7 @@
 
 #include "common/memory.h"
 #include "tokenizer/tokenizer.h"
+#include "tokenizer/vocabulary.h"
 #include "tokenizer/words.h"
 
 #include <stdio.h>
@@ -219,6 +220,48 @@ static void as_the_oracle(void **state)
 	free(tokens);
 }
 
+/* Opening takes it for granted: a new encoder's cache holds GPT-2's tokens as words of one id. */
+static void every_token_merges_to_itself(void **state)
+{
+	struct fixture *fixture = *state;
+	uint32_t ids[256], length;
+	for (uint32_t id = 0; id < tokenizer_eod(fixture->tokenizer); id++) {
+		const uint8_t *bytes = tokenizer_token_bytes(fixture->tokenizer, id, &length);
+		size_t count;
+		assert_int_equal(
+			vocabulary_merge_word(fixture->tokenizer, bytes, length, ids, &count), STATUS_OK);
+		assert_int_equal(count, 1);
+		assert_int_equal(ids[0], id);
+	}
+}
+
+/* A word's ids are those of its parts between two bytes that are neighbours in no token. */
+static void words_are_cut_where_no_token_reaches(void **state)
+{
+	struct fixture *fixture = *state;
+	uint8_t word[48];
+	uint32_t whole[48], part[48];
+	size_t cuts = 0;
+	for (int round = 0; round < 20000; round++) {
+		size_t length = 2 + random_below(46), whole_count, count = 0, more;
+		for (size_t i = 0; i < length; i++)
+			word[i] = (uint8_t)(random_below(2) ? 0x80 + random_below(0x70)
+							    : 'a' + random_below(26));
+		assert_int_equal(vocabulary_merge_word(fixture->tokenizer, word, length, whole, &whole_count),
+			STATUS_OK);
+		for (size_t at = 0, end; at < length; at = end, count += more, cuts++) {
+			end = at + vocabulary_find_cut(fixture->tokenizer, word + at, length - at);
+			assert_true(end > at && end <= length);
+			assert_int_equal(vocabulary_merge_word(fixture->tokenizer, word + at, end - at,
+						 part + count, &more),
+				STATUS_OK);
+		}
+		assert_int_equal(count, whole_count);
+		assert_memory_equal(part, whole, count * sizeof *part);
+	}
+	assert_true(cuts > 20000);
+}
+
 /* A cut before a space that follows something else changes nothing, so a long text equals its pieces. */
 static void a_text_equals_its_pieces(void **state)
 {
@@ -327,6 +370,8 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(as_tiktoken),
 		cmocka_unit_test(as_the_oracle),
+		cmocka_unit_test(every_token_merges_to_itself),
+		cmocka_unit_test(words_are_cut_where_no_token_reaches),
 		cmocka_unit_test(a_text_equals_its_pieces),
 		cmocka_unit_test(a_megabyte_without_a_break),
 		cmocka_unit_test(nothing_and_nul),
