@@ -28,20 +28,21 @@
 
 #include "common/error.h"
 
-/* name, one-line summary; in the order of `ferry help`. */
+/* cmd_ what, name, one-line summary; in the order of `ferry help`. */
 #define COMMANDS(X)                                                                                          \
-	X(preprocess, "text in (.jsonl, .txt, folders; .zst, .gz), a tokenized corpus out")                  \
-	X(train, "a corpus in, a trained GPT-2 out: log, metrics, checkpoints")                              \
-	X(evaluate, "loss, perplexity and bits per byte of a checkpoint on a corpus")                        \
-	X(generate, "text from a checkpoint and a prompt")                                                   \
-	X(encode, "text on standard input to token ids")                                                     \
-	X(decode, "token ids on standard input to text")                                                     \
-	X(inspect, "what a corpus holds: documents, tokens, splits, one document's text")                    \
-	X(verify, "reads and checks every byte of a corpus")                                                 \
-	X(merge, "several corpora to one, without tokenizing again")                                         \
-	X(convert, "files of ids (Megatron-LM, llm.c, nanoGPT) to a corpus, and back")
+	X(preprocess, "preprocess", "text in (.jsonl, .txt, folders; .zst, .gz), a tokenized corpus out")    \
+	X(train, "train", "a corpus in, a trained GPT-2 out: log, metrics, checkpoints")                     \
+	X(evaluate, "evaluate", "loss, perplexity and bits per byte of a checkpoint on a corpus")            \
+	X(generate, "generate", "text from a checkpoint and a prompt")                                       \
+	X(encode, "encode", "text on standard input to token ids")                                           \
+	X(decode, "decode", "token ids on standard input to text")                                           \
+	X(inspect, "inspect", "what a corpus holds: documents, tokens, splits, one document's text")         \
+	X(verify, "verify", "reads and checks every byte of a corpus")                                       \
+	X(merge, "merge", "several corpora to one, without tokenizing again")                                \
+	X(convert, "convert", "files of ids (Megatron-LM, llm.c, nanoGPT) to a corpus, and back")            \
+	X(train_tokenizer, "train-tokenizer", "learns a byte-level BPE from text")
 
-#define COMMAND_DECLARE(name, summary) int cmd_##name(int argc, char **argv);
+#define COMMAND_DECLARE(symbol, name, summary) int cmd_##symbol(int argc, char **argv);
 COMMANDS(COMMAND_DECLARE)
 
 /*

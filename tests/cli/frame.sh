@@ -25,7 +25,7 @@ run() { # ARGUMENTS: code, $dir/out, $dir/err
 out_has() { grep -qF -- "$1" "$dir/out"; }
 err_has() { grep -qF -- "$1" "$dir/err"; }
 
-commands="preprocess train evaluate generate encode decode inspect verify merge convert"
+commands="preprocess train evaluate generate encode decode inspect verify merge convert train-tokenizer"
 run
 test_that "without a command: help on standard error, exit 2" [ $code -eq 2 -a -s "$dir/err" -a ! -s "$dir/out" ]
 for way in help --help -h; do
