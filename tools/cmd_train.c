@@ -681,6 +681,8 @@ static enum status run(int argc, char **argv)
 		log_set_sink(on_notice, job);
 		status = prepare_and_train(job, argc, argv);
 		close_job(job);
+	} else {
+		train_options_free(&job->options);
 	}
 	free(job);
 	return status;
