@@ -10,6 +10,7 @@ enum {
 	NARROW_VOCABULARY = 1 << 16,
 	SEED_GROUP = 32,
 	AT_ONCE = 8,
+	PIECES = 32, /* of a word at a time */
 };
 #define CACHE_BYTES (CACHE_LINES * sizeof(struct cache_line) + LONG_LINES * sizeof(struct long_line))
 
@@ -122,18 +123,22 @@ static void write_slot(struct encode_run *run, const struct long_slot *slot)
 	}
 }
 
-/* A piece of a word, through the first cache if it is short: its ids to `ids`, where there is room for
- * AT_ONCE more than it has. */
-static enum status piece_ids(struct encoder *encoder, const uint8_t *piece, size_t length, bool careful,
-	uint32_t *ids, size_t *count)
+/* A piece of a word. */
+struct piece {
+	const uint8_t *text;
+	size_t length;
+	struct word_key key; /* if it is short enough for the first cache */
+	struct cache_line *line;
+};
+
+/* Its ids to `ids`, where there is room for AT_ONCE more than it has. */
+static enum status piece_ids(struct encoder *encoder, const struct piece *piece, uint32_t *ids, size_t *count)
 {
-	if (length >= KEY_BYTES)
-		return vocabulary_merge_word(encoder->tokenizer, piece, length, ids, count);
-	struct word_key key = word_key_read(piece, length, careful);
-	struct cache_line *line = &encoder->cache[word_key_line(key)];
+	if (piece->length >= KEY_BYTES)
+		return vocabulary_merge_word(encoder->tokenizer, piece->text, piece->length, ids, count);
 	for (int i = 0; i < 2; i++) {
-		const struct cache_slot *slot = &line->slots[i];
-		if (slot->key.low != key.low || slot->key.high != key.high)
+		const struct cache_slot *slot = &piece->line->slots[i];
+		if (slot->key.low != piece->key.low || slot->key.high != piece->key.high)
 			continue;
 		if (encoder->narrow) {
 			*count = slot->ids.narrow[SLOT_NARROW];
@@ -144,9 +149,28 @@ static enum status piece_ids(struct encoder *encoder, const uint8_t *piece, size
 		}
 		return STATUS_OK;
 	}
-	*count = merge_short(&encoder->tokenizer->table, piece, length, ids);
-	cache_insert(encoder, line, key, ids, *count);
+	*count = merge_short(&encoder->tokenizer->table, piece->text, piece->length, ids);
+	cache_insert(encoder, piece->line, piece->key, ids, *count);
 	return STATUS_OK;
+}
+
+/* Cuts the next pieces off [*at, end) and asks for their lines. */
+static size_t find_pieces(
+	const struct encode_run *run, const uint8_t **at, const uint8_t *end, struct piece pieces[PIECES])
+{
+	struct encoder *encoder = run->encoder;
+	size_t count = 0;
+	for (; *at < end && count < PIECES; *at += pieces[count++].length) {
+		struct piece *piece = &pieces[count];
+		piece->text = *at;
+		piece->length = vocabulary_find_cut(encoder->tokenizer, *at, (size_t)(end - *at));
+		if (piece->length >= KEY_BYTES)
+			continue;
+		piece->key = word_key_read(*at, piece->length, *at > run->fast_end);
+		piece->line = &encoder->cache[word_key_line(piece->key)];
+		__builtin_prefetch(piece->line);
+	}
+	return count;
 }
 
 /* A word that no cache has: its ids to encoder->ids. */
@@ -155,14 +179,15 @@ static enum status word_ids(const struct encode_run *run, const uint8_t *word, s
 	struct encoder *encoder = run->encoder;
 	TRY(memory_grow((void **)&encoder->ids, &encoder->id_capacity, length + AT_ONCE, sizeof *encoder->ids,
 		"the ids of a long word"));
-	size_t end = vocabulary_find_cut(encoder->tokenizer, word, length), more;
-	if (end == length)
+	if (vocabulary_find_cut(encoder->tokenizer, word, length) == length)
 		return vocabulary_merge_word(encoder->tokenizer, word, length, encoder->ids, count);
+	struct piece pieces[PIECES];
+	const uint8_t *at = word;
 	*count = 0;
-	for (size_t at = 0; at < length; at = end, *count += more) {
-		end = at + vocabulary_find_cut(encoder->tokenizer, word + at, length - at);
-		TRY(piece_ids(encoder, word + at, end - at, word + at > run->fast_end, encoder->ids + *count,
-			&more));
+	while (at < word + length) {
+		size_t found = find_pieces(run, &at, word + length, pieces), more;
+		for (size_t i = 0; i < found; i++, *count += more)
+			TRY(piece_ids(encoder, &pieces[i], encoder->ids + *count, &more));
 	}
 	return STATUS_OK;
 }
