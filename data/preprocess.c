@@ -229,6 +229,7 @@ static cJSON *describe_job(const struct preprocess_job *job, struct hash128 inpu
 		(separator ? cJSON_AddStringToObject(json, "document separator", separator)
 			   : cJSON_AddNullToObject(json, "document separator")) &&
 		json_add_u64(json, "longest document", config->max_bytes) &&
+		json_add_u64(json, "least tokens", config->min_tokens) &&
 		cJSON_AddBoolToObject(json, "strict", config->strict) &&
 		cJSON_AddStringToObject(json, "on bad line", config->fail_on_bad_line ? "fail" : "skip") &&
 		json_add_hash128(json, "inputs", inputs) &&

@@ -21,6 +21,7 @@
  * ones are dropped and counted. Longer ones than max_bytes and lines that are not JSON with the text as a
  * string are listed in DIR/rejects.jsonl, in the order of path and place (or end the run: fail_on_bad_line):
  *    {"file": "a.jsonl", "line": 17, "byte": 20211, "reason": "..."}     no "line" for text files
+ * Documents of fewer than min_tokens tokens are listed there too, and never end the run.
  * Blank lines of JSONL, and a byte order mark at its beginning, are nothing. No document at all is an error.
  * Lone surrogates in JSON and invalid UTF-8 become U+FFFD, counted (`strict`: an error that names the place).
  *
@@ -61,6 +62,7 @@ struct preprocess_config {
 	 * encodes a long document some 10 bytes a byte of it. */
 	uint64_t memory;
 	uint64_t max_bytes;    /* longer documents are rejected (64 MiB); at most 1 GiB */
+	uint64_t min_tokens;   /* documents of fewer tokens (EOD not counted) go to rejects.jsonl; 0: none */
 	bool strict;           /* invalid UTF-8 is an error instead of being repaired */
 	bool fail_on_bad_line; /* a bad line stops instead of going to rejects.jsonl */
 	bool overwrite;

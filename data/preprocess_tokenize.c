@@ -142,6 +142,26 @@ static enum status refuse_invalid(const struct place *place, size_t column)
 		"mend it, or run without --strict to have it replaced by U+FFFD");
 }
 
+/* To the spill, unless it is too short. */
+static enum status add_document(const struct place *place, const char *text, size_t bytes,
+	const uint32_t *ids, size_t count, uint64_t repaired)
+{
+	struct worker *worker = place->worker;
+	uint64_t least = place->job->config->min_tokens;
+	if (count < least) {
+		char reason[96];
+		snprintf(reason, sizeof reason, "the document has fewer than %" PRIu64 " tokens", least);
+		return spill_writer_reject(
+			worker->spill, place->piece, place->record->line, place->record->offset, reason);
+	}
+	TRY(spill_writer_add(worker->spill, hash128(text, bytes), bytes, ids, count));
+	spill_writer_count(worker->spill, 0, repaired);
+	worker->documents++;
+	worker->tokens_done += count + 1;
+	worker->text_bytes += bytes;
+	return STATUS_OK;
+}
+
 /* A document's text, valid UTF-8, to the spill. */
 static enum status take_document(const struct place *place, const char *text, size_t bytes, uint64_t repaired)
 {
@@ -160,12 +180,7 @@ static enum status take_document(const struct place *place, const char *text, si
 	TRY(memory_grow((void **)&worker->ids, &worker->id_capacity, bytes, sizeof *worker->ids,
 		"a document's tokens"));
 	TRY(encoder_encode(worker->encoder, text, bytes, worker->ids, &count));
-	TRY(spill_writer_add(worker->spill, hash128(text, bytes), bytes, worker->ids, count));
-	spill_writer_count(worker->spill, 0, repaired);
-	worker->documents++;
-	worker->tokens_done += count + 1;
-	worker->text_bytes += bytes;
-	return STATUS_OK;
+	return add_document(place, text, bytes, worker->ids, count, repaired);
 }
 
 /* A document of a file of ids, to the spill: its key is that of the text that they spell. */
@@ -185,14 +200,8 @@ static enum status take_ids(const struct place *place, const struct token_docume
 	else if (bytes == 0)
 		spill_writer_count(worker->spill, 1, 0);
 	else
-		status = spill_writer_add(
-			worker->spill, hash128(text, bytes), bytes, document->ids, document->count);
+		status = add_document(place, text, bytes, document->ids, document->count, 0);
 	free(text);
-	if (status == STATUS_OK && bytes && bytes <= place->job->config->max_bytes) {
-		worker->documents++;
-		worker->tokens_done += document->count + 1;
-		worker->text_bytes += bytes;
-	}
 	return status;
 }
 

@@ -168,6 +168,8 @@ static enum status run(int argc, char **argv)
 			.default_text = "none: a file is a document"},
 		{OPTION_SIZE("--max-bytes", &config.max_bytes, 1, UINT64_C(1) << 30, "SIZE",
 			"longer documents are rejected")},
+		{OPTION_U64("--min-tokens", &config.min_tokens, 0, UINT32_MAX, "N",
+			"shorter documents are rejected")},
 		{OPTION_FLAG("--strict", &config.strict, "invalid UTF-8 is an error, not repaired")},
 		{OPTION_CHOICE("--on-bad-line", &settings.on_bad_line, "skip|fail",
 			"list bad lines in DIR/rejects.jsonl, or stop at the first")},

@@ -543,6 +543,43 @@ static void rejects_are_listed(void **state)
 	remove_tree(in_root("rejects"));
 }
 
+static void short_documents_are_rejected(void **state)
+{
+	(void)state;
+	make_inputs(13, 12);
+	struct preprocess_config config = basic(in_root("long"));
+	config.min_tokens = 40;
+	config.fail_on_bad_line = true; /* they are no bad lines */
+	struct preprocess_result result = run(&config);
+	/* The naive writer sees those that are long enough, and the empty ones. */
+	struct encoder *encoder;
+	size_t kept = 0, dropped = 0, lines = 0, bytes, count;
+	assert_int_equal(encoder_open(tokenizer, &encoder), STATUS_OK);
+	for (size_t i = 0; i < text_count; i++) {
+		uint32_t *ids = malloc(texts[i].bytes * 4 + 4);
+		assert_int_equal(
+			encoder_encode(encoder, texts[i].data, texts[i].bytes, ids, &count), STATUS_OK);
+		free(ids);
+		if (texts[i].bytes && count < 40) {
+			free(texts[i].data);
+			dropped++;
+		} else {
+			texts[kept++] = texts[i];
+		}
+	}
+	encoder_close(encoder);
+	text_count = kept;
+	assert_true(dropped > 10 && kept > 10);
+	check_corpus(config.output);
+	assert_int_equal(result.rejected, dropped);
+	char *list = get_file(in_root("long/rejects.jsonl"), &bytes);
+	for (const char *at = list; (at = strstr(at, "fewer than 40 tokens\"}\n")); at++)
+		lines++;
+	assert_int_equal(lines, dropped);
+	free(list);
+	remove_tree(config.output);
+}
+
 static void long_records_do_not_pile_up(void **state)
 {
 	(void)state;
@@ -937,6 +974,7 @@ int main(void)
 		cmocka_unit_test(separators_cut_documents),
 		cmocka_unit_test(large_vocabularies_are_i32),
 		cmocka_unit_test(rejects_are_listed),
+		cmocka_unit_test(short_documents_are_rejected),
 		cmocka_unit_test(long_records_do_not_pile_up),
 		cmocka_unit_test(invalid_utf8),
 		cmocka_unit_test(goes_on_after_a_stop),
