@@ -1,28 +1,6 @@
 #!/bin/bash
 # ferry convert: a corpus to Megatron-LM's, llm.c's and nanoGPT's files and back; what it refuses; going on after kill -9.
-ferry=${FERRY:-build/ferry}
-dir=$(mktemp -d)
-trap 'rm -rf "$dir"' EXIT
-status=0
-test_that() { # NAME CONDITION...
-	local name=$1
-	shift
-	if "$@"; then
-		echo "ok - $name"
-	else
-		echo "not ok - $name"
-		echo "# exit code $code"
-		sed 's/^/# out: /' "$dir/out"
-		sed 's/^/# err: /' "$dir/err"
-		status=1
-	fi
-}
-run() { # ARGUMENTS: code, $dir/out, $dir/err
-	"$ferry" "$@" >"$dir/out" 2>"$dir/err" </dev/null
-	code=$?
-}
-out_has() { grep -qF -- "$1" "$dir/out"; }
-err_has() { grep -qF -- "$1" "$dir/err"; }
+. "$(dirname "$0")/tap.bash"
 same() { diff -r -x corpus.json "$1" "$2" >/dev/null; }
 u16() { # NUMBERS: their bytes
 	local n

@@ -1,22 +1,6 @@
 #!/bin/bash
 # ferry encode and ferry decode: ids (tiktoken's), formats, documents, invalid text, wrong input.
-ferry=${FERRY:-build/ferry}
-dir=$(mktemp -d)
-trap 'rm -rf "$dir"' EXIT
-status=0
-test_that() { # NAME CONDITION...
-	local name=$1
-	shift
-	if "$@"; then
-		echo "ok - $name"
-	else
-		echo "not ok - $name"
-		echo "# exit code $code"
-		head -c 400 "$dir/out" | sed 's/^/# out: /'
-		head -c 400 "$dir/err" | sed 's/^/# err: /'
-		status=1
-	fi
-}
+. "$(dirname "$0")/tap.bash"
 run() { # INPUT ARGUMENTS: code, $dir/out, $dir/err
 	printf '%b' "$1" >"$dir/in"
 	shift

@@ -1,29 +1,11 @@
 #!/bin/bash
 # ferry preprocess as a person uses it: every form of input, messages, exit codes, stops and kills.
-ferry=${FERRY:-build/ferry}
+. "$(dirname "$0")/tap.bash"
 root=$(cd "$(dirname "$0")/../.." && pwd)
-dir=$(mktemp -d)
-trap 'rm -rf "$dir"' EXIT
-status=0
-test_that() { # NAME CONDITION...
-	local name=$1
-	shift
-	if "$@"; then
-		echo "ok - $name"
-	else
-		echo "not ok - $name"
-		echo "# exit code $code"
-		sed 's/^/# out: /' "$dir/out"
-		sed 's/^/# err: /' "$dir/err"
-		status=1
-	fi
-}
 run() { # ARGUMENTS: code, $dir/out, $dir/err
 	"$ferry" preprocess "$@" >"$dir/out" 2>"$dir/err" </dev/null
 	code=$?
 }
-out_has() { grep -qF -- "$1" "$dir/out"; }
-err_has() { grep -qF -- "$1" "$dir/err"; }
 same() { diff -r "$1" "$2" >"$dir/err"; }
 
 mkdir -p "$dir/in/sub"

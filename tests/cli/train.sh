@@ -1,29 +1,7 @@
 #!/bin/bash
 # `ferry train`: its log in the reference's form, flags and their errors, runs that go on, signals, fine-tuning.
-ferry=${FERRY:-build/ferry}
+. "$(dirname "$0")/tap.bash"
 root=$(cd "$(dirname "$0")/../.." && pwd)
-dir=$(mktemp -d)
-trap 'rm -rf "$dir"' EXIT
-status=0
-test_that() { # NAME CONDITION...
-	local name=$1
-	shift
-	if "$@"; then
-		echo "ok - $name"
-	else
-		echo "not ok - $name"
-		echo "# exit code $code"
-		tail -n 5 "$dir/out" | sed 's/^/# out: /'
-		tail -n 5 "$dir/err" | sed 's/^/# err: /'
-		status=1
-	fi
-}
-run() { # ARGUMENTS: code, $dir/out, $dir/err
-	"$ferry" "$@" >"$dir/out" 2>"$dir/err" </dev/null
-	code=$?
-}
-out_has() { grep -qF -- "$1" "$dir/out"; }
-err_has() { grep -qF -- "$1" "$dir/err"; }
 refused() { # NAME WORDS FLAGS...: exit code 2, and a message with these words
 	local name=$1 words=$2
 	shift 2

@@ -1,29 +1,7 @@
 #!/bin/bash
 # ferry train-tokenizer: its files, that they do not depend on order or threads, and that corpora, training, checkpoints
 # and generation work with them, with vocabularies on both sides of 65,536 ids.
-ferry=${FERRY:-build/ferry}
-dir=$(mktemp -d)
-trap 'rm -rf "$dir"' EXIT
-status=0
-test_that() { # NAME CONDITION...
-	local name=$1
-	shift
-	if "$@"; then
-		echo "ok - $name"
-	else
-		echo "not ok - $name"
-		echo "# exit code $code"
-		sed 's/^/# out: /' "$dir/out"
-		sed 's/^/# err: /' "$dir/err"
-		status=1
-	fi
-}
-run() { # ARGUMENTS: code, $dir/out, $dir/err
-	"$ferry" "$@" >"$dir/out" 2>"$dir/err" </dev/null
-	code=$?
-}
-out_has() { grep -qF -- "$1" "$dir/out"; }
-err_has() { grep -qF -- "$1" "$dir/err"; }
+. "$(dirname "$0")/tap.bash"
 
 # Words of random letters: enough different ones that a large vocabulary can be learned.
 mkdir "$dir/in"

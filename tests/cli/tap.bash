@@ -1,0 +1,26 @@
+# tap.bash: what the command-line tests share; each sources it. Gives $ferry (the program, $FERRY or build/ferry), $dir
+# (a folder of the test's own, removed at its end) and the functions below; ends with exit code $status.
+ferry=${FERRY:-build/ferry}
+dir=$(mktemp -d)
+trap 'rm -rf "$dir"' EXIT
+status=0
+code=0
+test_that() { # NAME CONDITION...: one line of TAP; with the last command's output where the condition fails
+	local name=$1
+	shift
+	if "$@"; then
+		echo "ok - $name"
+	else
+		echo "not ok - $name"
+		echo "# exit code $code"
+		tail -c 2000 "$dir/out" | sed 's/^/# out: /'
+		tail -c 2000 "$dir/err" | sed 's/^/# err: /'
+		status=1
+	fi
+}
+run() { # ARGUMENTS: code, $dir/out, $dir/err
+	"$ferry" "$@" >"$dir/out" 2>"$dir/err" </dev/null
+	code=$?
+}
+out_has() { grep -qF -- "$1" "$dir/out"; }
+err_has() { grep -qF -- "$1" "$dir/err"; }
