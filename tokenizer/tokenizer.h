@@ -71,15 +71,14 @@ void tokenizer_export_free(struct tokenizer_file files[TOKENIZER_FILES]);
 
 /* ---- encoding ---- */
 
-/* The tokenizer must outlive the encoder. Memory is fixed at open (a few MiB of cache). One thread at a time.
- */
+/* The tokenizer must outlive the encoder. Memory is fixed at open: 20 MiB of cache. One thread at a time. */
 enum status encoder_open(const struct tokenizer *tokenizer, struct encoder **out) MUST_USE;
 void encoder_close(struct encoder *encoder);
 
 /*
  * Ids of one text. `ids` must have room for `bytes` ids (no text has more ids than bytes). The text is read
  * to exactly `bytes`, NUL bytes included. Fails only for lack of memory (a word of
- * more than 48 bytes takes 32 bytes of scratch for each) and for one word of 4 GiB.
+ * more than 48 bytes takes up to 36 bytes of scratch for each) and for one word of 4 GiB.
  * Time: linear in `bytes` for text, n log n for one word of n bytes.
  */
 enum status encoder_encode(struct encoder *encoder, const char *text, size_t bytes,

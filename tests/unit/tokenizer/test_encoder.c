@@ -7,6 +7,7 @@
 #include "tokenizer/words.h"
 
 #include <stdio.h>
+#include <unistd.h>
 
 struct fixture {
 	struct tokenizer *tokenizer;
@@ -262,6 +263,71 @@ static void words_are_cut_where_no_token_reaches(void **state)
 	assert_true(cuts > 20000);
 }
 
+/* The token of a line of merges: its two halves without the space. */
+static size_t line_token(const char *line, size_t length, char *token)
+{
+	size_t bytes = 0;
+	for (size_t i = 0; i < length; i++)
+		if (line[i] != ' ')
+			token[bytes++] = line[i];
+	return bytes;
+}
+
+/* Ids that 16 bits cannot hold: GPT-2's merges and 20,000 that join two of its tokens. */
+static void a_larger_vocabulary(void **state)
+{
+	(void)state;
+	enum { FIRST = 29000, MORE = 20000 };
+	char *merges, path[] = "/tmp/ferry-merges-XXXXXX", token[2][512];
+	size_t bytes, lengths[2] = {0}, count, expected_count = 0;
+	assert_int_equal(file_read_all("tokenizer/vocab.bpe", 1 << 20, &merges, &bytes), STATUS_OK);
+	FILE *file = fdopen(mkstemp(path), "w");
+	fwrite(merges, 1, bytes, file);
+	const char *line = strchr(merges, '\n') + 1;
+	for (int i = 0; i < FIRST + MORE; i++, line = strchr(line, '\n') + 1) {
+		size_t length = line_token(line, strcspn(line, "\n"), token[i % 2]);
+		lengths[i % 2] = length;
+		if (i >= FIRST)
+			fprintf(file, "%.*s %.*s\n", (int)lengths[~i & 1], token[~i & 1], (int)length,
+				token[i % 2]);
+	}
+	fclose(file);
+	struct fixture fixture;
+	assert_int_equal(tokenizer_open_files(path, NULL, &fixture.tokenizer), STATUS_OK);
+	assert_true(tokenizer_vocabulary(fixture.tokenizer) > 66000);
+	assert_int_equal(encoder_open(fixture.tokenizer, &fixture.encoder), STATUS_OK);
+	static char text[400000];
+	static uint32_t expected[sizeof text], ids[sizeof text];
+	size_t text_bytes = 0;
+	while (text_bytes < sizeof text - 300) {
+		uint32_t id = random_below(tokenizer_vocabulary(fixture.tokenizer)), length;
+		const uint8_t *known = tokenizer_token_bytes(fixture.tokenizer, id, &length);
+		for (uint32_t i = 0; i < length; i++)
+			text[text_bytes++] = known[i] < 0x80 ? (char)known[i] : 'x';
+	}
+	for (size_t at = 0, end; at < text_bytes; at = end, expected_count += count) {
+		end = at + word_end((const uint8_t *)text + at, text_bytes - at);
+		assert_int_equal(vocabulary_merge_word(fixture.tokenizer, (const uint8_t *)text + at,
+					 end - at, expected + expected_count, &count),
+			STATUS_OK);
+	}
+	for (int round = 0; round < 2; round++) {
+		assert_int_equal(encoder_encode(fixture.encoder, text, text_bytes, ids, &count), STATUS_OK);
+		assert_int_equal(count, expected_count);
+		assert_memory_equal(ids, expected, count * sizeof *ids);
+	}
+	uint32_t largest = 0;
+	for (size_t i = 0; i < count; i++)
+		largest = ids[i] > largest ? ids[i] : largest;
+	assert_true(largest > UINT16_MAX);
+	assert_int_equal(
+		encoder_encode_u16(fixture.encoder, text, text_bytes, (uint16_t *)ids, &count), STATUS_USAGE);
+	encoder_close(fixture.encoder);
+	tokenizer_close(fixture.tokenizer);
+	unlink(path);
+	free(merges);
+}
+
 /* A cut before a space that follows something else changes nothing, so a long text equals its pieces. */
 static void a_text_equals_its_pieces(void **state)
 {
@@ -372,6 +438,7 @@ int main(void)
 		cmocka_unit_test(as_the_oracle),
 		cmocka_unit_test(every_token_merges_to_itself),
 		cmocka_unit_test(words_are_cut_where_no_token_reaches),
+		cmocka_unit_test(a_larger_vocabulary),
 		cmocka_unit_test(a_text_equals_its_pieces),
 		cmocka_unit_test(a_megabyte_without_a_break),
 		cmocka_unit_test(nothing_and_nul),
