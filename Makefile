@@ -209,6 +209,7 @@ $(B)/ferry.1: tools/ferry.1 $(B)/ferry VERSION
 		{ gsub(/@VERSION@/, version); print }' $< >$@.tmp && mv $@.tmp $@
 install: $(B)/ferry $(B)/ferry.1 ## install the program and its man page under PREFIX (/usr/local)
 	install -D -m 755 $(B)/ferry $(DESTDIR)$(PREFIX)/bin/ferry
+	if [ -e $(B)/ferry-cuda.so ]; then install -D -m 755 $(B)/ferry-cuda.so $(DESTDIR)$(PREFIX)/lib/ferry/ferry-cuda.so; fi
 	install -D -m 644 $(B)/ferry.1 $(DESTDIR)$(PREFIX)/share/man/man1/ferry.1
 clean: ## remove what was built
 	rm -rf $(B)

@@ -16,7 +16,7 @@ struct optimizer {
 	struct kernels *kernels;
 	uint64_t elements;
 	float *exp_avg, *exp_avg_sq;
-	struct gradient_stats *stats; /* in the kernels' memory */
+	struct gradient_stats *stats, *host_stats; /* in the kernels' memory; on the host */
 	struct segment *segments;
 	int segment_count;
 };
@@ -58,7 +58,8 @@ static enum status allocate(struct optimizer *o, const struct parameter_table *t
 	cut_segments(o, table);
 	TRY(k->memory_alloc(k, (void **)&o->exp_avg, o->elements * 4, "Adam's first moments"));
 	TRY(k->memory_alloc(k, (void **)&o->exp_avg_sq, o->elements * 4, "Adam's second moments"));
-	return k->memory_alloc(k, (void **)&o->stats, sizeof *o->stats, "the gradients' norm");
+	TRY(k->memory_alloc(k, (void **)&o->stats, sizeof *o->stats, "the gradients' norm"));
+	return k->host_alloc(k, (void **)&o->host_stats, sizeof *o->host_stats, "the gradients' norm");
 }
 
 enum status optimizer_open(const struct optimizer_config *config, const struct parameter_table *table,
@@ -91,6 +92,8 @@ void optimizer_close(struct optimizer *o)
 		k->memory_free(k, o->exp_avg_sq, o->elements * 4);
 	if (o->stats)
 		k->memory_free(k, o->stats, sizeof *o->stats);
+	if (o->host_stats)
+		k->host_free(k, o->host_stats, sizeof *o->host_stats);
 	free(o->segments);
 	free(o);
 }
@@ -109,12 +112,12 @@ enum status optimizer_measure(
 	struct optimizer *o, const void *gradients, double loss_scale, struct optimizer_measure *out)
 {
 	struct kernels *k = o->kernels;
-	struct gradient_stats stats;
+	const struct gradient_stats *stats = o->host_stats;
 	k->gradient_stats(k, NULL, o->stats, gradients, o->elements);
-	k->copy_out(k, NULL, &stats, o->stats, sizeof stats);
+	k->copy_out(k, NULL, o->host_stats, o->stats, sizeof *o->host_stats);
 	TRY(k->stream_wait(k, NULL));
-	out->overflow = stats.nonfinite > 0;
-	out->norm = out->overflow ? (double)INFINITY : sqrt(stats.sum_of_squares) / loss_scale;
+	out->overflow = stats->nonfinite > 0;
+	out->norm = out->overflow ? (double)INFINITY : sqrt(stats->sum_of_squares) / loss_scale;
 	return STATUS_OK;
 }
 
@@ -125,7 +128,7 @@ double optimizer_clip(const struct optimizer *o, double norm)
 	return fmin(1, o->config.max_norm / (norm + 1e-6));
 }
 
-enum status optimizer_update(struct optimizer *o, float *weights, void *work, const void *gradients,
+void optimizer_update(struct optimizer *o, float *weights, void *work, const void *gradients,
 	double learning_rate, uint64_t step, double multiplier)
 {
 	struct kernels *k = o->kernels;
@@ -144,5 +147,4 @@ enum status optimizer_update(struct optimizer *o, float *weights, void *work, co
 			(const char *)gradients + s->offset * grad, s->elements);
 	}
 	k->weights_changed(k);
-	return k->stream_wait(k, NULL);
 }

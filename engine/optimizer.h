@@ -13,7 +13,8 @@
  * Gaps between parameters and padded vocabulary rows have gradient 0 and weight 0, and stay 0: their moments
  * are 0, so AdamW adds 0 / (0 + eps).
  *
- * The kernels' memory must be the host's (the CPU table): the moments go to checkpoints as they are.
+ * The moments are in the kernels' memory. optimizer_measure waits for all that is queued before it;
+ * optimizer_update only queues: its failures come from the next wait.
  */
 #ifndef ENGINE_OPTIMIZER_H
 #define ENGINE_OPTIMIZER_H
@@ -39,7 +40,7 @@ enum status optimizer_open(const struct optimizer_config *config, const struct p
 	struct kernels *kernels, struct optimizer **out) MUST_USE;
 void optimizer_close(struct optimizer *optimizer);
 
-/* [table->elements], f32; for checkpoints. */
+/* [table->elements], f32, in the kernels' memory; for checkpoints. */
 float *optimizer_exp_avg(struct optimizer *optimizer);
 float *optimizer_exp_avg_sq(struct optimizer *optimizer);
 
@@ -47,7 +48,7 @@ enum status optimizer_measure(struct optimizer *optimizer, const void *gradients
 	double loss_scale, struct optimizer_measure *out) MUST_USE;
 double optimizer_clip(const struct optimizer *optimizer, double norm);
 /* `work` (act, [elements]) is NULL where act is f32. `step` is 1 for the first update. */
-enum status optimizer_update(struct optimizer *optimizer, float *weights, void *work, const void *gradients,
-	double learning_rate, uint64_t step, double multiplier) MUST_USE;
+void optimizer_update(struct optimizer *optimizer, float *weights, void *work, const void *gradients,
+	double learning_rate, uint64_t step, double multiplier);
 
 #endif

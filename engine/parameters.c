@@ -185,22 +185,32 @@ static bool ends_with(const char *text, const char *end)
 	return a >= b && !strcmp(text + a - b, end);
 }
 
+uint64_t parameter_span(const struct parameter_table *table, int index)
+{
+	uint64_t end = index + 1 < table->count ? table->items[index + 1].offset : table->elements;
+	return end - table->items[index].offset;
+}
+
+void parameter_initialize(const struct model_config *config, const struct parameter_table *table, int index,
+	uint64_t seed, float *values)
+{
+	const struct parameter *q = &table->items[index];
+	uint64_t span = parameter_span(table, index);
+	if (q->dimensions == 2) {
+		float residual = (float)(0.02 / sqrt(2.0 * config->layers));
+		float deviation = ends_with(q->name, ".c_proj.weight") ? residual : 0.02f;
+		uint64_t real = (uint64_t)q->file_rows * (uint64_t)q->columns;
+		fill_normal(values, real, span, seed, (uint32_t)index, deviation);
+		return;
+	}
+	bool one = strstr(q->name, "ln_") && ends_with(q->name, ".weight");
+	for (uint64_t e = 0; e < span; e++)
+		values[e] = one && e < q->elements ? 1.0f : 0.0f;
+}
+
 void parameters_initialize(
 	const struct model_config *config, const struct parameter_table *table, uint64_t seed, float *p)
 {
-	float residual = (float)(0.02 / sqrt(2.0 * config->layers));
-	for (int i = 0; i < table->count; i++) {
-		const struct parameter *q = &table->items[i];
-		float *values = p + q->offset;
-		uint64_t end = i + 1 < table->count ? table->items[i + 1].offset : table->elements;
-		if (q->dimensions == 2) {
-			float deviation = ends_with(q->name, ".c_proj.weight") ? residual : 0.02f;
-			uint64_t real = (uint64_t)q->file_rows * (uint64_t)q->columns;
-			fill_normal(values, real, end - q->offset, seed, (uint32_t)i, deviation);
-			continue;
-		}
-		bool one = strstr(q->name, "ln_") && ends_with(q->name, ".weight");
-		for (uint64_t e = 0; e < end - q->offset; e++)
-			values[e] = one && e < q->elements ? 1.0f : 0.0f;
-	}
+	for (int i = 0; i < table->count; i++)
+		parameter_initialize(config, table, i, seed, p + table->items[i].offset);
 }

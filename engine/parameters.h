@@ -80,5 +80,10 @@ const struct parameter *parameter_find(const struct parameter_table *table, cons
  */
 void parameters_initialize(
 	const struct model_config *config, const struct parameter_table *table, uint64_t seed, float *p);
+/* Parameter `index` alone, the gap behind it included. */
+void parameter_initialize(const struct model_config *config, const struct parameter_table *table, int index,
+	uint64_t seed, float *values /* [parameter_span] */);
+/* Elements from a parameter's offset to the next one's. */
+uint64_t parameter_span(const struct parameter_table *table, int index);
 
 #endif

@@ -5,6 +5,7 @@
 #include "common/memory.h"
 #include "engine/document_masks.h"
 #include "engine/model.h"
+#include "engine/staging.h"
 
 #include <inttypes.h>
 #include <math.h>
@@ -27,17 +28,21 @@ struct trainer {
 	struct loader *loader;
 	const struct parameter_table *table; /* the model's */
 	uint64_t elements;
-	float *master;        /* [elements] */
-	void *working;        /* act [elements]; the master itself where act is f32 */
-	void *gradients;      /* grad [elements] */
-	uint64_t local_batch; /* windows of a step on this rank */
-	/* One step's windows on the host, and one micro-batch in the kernels' memory. */
-	int32_t *inputs, *targets;                        /* [local_batch][T] */
-	int32_t *device_inputs, *device_targets;          /* [micro_batch][T] */
-	int32_t *masks, *device_first, *device_positions; /* likewise; NULL: documents are not kept apart */
-	float *losses, *device_losses;                    /* [micro_batch][T] */
-	int32_t *evaluation_tokens;                       /* [T + 1] */
-	struct mixture_source sources[MIXTURE_LIMIT];     /* of training */
+	float *master;           /* [elements] */
+	void *working;           /* act [elements]; the master itself where act is f32 */
+	void *gradients;         /* grad [elements] */
+	uint64_t local_batch;    /* windows of a step on this rank */
+	struct staging *staging; /* NULL: the kernels' memory is the host's */
+	/* One step's windows on the host (pinned), and one micro-batch in the kernels' memory. */
+	int32_t *inputs, *targets;                /* [local_batch][T] */
+	int32_t *device_inputs, *device_targets;  /* [micro_batch][T] */
+	int32_t *first, *positions;               /* [local_batch][T]; NULL: documents are not kept apart */
+	int32_t *device_first, *device_positions; /* [micro_batch][T] */
+	float *losses;                            /* [local_batch][T] */
+	float *device_losses;                     /* [micro_batch][T] */
+	struct event *begin_model, *end_model;    /* of a step */
+	int32_t *evaluation_tokens;               /* [T + 1] */
+	struct mixture_source sources[MIXTURE_LIMIT]; /* of training */
 	int source_count;
 	struct mixture mixture, evaluation[SPLIT_PARTS]; /* evaluation: where there are windows */
 	uint64_t evaluation_windows[SPLIT_PARTS];        /* 0: none */
@@ -142,44 +147,75 @@ enum status trainer_measure(const struct trainer_config *c, struct trainer_memor
 	TRY(trainer_check(c));
 	TRY(parameter_table_open(&c->model, &table));
 	uint64_t n = table.elements;
+	uint64_t largest = 4 * parameter_span(&table, PARAMETER_WTE);
 	parameter_table_close(&table);
+	uint64_t T = c->window_tokens;
 	*out = (struct trainer_memory){.weights = 4 * n,
 		.working = c->precision == DTYPE_F32 ? 0 : dtype_bytes(c->precision) * n,
 		.gradients = 4 * n,
 		.moments = 8 * n,
 		.activations = model_activation_bytes(&c->model, &options, c->precision),
-		.packing = c->packing,
-		.data = c->window_tokens * (8 * c->global_batch + 28 * c->micro_batch)};
-	out->total = out->weights + out->working + out->gradients + out->moments + out->activations +
-		     out->packing + out->data;
+		.batch = T * 20 * c->micro_batch,
+		.packing = c->open_device ? 0 : c->packing,
+		.data = T * (20 * c->global_batch + 8 * c->micro_batch)};
+	uint64_t kernels =
+		out->weights + out->working + out->gradients + out->moments + out->activations + out->batch;
+	out->host = out->packing + out->data;
+	if (c->open_device) {
+		out->device = kernels;
+		out->host += STAGING_BYTES + largest; /* fresh weights, before they are copied */
+	} else {
+		out->host += kernels;
+	}
 	return STATUS_OK;
 }
 
 /* ---- opening ---- */
 
+/* A micro-batch in the kernels' memory. */
+static enum status take_batch(struct trainer *t)
+{
+	struct kernels *k = &t->kernels;
+	uint64_t bytes = t->config.micro_batch * t->config.window_tokens * 4;
+	TRY(k->memory_alloc(k, (void **)&t->device_inputs, bytes, "a batch"));
+	TRY(k->memory_alloc(k, (void **)&t->device_targets, bytes, "a batch"));
+	TRY(k->memory_alloc(k, (void **)&t->device_losses, bytes, "a batch's losses"));
+	if (t->config.reset_attention_mask)
+		TRY(k->memory_alloc(k, (void **)&t->device_first, bytes, "a batch's masks"));
+	if (t->config.reset_position_ids)
+		TRY(k->memory_alloc(k, (void **)&t->device_positions, bytes, "a batch's positions"));
+	return STATUS_OK;
+}
+
+/* A step on the host: nothing of it is written again while it is still being copied. */
+static enum status take_host(struct trainer *t)
+{
+	struct kernels *k = &t->kernels;
+	uint64_t bytes = t->local_batch * t->config.window_tokens * 4;
+	TRY(k->host_alloc(k, (void **)&t->inputs, bytes, "a step's windows"));
+	TRY(k->host_alloc(k, (void **)&t->targets, bytes, "a step's windows"));
+	TRY(k->host_alloc(k, (void **)&t->losses, bytes, "a step's losses"));
+	if (t->config.reset_attention_mask)
+		TRY(k->host_alloc(k, (void **)&t->first, bytes, "a step's masks"));
+	if (t->config.reset_position_ids)
+		TRY(k->host_alloc(k, (void **)&t->positions, bytes, "a step's positions"));
+	return memory_alloc((void **)&t->evaluation_tokens, t->config.window_tokens + 1, 4, "a window");
+}
+
 static enum status take_blocks(struct trainer *t)
 {
 	struct kernels *k = &t->kernels;
-	uint64_t tokens = t->config.window_tokens, micro = t->config.micro_batch * tokens;
 	TRY(k->memory_alloc(k, (void **)&t->master, t->elements * 4, "the weights"));
 	t->working = t->master;
 	if (k->act != DTYPE_F32)
 		TRY(k->memory_alloc(
 			k, &t->working, t->elements * dtype_bytes(k->act), "the working weights"));
 	TRY(k->memory_alloc(k, &t->gradients, t->elements * dtype_bytes(k->grad), "the gradients"));
-	TRY(k->memory_alloc(k, (void **)&t->device_inputs, micro * 4, "a batch"));
-	TRY(k->memory_alloc(k, (void **)&t->device_targets, micro * 4, "a batch"));
-	TRY(k->memory_alloc(k, (void **)&t->device_losses, micro * 4, "a batch's losses"));
-	if (t->config.reset_attention_mask)
-		TRY(k->memory_alloc(k, (void **)&t->device_first, micro * 4, "a batch's masks"));
-	if (t->config.reset_position_ids)
-		TRY(k->memory_alloc(k, (void **)&t->device_positions, micro * 4, "a batch's positions"));
-	if (t->device_first || t->device_positions)
-		TRY(memory_alloc((void **)&t->masks, micro, 4, "a batch's masks"));
-	TRY(memory_alloc((void **)&t->inputs, t->local_batch * tokens, 4, "a step's windows"));
-	TRY(memory_alloc((void **)&t->targets, t->local_batch * tokens, 4, "a step's windows"));
-	TRY(memory_alloc((void **)&t->losses, micro, 4, "a batch's losses"));
-	return memory_alloc((void **)&t->evaluation_tokens, tokens + 1, 4, "a window");
+	TRY(take_batch(t));
+	TRY(take_host(t));
+	TRY(k->event_open(k, &t->begin_model));
+	TRY(k->event_open(k, &t->end_model));
+	return t->config.open_device ? staging_open(k, &t->staging) : STATUS_OK;
 }
 
 static const char *part_purpose(enum split_part part)
@@ -352,8 +388,8 @@ static enum status resume(struct trainer *t, struct checkpoint *from, const stru
 	TRY(check_same_data(t, s));
 	TRY(resume_samplers(t, s));
 	note_circumstances(t, s);
-	TRY(checkpoint_read_moments(
-		from, t->table, NULL, optimizer_exp_avg(t->optimizer), optimizer_exp_avg_sq(t->optimizer)));
+	TRY(checkpoint_read_moments(from, t->table, t->staging, optimizer_exp_avg(t->optimizer),
+		optimizer_exp_avg_sq(t->optimizer)));
 	struct checkpoint_state own = t->state;
 	t->state = *s;
 	memcpy(t->state.precision, own.precision, sizeof own.precision);
@@ -391,11 +427,32 @@ static void fresh_state(struct trainer *t)
 	t->saved_step = UINT64_MAX;
 }
 
+/* Fresh weights to the device, a parameter at a time. */
+static enum status send_fresh_weights(struct trainer *t)
+{
+	uint64_t largest = 0;
+	float *values;
+	for (int i = 0; i < t->table->count; i++)
+		if (parameter_span(t->table, i) > largest)
+			largest = parameter_span(t->table, i);
+	TRY(memory_alloc_large((void **)&values, largest * 4, "fresh weights"));
+	enum status status = STATUS_OK;
+	for (int i = 0; i < t->table->count && status == STATUS_OK; i++) {
+		parameter_initialize(&t->config.model, t->table, i, t->config.seed, values);
+		status = staging_copy_in(t->staging, t->master + t->table->items[i].offset, values,
+			parameter_span(t->table, i) * 4);
+	}
+	memory_free_large(values, largest * 4);
+	return status;
+}
+
 static enum status take_weights(struct trainer *t, struct checkpoint *from, bool weights_only)
 {
 	struct kernels *k = &t->kernels;
 	if (from)
-		TRY(checkpoint_read_weights(from, t->table, NULL, t->master));
+		TRY(checkpoint_read_weights(from, t->table, t->staging, t->master));
+	else if (t->staging)
+		TRY(send_fresh_weights(t));
 	else
 		parameters_initialize(&t->config.model, t->table, t->config.seed, t->master);
 	if (from && !weights_only) {
@@ -418,7 +475,7 @@ static enum status open_parts(struct trainer *t, struct checkpoint *from, bool w
 		.act = c->precision, .grad = DTYPE_F32, .threads = c->threads, .packing = c->packing};
 	struct model_options options = options_of(c);
 	TRY(open_samplers(t));
-	TRY(kernels_open_cpu(&kernels, &t->kernels));
+	TRY((c->open_device ? c->open_device : kernels_open_cpu)(&kernels, &t->kernels));
 	t->kernels_open = true;
 	TRY(model_open(&c->model, &options, &t->kernels, &t->model));
 	t->table = model_parameters(t->model);
@@ -456,34 +513,48 @@ static void free_block(struct trainer *t, void *block, uint64_t bytes)
 		t->kernels.memory_free(&t->kernels, block, bytes);
 }
 
+static void free_host(struct trainer *t, void *block)
+{
+	if (block)
+		t->kernels.host_free(&t->kernels, block, t->local_batch * t->config.window_tokens * 4);
+}
+
+static void free_blocks(struct trainer *t)
+{
+	uint64_t micro = t->config.micro_batch * t->config.window_tokens;
+	if (t->working != (void *)t->master)
+		free_block(t, t->working, t->elements * dtype_bytes(t->kernels.act));
+	free_block(t, t->master, t->elements * 4);
+	free_block(t, t->gradients, t->elements * dtype_bytes(t->kernels.grad));
+	free_block(t, t->device_inputs, micro * 4);
+	free_block(t, t->device_targets, micro * 4);
+	free_block(t, t->device_losses, micro * 4);
+	free_block(t, t->device_first, micro * 4);
+	free_block(t, t->device_positions, micro * 4);
+	free_host(t, t->inputs);
+	free_host(t, t->targets);
+	free_host(t, t->losses);
+	free_host(t, t->first);
+	free_host(t, t->positions);
+	t->kernels.event_close(&t->kernels, t->begin_model);
+	t->kernels.event_close(&t->kernels, t->end_model);
+	staging_close(t->staging);
+}
+
 void trainer_close(struct trainer *t)
 {
 	if (!t)
 		return;
-	uint64_t micro = t->config.micro_batch * t->config.window_tokens;
 	if (t->loader)
 		loader_close(t->loader);
 	optimizer_close(t->optimizer);
-	if (t->kernels_open) {
-		if (t->working != (void *)t->master)
-			free_block(t, t->working, t->elements * dtype_bytes(t->kernels.act));
-		free_block(t, t->master, t->elements * 4);
-		free_block(t, t->gradients, t->elements * dtype_bytes(t->kernels.grad));
-		free_block(t, t->device_inputs, micro * 4);
-		free_block(t, t->device_targets, micro * 4);
-		free_block(t, t->device_losses, micro * 4);
-		free_block(t, t->device_first, micro * 4);
-		free_block(t, t->device_positions, micro * 4);
-	}
+	if (t->kernels_open)
+		free_blocks(t);
 	if (t->model)
 		model_close(t->model);
 	if (t->kernels_open)
 		t->kernels.close(&t->kernels);
 	t->ranks.close(&t->ranks);
-	free(t->inputs);
-	free(t->targets);
-	free(t->losses);
-	free(t->masks);
 	free(t->evaluation_tokens);
 	free(t);
 }
@@ -539,31 +610,32 @@ static enum status gather(struct trainer *t, struct gathered *out)
 }
 
 /* Where each token's document begins, and its place in it, to the kernels, where they are wanted. */
-static void stage_masks(struct trainer *t, const int32_t *inputs, uint64_t windows)
+static void stage_masks(struct trainer *t, uint64_t at, uint64_t windows)
 {
 	struct kernels *k = &t->kernels;
 	int32_t eod = (int32_t)corpus_get_info(t->config.corpus)->eod;
+	uint64_t skip = at * t->config.window_tokens;
 	int batch = (int)windows, count = (int)t->config.window_tokens;
 	size_t bytes = windows * t->config.window_tokens * 4;
-	if (t->device_first) {
-		document_masks(inputs, batch, count, eod, t->masks, NULL);
-		k->copy_in(k, NULL, t->device_first, t->masks, bytes);
+	if (t->first) {
+		document_masks(t->inputs + skip, batch, count, eod, t->first + skip, NULL);
+		k->copy_in(k, NULL, t->device_first, t->first + skip, bytes);
 	}
-	if (t->device_positions) {
-		document_masks(inputs, batch, count, eod, NULL, t->masks);
-		k->copy_in(k, NULL, t->device_positions, t->masks, bytes);
+	if (t->positions) {
+		document_masks(t->inputs + skip, batch, count, eod, NULL, t->positions + skip);
+		k->copy_in(k, NULL, t->device_positions, t->positions + skip, bytes);
 	}
 }
 
-/* Inputs, targets to the kernels; `windows` of them. */
-static struct model_batch stage(
-	struct trainer *t, const int32_t *inputs, const int32_t *targets, uint64_t windows, uint64_t ordinal)
+/* `windows` of the step's, from the one `at`, to the kernels. */
+static struct model_batch stage(struct trainer *t, uint64_t at, uint64_t windows, uint64_t ordinal)
 {
 	struct kernels *k = &t->kernels;
+	uint64_t skip = at * t->config.window_tokens;
 	size_t bytes = windows * t->config.window_tokens * 4;
-	k->copy_in(k, NULL, t->device_inputs, inputs, bytes);
-	k->copy_in(k, NULL, t->device_targets, targets, bytes);
-	stage_masks(t, inputs, windows);
+	k->copy_in(k, NULL, t->device_inputs, t->inputs + skip, bytes);
+	k->copy_in(k, NULL, t->device_targets, t->targets + skip, bytes);
+	stage_masks(t, at, windows);
 	struct model_batch batch = {.inputs = t->device_inputs,
 		.targets = t->device_targets,
 		.first = t->device_first,
@@ -574,32 +646,45 @@ static struct model_batch stage(
 	return batch;
 }
 
-/* Adds the losses of the micro-batch just computed, in order. */
-static enum status add_losses(struct trainer *t, uint64_t windows, double *sum)
+/* The losses of the micro-batch just queued, to the step's; there after the next wait. */
+static void fetch_losses(struct trainer *t, uint64_t at, uint64_t windows)
 {
 	struct kernels *k = &t->kernels;
-	uint64_t count = windows * t->config.window_tokens;
-	k->copy_out(k, NULL, t->losses, t->device_losses, count * 4);
-	TRY(k->stream_wait(k, NULL));
-	for (uint64_t i = 0; i < count; i++)
+	uint64_t tokens = t->config.window_tokens;
+	k->copy_out(k, NULL, t->losses + at * tokens, t->device_losses, windows * tokens * 4);
+}
+
+/* In order. */
+static void add_losses(const struct trainer *t, uint64_t windows, double *sum)
+{
+	for (uint64_t i = 0; i < windows * t->config.window_tokens; i++)
 		*sum += (double)t->losses[i];
+}
+
+/* Queues all of it, and waits for nothing. */
+static enum status forward_backward(struct trainer *t, const struct gathered *g)
+{
+	struct kernels *k = &t->kernels;
+	uint64_t micro = t->config.micro_batch;
+	double counted = g->counted ? (double)g->counted : 1;
+	float scale = (float)(t->state.loss_scale.scale / counted);
+	k->event_record(k, t->begin_model, NULL);
+	for (uint64_t at = 0; at < t->local_batch; at += micro) {
+		struct model_batch batch = stage(t, at, micro, g->first_ordinal + at);
+		TRY(model_train(t->model, t->working, t->gradients, &batch, scale, at > 0, t->device_losses,
+			NULL, NULL));
+		fetch_losses(t, at, micro);
+	}
+	k->event_record(k, t->end_model, NULL);
 	return STATUS_OK;
 }
 
-static enum status forward_backward(struct trainer *t, const struct gathered *g, double *loss)
+static enum status sum_losses(struct trainer *t, const struct gathered *g, double *loss)
 {
-	uint64_t tokens = t->config.window_tokens, micro = t->config.micro_batch;
-	double sum = 0, counted = g->counted ? (double)g->counted : 1;
-	float scale = (float)(t->state.loss_scale.scale / counted);
-	for (uint64_t at = 0; at < t->local_batch; at += micro) {
-		struct model_batch batch = stage(
-			t, t->inputs + at * tokens, t->targets + at * tokens, micro, g->first_ordinal + at);
-		TRY(model_train(t->model, t->working, t->gradients, &batch, scale, at > 0, t->device_losses,
-			NULL, NULL));
-		TRY(add_losses(t, micro, &sum));
-	}
+	double sum = 0;
+	add_losses(t, t->local_batch, &sum);
 	TRY(t->ranks.sum(&t->ranks, &sum, 1));
-	*loss = sum / counted;
+	*loss = sum / (g->counted ? (double)g->counted : 1);
 	return STATUS_OK;
 }
 
@@ -615,12 +700,15 @@ static enum status check_skips(struct trainer *t)
 	return STATUS_OK;
 }
 
-static enum status update(struct trainer *t, struct trainer_step *report)
+/* The step's only wait is for the norm; the losses have come with it. */
+static enum status update(struct trainer *t, const struct gathered *g, struct trainer_step *report)
 {
 	struct checkpoint_state *s = &t->state;
 	struct optimizer_measure measure;
 	void *working = t->working == (void *)t->master ? NULL : t->working;
 	TRY(optimizer_measure(t->optimizer, t->gradients, s->loss_scale.scale, &measure));
+	report->seconds_model = t->kernels.event_seconds(&t->kernels, t->begin_model, t->end_model);
+	TRY(sum_losses(t, g, &report->loss));
 	report->gradient_norm = measure.norm;
 	report->loss_scale = s->loss_scale.scale;
 	report->overflow = measure.overflow;
@@ -633,8 +721,8 @@ static enum status update(struct trainer *t, struct trainer_step *report)
 		t->skips = 0;
 		report->clip = optimizer_clip(t->optimizer, measure.norm);
 		report->learning_rate = schedule_learning_rate(&s->schedule, s->updates + 1);
-		TRY(optimizer_update(t->optimizer, t->master, working, t->gradients, report->learning_rate,
-			s->updates + 1, report->clip / s->loss_scale.scale));
+		optimizer_update(t->optimizer, t->master, working, t->gradients, report->learning_rate,
+			s->updates + 1, report->clip / s->loss_scale.scale);
 		s->updates++;
 	}
 	report->next_loss_scale = loss_scale_update(&s->loss_scale, measure.overflow);
@@ -673,9 +761,8 @@ static enum status train_step(struct trainer *t)
 	double start = now();
 	TRY(gather(t, &gathered));
 	double have_data = now();
-	TRY(forward_backward(t, &gathered, &report.loss));
-	double have_gradients = now();
-	TRY(update(t, &report));
+	TRY(forward_backward(t, &gathered));
+	TRY(update(t, &gathered, &report));
 	double end = now();
 	s->step++;
 	s->tokens += gathered.counted;
@@ -693,8 +780,7 @@ static enum status train_step(struct trainer *t)
 	report.ordinal = s->ordinal;
 	report.seconds = end - start;
 	report.seconds_data = have_data - start;
-	report.seconds_model = have_gradients - have_data;
-	report.seconds_optimizer = end - have_gradients;
+	report.seconds_optimizer = fmax(0, report.seconds - report.seconds_data - report.seconds_model);
 	t->validated = false;
 	notice_epochs(t);
 	return t->events.step ? t->events.step(t->events.user, &report) : STATUS_OK;
@@ -713,9 +799,13 @@ static enum status evaluate_windows(struct trainer *t, struct mixture *mixture, 
 		TRY(split_window(
 			t, t->evaluation_tokens, t->inputs + w * tokens, t->targets + w * tokens, counted));
 	}
-	struct model_batch batch = stage(t, t->inputs, t->targets, windows, first);
+	struct kernels *k = &t->kernels;
+	struct model_batch batch = stage(t, 0, windows, first);
 	TRY(model_evaluate(t->model, t->working, &batch, t->device_losses));
-	return add_losses(t, windows, sum);
+	fetch_losses(t, 0, windows);
+	TRY(k->stream_wait(k, NULL));
+	add_losses(t, windows, sum);
+	return STATUS_OK;
 }
 
 /* Records a validation loss; returns true where it is the best yet. */
@@ -762,6 +852,7 @@ static enum status save(struct trainer *t, bool best)
 	struct trainer_config *c = &t->config;
 	struct checkpoint_contents contents = {.config = &c->model,
 		.table = t->table,
+		.staging = t->staging,
 		.weights = t->master,
 		.exp_avg = optimizer_exp_avg(t->optimizer),
 		.exp_avg_sq = optimizer_exp_avg_sq(t->optimizer),
@@ -771,6 +862,7 @@ static enum status save(struct trainer *t, bool best)
 		.state = &t->state};
 	char name[CHECKPOINT_NAME];
 	double start = now();
+	TRY(t->kernels.stream_wait(&t->kernels, NULL)); /* a failed update is not saved */
 	TRY(checkpoint_write(c->save, &contents, name));
 	if (best)
 		TRY(checkpoint_mark_best(c->save, name));
@@ -812,6 +904,7 @@ enum status trainer_run(struct trainer *t)
 		TRY(train_step(t));
 		TRY(after_step(t));
 	}
+	TRY(t->kernels.stream_wait(&t->kernels, NULL));
 	/* Stopped before the first step, or between the last save and here: nothing of it is lost. */
 	if (t->config.save && t->state.step > 0 && t->saved_step != t->state.step)
 		return save(t, false);

@@ -30,6 +30,12 @@
  * instruction set and libraries. A checkpoint of other corpora, shares, split or seed is
  * STATUS_MISMATCH, naming both values; so is another window length where sampler.h does not allow it.
  *
+ * Where it trains: on the CPU, in host memory; or in the memory of the table that `open_device` opens (a
+ * GPU's), which the host then never touches itself. Batches go in and losses and norms come out through
+ * pinned memory, and the host waits once a step, between the gradients' norm and the update; what is queued
+ * behind it overlaps with the next step's data. Checkpoints are the same files, so a run moves from one to
+ * the other and goes on.
+ *
  * The library prints nothing: events tell the tool of each step, validation and checkpoint; notices (corpus
  * repeated, validation rising) go to common/log.h. One thread calls; trainer_stop and trainer_save_soon may
  * be called by any thread and by signal handlers.
@@ -62,6 +68,8 @@ struct trainer_config {
 	bool checkpoint_activations, eod_mask_loss;
 	bool reset_attention_mask, reset_position_ids; /* document_masks.h; in validation too */
 	uint64_t seed;
+	/* Opens the table to train on; NULL: kernels_open_cpu, whose memory is the host's. */
+	enum status (*open_device)(const struct kernels_config *config, struct kernels *out);
 	int threads;                        /* 0: all available */
 	uint64_t packing;                   /* bytes for packed weights (kernels.h) */
 	uint64_t eval_interval, eval_iters; /* eval_interval 0: no validation */
@@ -119,8 +127,10 @@ struct trainer_events {
 	enum status (*saved)(void *user, const struct trainer_saved *saved);
 };
 
+/* Bytes. On a device all but packing and data lie there. */
 struct trainer_memory {
-	uint64_t weights, working, gradients, moments, activations, packing, data, total;
+	uint64_t weights, working, gradients, moments, activations, batch, packing, data;
+	uint64_t host, device; /* the sums; device 0: no device */
 };
 
 struct trainer;
@@ -144,7 +154,7 @@ void trainer_stop(struct trainer *trainer);
 void trainer_save_soon(struct trainer *trainer);
 
 const struct parameter_table *trainer_parameters(const struct trainer *trainer);
-const float *trainer_weights(const struct trainer *trainer); /* master, [elements] */
+const float *trainer_weights(const struct trainer *trainer); /* master, [elements], the kernels' memory */
 struct optimizer *trainer_optimizer(struct trainer *trainer);
 const struct checkpoint_state *trainer_state(const struct trainer *trainer);
 const char *trainer_kernels(const struct trainer *trainer); /* "CPU avx512, 2 threads, ..." */

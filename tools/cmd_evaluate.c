@@ -21,7 +21,7 @@ enum { PART_ALL = SPLIT_PARTS };
 
 struct settings {
 	const char *load, *data, *split;
-	int part, stride, batch, window, threads;
+	int part, stride, batch, window, device, threads;
 	bool bf16, json;
 };
 
@@ -199,7 +199,8 @@ static enum status evaluate(struct job *job)
 {
 	const struct settings *s = &job->settings;
 	TRY(corpus_open(s->data, &job->corpus));
-	TRY(loaded_model_open(s->load, s->bf16 ? DTYPE_BF16 : DTYPE_F32, s->threads, &job->loaded));
+	TRY(loaded_model_open(
+		s->load, (enum device)s->device, s->bf16 ? DTYPE_BF16 : DTYPE_F32, s->threads, &job->loaded));
 	TRY(check_tokenizer(job));
 	TRY(choose_range(job));
 	TRY(measure_tokens(job));
@@ -227,6 +228,7 @@ static enum status run(int argc, char **argv)
 		{OPTION_INT("--seq-length", &s->window, 1, 1 << 24, "T", "tokens a window"),
 			.default_text = "the model's positions"},
 		{OPTION_INT("--batch-size", &s->batch, 1, 65536, "B", "windows at a time")},
+		{OPTION_CHOICE("--device", &s->device, DEVICE_CHOICES, DEVICE_HELP)},
 		{OPTION_FLAG("--bf16", &s->bf16, "weights and activations in bfloat16")},
 		{OPTION_INT("--threads", &s->threads, 1, 4096, "N", "threads"), .default_text = "all"},
 		{OPTION_FLAG("--json", &s->json, "the result as one line of JSON")},

@@ -17,7 +17,7 @@
 
 struct settings {
 	const char *load, *prompt, *prompt_file;
-	int length, top_k, samples, threads;
+	int length, top_k, samples, device, threads;
 	double temperature, top_p;
 	uint64_t seed;
 	bool bf16, only_new;
@@ -159,7 +159,8 @@ static enum status write_sample(struct job *job, int sample)
 static enum status generate(struct job *job)
 {
 	const struct settings *s = &job->settings;
-	TRY(loaded_model_open(s->load, s->bf16 ? DTYPE_BF16 : DTYPE_F32, s->threads, &job->loaded));
+	TRY(loaded_model_open(
+		s->load, (enum device)s->device, s->bf16 ? DTYPE_BF16 : DTYPE_F32, s->threads, &job->loaded));
 	TRY(take_prompt(job));
 	TRY(decoder_open(&job->loaded.config, &job->loaded.kernels, 1, &job->decoder));
 	double started = terminal_now();
@@ -199,6 +200,7 @@ static enum status run(int argc, char **argv)
 		{OPTION_U64("--seed", &s->seed, 0, UINT64_MAX, "N", "another seed, another text")},
 		{OPTION_INT("--num-samples", &s->samples, 1, 1 << 30, "N", "texts, one after another")},
 		{OPTION_FLAG("--only-new", &s->only_new, "print what is new, without the prompt")},
+		{OPTION_CHOICE("--device", &s->device, DEVICE_CHOICES, DEVICE_HELP)},
 		{OPTION_FLAG("--bf16", &s->bf16, "weights and activations in bfloat16")},
 		{OPTION_INT("--threads", &s->threads, 1, 4096, "N", "threads"), .default_text = "all"},
 	};

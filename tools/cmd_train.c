@@ -10,6 +10,7 @@
 #include "common/threads.h"
 #include "engine/trainer.h"
 #include "tokenizer/tokenizer.h"
+#include "tools/device.h"
 #include "tools/terminal.h"
 #include "tools/train_log.h"
 #include "tools/train_options.h"
@@ -37,6 +38,7 @@ struct job {
 	struct checkpoint_file blobs[TOKENIZER_FILES];
 	cJSON *record;
 	struct trainer_config config;
+	struct device_choice device;
 	struct train_log *log;
 	struct trainer *trainer;
 	int lock; /* descriptor of RUN/lock; -1: none */
@@ -282,7 +284,8 @@ static uint64_t choose_packing(const struct job *job)
 {
 	const struct trainer_config *c = &job->config;
 	struct parameter_table table;
-	if (c->global_batch == c->micro_batch || parameter_table_open(&c->model, &table) != STATUS_OK)
+	if (job->device.gpu || c->global_batch == c->micro_batch ||
+		parameter_table_open(&c->model, &table) != STATUS_OK)
 		return 0;
 	uint64_t bytes = 2 * table.elements * dtype_bytes(c->precision);
 	parameter_table_close(&table);
@@ -298,6 +301,8 @@ static enum status compose_config(struct job *job)
 	compose_model(job);
 	TRY(model_config_check(&c->model));
 	TRY(choose_precision(job));
+	TRY(device_choose((enum device)s->device, c->precision, &job->device));
+	c->open_device = job->device.gpu ? kernels_open_cuda : NULL;
 	if (!s->global_batch)
 		s->global_batch = s->batch;
 	TRY(choose_length(job));
@@ -522,28 +527,40 @@ static enum status print_model(struct job *job)
 	return STATUS_OK;
 }
 
+#define LESS_MEMORY                                                                                          \
+	"a smaller --batch-size (with --global-batch-size as it is), --checkpoint-activations, --bf16, a "   \
+	"shorter --seq-length or a smaller --model need less"
+
 static enum status check_memory(struct job *job, struct trainer_memory *m, uint64_t *available)
 {
 	*available = memory_available();
 	TRY(trainer_measure(&job->config, m));
-	FAIL_IF(*available && m->total > *available, STATUS_USAGE,
-		"this needs %s of memory and %s are available; a smaller --batch-size (with "
-		"--global-batch-size "
-		"as it is), --checkpoint-activations, --bf16, a shorter --seq-length or a smaller --model "
-		"need less",
-		human_bytes((double)m->total).text, human_bytes((double)*available).text);
+	FAIL_IF(*available && m->host > *available, STATUS_USAGE,
+		"this needs %s of memory and %s are available; " LESS_MEMORY,
+		human_bytes((double)m->host).text, human_bytes((double)*available).text);
+	FAIL_IF(job->device.unused && m->device > job->device.unused, STATUS_USAGE,
+		"this needs %s of the GPU's memory and %s are free; " LESS_MEMORY,
+		human_bytes((double)m->device).text, human_bytes((double)job->device.unused).text);
 	return STATUS_OK;
 }
 
 static void print_memory(struct job *job, const struct trainer_memory *m, uint64_t available)
 {
+	bool gpu = job->device.gpu;
+	if (*job->device.why)
+		train_log_line(job->log, " > on the CPU: %s", job->device.why);
 	train_log_line(job->log,
-		" > memory: %s (weights %s, gradients %s, moments %s, activations %s, packed copies %s); %s "
+		" > memory%s: %s (weights %s, gradients %s, moments %s, activations %s, packed copies %s); "
+		"%s "
 		"available",
-		human_bytes((double)m->total).text, human_bytes((double)(m->weights + m->working)).text,
-		human_bytes((double)m->gradients).text, human_bytes((double)m->moments).text,
-		human_bytes((double)m->activations).text, human_bytes((double)m->packing).text,
-		human_bytes((double)available).text);
+		gpu ? " of the GPU" : "", human_bytes((double)(gpu ? m->device : m->host)).text,
+		human_bytes((double)(m->weights + m->working)).text, human_bytes((double)m->gradients).text,
+		human_bytes((double)m->moments).text, human_bytes((double)m->activations).text,
+		human_bytes((double)m->packing).text,
+		human_bytes((double)(gpu ? job->device.unused : available)).text);
+	if (gpu)
+		train_log_line(job->log, " > memory of the host: %s; %s available",
+			human_bytes((double)m->host).text, human_bytes((double)available).text);
 }
 
 static void print_start(struct job *job)
@@ -605,6 +622,7 @@ static enum status train(struct job *job)
 	struct trainer_events events = train_log_events(job->log);
 	TRY(trainer_open(&job->config, &events, job->from, !job->resuming, &job->trainer));
 	print_start(job);
+	train_log_start(job->log);
 	catch_signals(job->trainer);
 	enum status status = trainer_run(job->trainer);
 	release_signals();

@@ -2,6 +2,7 @@
  * ferry.c: the program. Chooses a subcommand; everything else is in cmd_*.c.
  */
 #include "common/simd.h"
+#include "kernels/kernels.h"
 #include "tools/command.h"
 #include "tools/options.h"
 
@@ -35,11 +36,18 @@ static void print_help(FILE *out)
 
 static int print_version(void)
 {
+	struct kernels gpu;
+	struct kernels_config config = {.act = DTYPE_BF16, .grad = DTYPE_F32};
 	printf("ferry %s\n", FERRY_VERSION);
 	printf("unicode            16.0\n");
 	printf("matrix products    %s\n", FERRY_GEMM);
 	printf("instruction set    %s, of this processor's\n", simd_isa_name(simd_isa_get()));
-	printf("left out           CUDA\n");
+	if (kernels_open_cuda(&config, &gpu) == STATUS_OK) {
+		printf("GPU                %s\n", gpu.name);
+		gpu.close(&gpu);
+	} else {
+		printf("left out           GPU: %s\n", error_message());
+	}
 	return command_finish("--version", STATUS_OK);
 }
 

@@ -32,16 +32,17 @@ static uint64_t choose_packing(uint64_t weight_bytes)
 	return weight_bytes < memory_available() / 4 ? weight_bytes : 0;
 }
 
-static enum status read_weights(struct loaded_model *m)
+/* Rounded on the way where act is not f32. staging NULL: the kernels' memory is the host's. */
+static enum status read_weights(struct loaded_model *m, struct staging *staging)
 {
 	struct kernels *k = &m->kernels;
 	TRY(k->memory_alloc(k, &m->weights, m->weight_bytes, "weights"));
 	if (k->act == DTYPE_F32)
-		return checkpoint_read_weights(m->checkpoint, &m->table, NULL, m->weights);
+		return checkpoint_read_weights(m->checkpoint, &m->table, staging, m->weights);
 	uint64_t bytes = m->table.elements * sizeof(float);
 	void *full;
 	TRY(k->memory_alloc(k, &full, bytes, "weights before they are rounded"));
-	enum status status = checkpoint_read_weights(m->checkpoint, &m->table, NULL, full);
+	enum status status = checkpoint_read_weights(m->checkpoint, &m->table, staging, full);
 	if (status == STATUS_OK) {
 		k->convert(k, NULL, m->weights, k->act, full, DTYPE_F32, m->table.elements);
 		status = k->stream_wait(k, NULL);
@@ -50,8 +51,20 @@ static enum status read_weights(struct loaded_model *m)
 	return status;
 }
 
-static enum status open_all(const char *path, enum dtype act, int threads, struct loaded_model *m)
+static enum status read_weights_to_gpu(struct loaded_model *m)
 {
+	struct staging *staging;
+	TRY(staging_open(&m->kernels, &staging));
+	enum status status = read_weights(m, staging);
+	staging_close(staging);
+	return status;
+}
+
+static enum status open_all(
+	const char *path, enum device device, enum dtype act, int threads, struct loaded_model *m)
+{
+	struct device_choice choice;
+	TRY(device_choose(device, act, &choice));
 	TRY(checkpoint_open(path, &m->checkpoint));
 	m->config = *checkpoint_config(m->checkpoint);
 	TRY(model_config_check(&m->config));
@@ -61,15 +74,20 @@ static enum status open_all(const char *path, enum dtype act, int threads, struc
 	struct kernels_config kernels = {.act = act,
 		.grad = DTYPE_F32,
 		.threads = threads ? threads : threads_available(),
-		.packing = choose_packing(m->weight_bytes)};
+		.packing = choice.gpu ? 0 : choose_packing(m->weight_bytes)};
+	if (choice.gpu) {
+		TRY(kernels_open_cuda(&kernels, &m->kernels));
+		return read_weights_to_gpu(m);
+	}
 	TRY(kernels_open_cpu(&kernels, &m->kernels));
-	return read_weights(m);
+	return read_weights(m, NULL);
 }
 
-enum status loaded_model_open(const char *path, enum dtype act, int threads, struct loaded_model *out)
+enum status loaded_model_open(
+	const char *path, enum device device, enum dtype act, int threads, struct loaded_model *out)
 {
 	*out = (struct loaded_model){0};
-	enum status status = open_all(path, act, threads, out);
+	enum status status = open_all(path, device, act, threads, out);
 	if (status != STATUS_OK)
 		loaded_model_close(out);
 	return status;

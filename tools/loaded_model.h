@@ -7,6 +7,7 @@
 
 #include "engine/checkpoint.h"
 #include "tokenizer/tokenizer.h"
+#include "tools/device.h"
 
 struct loaded_model {
 	struct checkpoint *checkpoint;
@@ -21,7 +22,7 @@ struct loaded_model {
 
 /* `path` as in checkpoint_open; act is the type of weights and activations; threads 0: all available. */
 enum status loaded_model_open(
-	const char *path, enum dtype act, int threads, struct loaded_model *out) MUST_USE;
+	const char *path, enum device device, enum dtype act, int threads, struct loaded_model *out) MUST_USE;
 /* Fine after a failed open. */
 void loaded_model_close(struct loaded_model *model);
 

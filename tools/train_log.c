@@ -310,6 +310,11 @@ enum status train_log_open(const struct train_log_config *config, struct train_l
 	return STATUS_OK;
 }
 
+void train_log_start(struct train_log *log)
+{
+	log->started = log->first_started = terminal_now();
+}
+
 void train_log_close(struct train_log *log)
 {
 	if (!log)

@@ -26,6 +26,8 @@ struct train_log_config {
 };
 
 enum status train_log_open(const struct train_log_config *config, struct train_log **out) MUST_USE;
+/* The clock of the first iteration line: called when the first step begins. */
+void train_log_start(struct train_log *log);
 void train_log_close(struct train_log *log);
 
 /* One line to both; the signature that train_options_table wants is (log, text). */

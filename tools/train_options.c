@@ -1,6 +1,7 @@
 #include "tools/train_options.h"
 
 #include "engine/model.h"
+#include "tools/device.h"
 
 #include <ctype.h>
 #include <inttypes.h>
@@ -129,8 +130,11 @@ static void fill_table(struct train_options *o)
 		{OPTION_DOUBLE(
 			"--adam-eps", &s->adam_epsilon, 1e-30, 0.99, "E", "added to the root of the second")},
 
-		{OPTION_HEADING("Precision and memory")},
-		{OPTION_FLAG("--bf16", &s->bf16, "activations and working weights in bfloat16")},
+		{OPTION_HEADING("Machine, precision, memory")},
+		{OPTION_CHOICE("--device", &s->device, DEVICE_CHOICES, DEVICE_HELP)},
+		{OPTION_FLAG("--bf16", &s->bf16,
+			"activations and working weights in bfloat16: the one to choose on a GPU, and on "
+			"processors with avx512_bf16")},
 		{OPTION_FLAG("--fp16", &s->fp16, "... in IEEE half precision, with loss scaling")},
 		{OPTION_FLAG("--fp32", &s->fp32, "... in single precision (the default)")},
 		{OPTION_DOUBLE("--loss-scale", &s->loss_scale, 0, 1e30, "S", "with --fp16: a fixed scale"),
@@ -143,7 +147,8 @@ static void fill_table(struct train_options *o)
 		{OPTION_DOUBLE("--min-scale", &s->min_scale, 1e-30, 1e30, "S", "never below this")},
 		{OPTION_FLAG("--checkpoint-activations", &s->checkpoint_activations,
 			"keep only each layer's input and compute the rest again: less memory, slower")},
-		{OPTION_INT("--threads", &s->threads, 0, 4096, "N", "threads"), .default_text = "all"},
+		{OPTION_INT("--threads", &s->threads, 0, 4096, "N", "threads of the CPU"),
+			.default_text = "all"},
 
 		{OPTION_HEADING("Log, validation, checkpoints")},
 		{OPTION_U64("--log-interval", &s->log_interval, 1, ANY, "N", "steps between lines")},
@@ -444,8 +449,8 @@ static void value_text(const struct option *option, char *text, size_t room)
 
 static bool is_recorded(const struct option *option)
 {
-	static const char *const not [] = {
-		"--load", "--finetune", "--overwrite", "--preset", "--model", "--save", "--exit-interval"};
+	static const char *const not [] = {"--load", "--finetune", "--overwrite", "--preset", "--model",
+		"--save", "--exit-interval", "--device"};
 	if (option->kind == OPTION_KIND_HEADING || !option->help)
 		return false;
 	for (size_t i = 0; i < sizeof not / sizeof *not ; i++)

@@ -44,7 +44,7 @@ struct train_settings {
 	const char *save, *load;
 	bool finetune, overwrite;
 	/* machine */
-	int threads;
+	int device, threads;
 	/* accepted, without meaning here */
 	bool no_flag;
 	uint64_t no_number;

@@ -113,8 +113,9 @@ static inline double training_step(struct training *t, uint64_t step, double los
 	must(optimizer_measure(t->optimizer, t->gradients, loss_scale, &measure));
 	double multiplier = optimizer_clip(t->optimizer, measure.norm) / loss_scale;
 	if (!measure.overflow)
-		must(optimizer_update(t->optimizer, t->master, t->work == t->master ? NULL : t->work,
-			t->gradients, rate, step, multiplier));
+		optimizer_update(t->optimizer, t->master, t->work == t->master ? NULL : t->work, t->gradients,
+			rate, step, multiplier);
+	must(t->k.stream_wait(&t->k, NULL));
 	return measure.norm;
 }
 

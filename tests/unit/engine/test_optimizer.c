@@ -114,8 +114,7 @@ static void follows_the_paper(void **state)
 		wanted = wanted < 1 ? wanted : 1;
 		assert_true(fabs(clip - wanted) < 1e-6);
 		clipped += clip < 1;
-		assert_ok(optimizer_update(
-			optimizer, a.weights, NULL, a.gradients, 1e-2, (uint64_t)t, clip / scale));
+		optimizer_update(optimizer, a.weights, NULL, a.gradients, 1e-2, (uint64_t)t, clip / scale);
 		naive_update(&n, &a, 1e-2, t, wanted / scale);
 	}
 	assert_int_equal(clipped, 10);
@@ -179,7 +178,7 @@ static void working_weights_and_threads(void **state)
 		fill_gradients(&a, 5, 1);
 		assert_ok(optimizer_measure(optimizer, a.gradients, 1, &measure));
 		norms[threads - 1] = measure.norm;
-		assert_ok(optimizer_update(optimizer, a.weights, a.work, a.gradients, 1e-3, 1, 1));
+		optimizer_update(optimizer, a.weights, a.work, a.gradients, 1e-3, 1, 1);
 		for (uint64_t i = 0; i < a.table.elements; i++) {
 			uint32_t bits;
 			memcpy(&bits, &a.weights[i], 4);

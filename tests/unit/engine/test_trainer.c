@@ -3,6 +3,7 @@
 #include "common/file.h"
 #include "common/log.h"
 #include "tests/unit/data/corpus_fixture.h"
+#include "tests/unit/engine/fenced_kernels.h"
 
 #include <math.h>
 
@@ -398,6 +399,100 @@ static void fine_tuning_takes_the_weights_alone(void **state)
 	trainer_close(story.trainer);
 }
 
+/* ---- on a device ---- */
+
+static void assert_same_file(const char *a, const char *b, const char *name)
+{
+	char path[2][160], *bytes[2];
+	size_t count[2];
+	snprintf(path[0], sizeof path[0], "%s/%s", a, name);
+	snprintf(path[1], sizeof path[1], "%s/%s", b, name);
+	for (int i = 0; i < 2; i++)
+		assert_ok(file_read_all(path[i], 1 << 26, &bytes[i], &count[i]));
+	if (count[0] != count[1] || memcmp(bytes[0], bytes[1], count[0]))
+		fail_msg("%s and %s differ", path[0], path[1]);
+	free(bytes[0]);
+	free(bytes[1]);
+}
+
+/* Host code may not touch device memory (it would crash), nor buffers that are still being copied; and one
+ * wait a step is all. Straight on the host, against the device up to a checkpoint, then the host, then the
+ * device again. */
+static void check_device(struct trainer_config config)
+{
+	struct story straight = {0}, story[3] = {{.stop_after = 4}, {.stop_after = 8}, {0}};
+	char elsewhere[100], a[160], b[160];
+	snprintf(elsewhere, sizeof elsewhere, "%s-device", run);
+	assert_ok(directory_remove(elsewhere));
+	config.eval_interval = 3;
+	config.eval_iters = 2;
+	go(&straight, &config);
+	trainer_close(straight.trainer);
+	config.save = elsewhere;
+	fenced_unpinned = fenced_changed = fenced_waits = 0;
+	for (int part = 0; part < 3; part++) {
+		config.open_device = part == 1 ? NULL : fenced_open;
+		if (part)
+			go_on(&story[part], &config, elsewhere);
+		else
+			go(&story[part], &config);
+		assert_int_equal(story[part].step_count, 4);
+		for (int i = 0; i < 4; i++) {
+			assert_same_bits(story[part].steps[i].loss, straight.steps[4 * part + i].loss);
+			assert_same_bits(story[part].steps[i].gradient_norm,
+				straight.steps[4 * part + i].gradient_norm);
+		}
+		trainer_close(story[part].trainer);
+	}
+	snprintf(a, sizeof a, "%s/step-00000012", run);
+	snprintf(b, sizeof b, "%s/step-00000012", elsewhere);
+	assert_same_file(a, b, "model.safetensors");
+	assert_same_file(a, b, "optimizer.safetensors");
+	assert_int_equal(fenced_unpinned, 0);
+	assert_int_equal(fenced_changed, 0);
+	assert_ok(directory_remove(elsewhere));
+}
+
+static void a_device_gives_the_same_bits(void **state)
+{
+	(void)state;
+	check_device(base_config());
+	struct trainer_config config = base_config();
+	config.precision = DTYPE_BF16;
+	config.checkpoint_activations = true;
+	config.reset_attention_mask = config.reset_position_ids = true;
+	check_device(config);
+}
+
+static void a_device_skips_overflows_alike(void **state)
+{
+	(void)state;
+	struct trainer_config config = base_config();
+	config.precision = DTYPE_F16;
+	config.loss_scale = loss_scale_dynamic(24, 2, 1, 1);
+	check_device(config);
+}
+
+/* Without validation and checkpoints: the norm's wait in each step, and one at the end; the first after fresh
+ * weights (a parameter each) and their rounding. */
+static void a_step_waits_once(void **state)
+{
+	(void)state;
+	int waits[2];
+	for (int longer = 0; longer < 2; longer++) {
+		struct story story = {0};
+		struct trainer_config config = base_config();
+		config.open_device = fenced_open;
+		config.save = NULL;
+		config.train_iters = longer ? 12 : 5;
+		fenced_waits = 0;
+		go(&story, &config);
+		trainer_close(story.trainer);
+		waits[longer] = fenced_waits;
+	}
+	assert_int_equal(waits[1] - waits[0], 7);
+}
+
 /* ---- steps ---- */
 
 /* Counted targets against the corpus in memory: all, or those whose input is not EOD. */
@@ -685,6 +780,9 @@ int main(void)
 		cmocka_unit_test_setup(windows_may_be_cut_on_resume, setup),
 		cmocka_unit_test_setup(corpora_are_mixed, setup),
 		cmocka_unit_test_setup(fine_tuning_takes_the_weights_alone, setup),
+		cmocka_unit_test_setup(a_device_gives_the_same_bits, setup),
+		cmocka_unit_test_setup(a_device_skips_overflows_alike, setup),
+		cmocka_unit_test_setup(a_step_waits_once, setup),
 		cmocka_unit_test_setup(targets_are_counted_as_told, setup),
 		cmocka_unit_test_setup(micro_batches_change_nothing, setup),
 		cmocka_unit_test_setup(documents_are_kept_apart, setup),

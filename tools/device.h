@@ -1,0 +1,22 @@
+/*
+ * device.h: where a command computes: --device auto|gpu|cpu.
+ */
+#ifndef TOOLS_DEVICE_H
+#define TOOLS_DEVICE_H
+
+#include "kernels/kernels.h"
+
+#define DEVICE_CHOICES "auto|gpu|cpu"
+#define DEVICE_HELP    "where to compute; auto: the GPU where there is one that ferry can use"
+enum device { DEVICE_AUTO, DEVICE_GPU, DEVICE_CPU };
+
+struct device_choice {
+	bool gpu;
+	uint64_t unused; /* bytes of its memory that can be taken; 0: not known */
+	char why[512];   /* auto took the CPU: why; else "" */
+};
+
+/* Opens the GPU and closes it again. That `gpu` cannot be had is an error that says why. */
+enum status device_choose(enum device wanted, enum dtype act, struct device_choice *out) MUST_USE;
+
+#endif
