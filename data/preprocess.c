@@ -696,6 +696,9 @@ static enum status settle(struct preprocess_job *job, const struct journal *jour
 	*complete = corpus && job->resumed;
 	if (job->resumed)
 		return file_remove_temporaries(job->work);
+	/* A run that was killed between its last two removals is finished, and leaves this empty folder. */
+	if (corpus && !journaled)
+		(void)file_system->rmdir(job->work);
 	FAIL_IF(corpus && !config->overwrite, STATUS_USAGE,
 		"%s: already holds a corpus; choose another --output, or --overwrite to replace it",
 		config->output);

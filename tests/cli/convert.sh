@@ -69,7 +69,8 @@ for i in 1 2 3 4; do
 	wait $pid 2>/dev/null
 	if [ ! -e "$dir/k/corpus.json" ] || [ -e "$dir/k/work" ]; then
 		run convert "$dir/megatron" --output "$dir/k"
-		[ $code = 0 ] || bad=1
+		# Finished but for an empty work/: it is said, and tidied.
+		[ $code = 0 ] || err_has "already holds a corpus" || bad=1
 	fi
 	rm -f "$dir/k/.lock"
 	diff -r "$dir/auto1" "$dir/k" >/dev/null || bad=1

@@ -33,6 +33,9 @@ test_that "other order, workers, memory: the same bytes" same "$dir/c1" "$dir/c2
 run "$dir/in" --output "$dir/c1"
 test_that "a second run on the same output: exit 2" [ $code -eq 2 ]
 test_that "and an error that names the cure" err_has "already holds a corpus; choose another --output, or --overwrite"
+mkdir "$dir/c1/work" # as a kill between the last two removals leaves it
+run "$dir/in" --output "$dir/c1"
+test_that "killed at the very end: finished, and tidied" [ $code -eq 2 -a ! -e "$dir/c1/work" ]
 run "$dir/in/a.jsonl" --output "$dir/c1" --overwrite
 test_that "--overwrite replaces it" [ $code -eq 0 -a ! -e "$dir/c1/rejects.jsonl" ]
 
