@@ -519,26 +519,16 @@ enum status shard_document_at(struct corpus *corpus, struct shard *shard, uint64
 
 /* ---- tokens ---- */
 
-/* The last shard whose first token (document) is at or before the given one: the one that holds it. */
-static uint64_t find_shard_of_token(const struct corpus *corpus, uint64_t token)
-{
-	uint64_t low = 0, high = corpus->info.shard_count;
-	while (high - low > 1) {
-		uint64_t middle = low + (high - low) / 2;
-		if (corpus->info.shards[middle].first_token <= token)
-			low = middle;
-		else
-			high = middle;
-	}
-	return low;
-}
+enum unit { TOKENS, DOCUMENTS };
 
-static uint64_t find_shard_of_document(const struct corpus *corpus, uint64_t document)
+/* The last shard whose first token (or document) is at or before `wanted`: the one that holds it. */
+static uint64_t find_shard(const struct corpus *corpus, enum unit unit, uint64_t wanted)
 {
 	uint64_t low = 0, high = corpus->info.shard_count;
 	while (high - low > 1) {
 		uint64_t middle = low + (high - low) / 2;
-		if (corpus->info.shards[middle].first_document <= document)
+		const struct corpus_shard *shard = &corpus->info.shards[middle];
+		if ((unit == TOKENS ? shard->first_token : shard->first_document) <= wanted)
 			low = middle;
 		else
 			high = middle;
@@ -610,7 +600,7 @@ enum status corpus_read(struct corpus *corpus, uint64_t first, uint64_t count, i
 	FAIL_IF(first > corpus->info.tokens || count > corpus->info.tokens - first, STATUS_USAGE,
 		"%s: tokens %" PRIu64 " + %" PRIu64 " asked for, the corpus has %" PRIu64, corpus->directory,
 		first, count, corpus->info.tokens);
-	for (uint64_t s = find_shard_of_token(corpus, first); count; s++) {
+	for (uint64_t s = find_shard(corpus, TOKENS, first); count; s++) {
 		const struct corpus_shard *entry = &corpus->info.shards[s];
 		uint64_t skip = first - entry->first_token, part = entry->tokens - skip;
 		struct shard *shard;
@@ -634,7 +624,7 @@ void corpus_prefetch(struct corpus *corpus, uint64_t first, uint64_t count)
 		return;
 	if (count > corpus->info.tokens - first)
 		count = corpus->info.tokens - first;
-	for (uint64_t s = find_shard_of_token(corpus, first); count; s++) {
+	for (uint64_t s = find_shard(corpus, TOKENS, first); count; s++) {
 		const struct corpus_shard *entry = &corpus->info.shards[s];
 		uint64_t skip = first - entry->first_token, part = entry->tokens - skip;
 		struct shard *shard;
@@ -664,7 +654,7 @@ enum status corpus_document(struct corpus *corpus, uint64_t document, uint64_t *
 	uint64_t offset;
 	unsigned size = corpus_token_bytes(corpus);
 	TRY(check_document(corpus, document));
-	TRY(shard_get(corpus, find_shard_of_document(corpus, document), &shard));
+	TRY(shard_get(corpus, find_shard(corpus, DOCUMENTS, document), &shard));
 	const struct corpus_shard *entry = shard->entry;
 	uint64_t local = document - entry->first_document;
 	TRY(shard_read(corpus, shard, SHARD_IDX, IDX_HEADER + 4 * local, sizeof length, length));
@@ -686,7 +676,7 @@ enum status corpus_document_lengths(struct corpus *corpus, uint64_t first, uint6
 	FAIL_IF(first > corpus->info.documents || count > corpus->info.documents - first, STATUS_USAGE,
 		"%s: documents %" PRIu64 " + %" PRIu64 " asked for, the corpus has %" PRIu64,
 		corpus->directory, first, count, corpus->info.documents);
-	for (uint64_t s = find_shard_of_document(corpus, first); count; s++) {
+	for (uint64_t s = find_shard(corpus, DOCUMENTS, first); count; s++) {
 		const struct corpus_shard *entry = &corpus->info.shards[s];
 		uint64_t skip = first - entry->first_document, part = entry->documents - skip;
 		struct shard *shard;
@@ -709,7 +699,7 @@ enum status corpus_document_key(struct corpus *corpus, uint64_t document, uint64
 {
 	struct shard *shard;
 	TRY(check_document(corpus, document));
-	TRY(shard_get(corpus, find_shard_of_document(corpus, document), &shard));
+	TRY(shard_get(corpus, find_shard(corpus, DOCUMENTS, document), &shard));
 	return read_u64(corpus, shard, SHARD_KEY, 8 * (document - shard->entry->first_document), key);
 }
 

@@ -31,16 +31,10 @@ static size_t index_slot(
 	return at;
 }
 
-uint32_t vocabulary_find_hashed(
-	const struct tokenizer *tokenizer, uint64_t hash, const uint8_t *bytes, size_t length)
-{
-	uint32_t entry = tokenizer->index[index_slot(tokenizer, hash, bytes, length)];
-	return entry ? entry - 1 : (uint32_t)VOCABULARY_NONE;
-}
-
 uint32_t vocabulary_find(const struct tokenizer *tokenizer, const uint8_t *bytes, size_t length)
 {
-	return vocabulary_find_hashed(tokenizer, hash64(bytes, length), bytes, length);
+	uint32_t entry = tokenizer->index[index_slot(tokenizer, hash64(bytes, length), bytes, length)];
+	return entry ? entry - 1 : (uint32_t)VOCABULARY_NONE;
 }
 
 enum status vocabulary_merge_word(
