@@ -1,0 +1,295 @@
+#include "engine/plan.h"
+
+#include "common/memory.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+/* Elements of C a token and layer that the passes between matrix products read and write. */
+enum { FORWARD_PASSES = 12, BACKWARD_PASSES = 20, LOGIT_PASSES = 3 };
+/* Steps until the pipeline repeats itself: an upload delays the next step's forward, which delays its
+ * downloads. */
+enum { PIPELINE_STEPS = 8 };
+#define OPTIMIZER_BYTES    28.0
+#define ATTENTION_BACKWARD 2.5 /* five products for the forward's two */
+
+/* ---- work ---- */
+
+struct per_token {
+	double layer, head;    /* forward FLOPs of matrix products: of all layers, of the classifier */
+	double attention;      /* forward FLOPs, all layers */
+	double passes, logits; /* bytes, forward and backward, of all layers; of the classifier */
+	double passes_forward; /* the forward's part of `passes` */
+};
+
+static struct per_token per_token(const struct plan_shape *shape)
+{
+	const struct model_config *m = &shape->model;
+	double L = m->layers, C = m->hidden, T = (double)shape->window_tokens,
+	       item = (double)dtype_bytes(shape->act);
+	return (struct per_token){.layer = 2 * 12 * L * C * C,
+		.head = 2.0 * m->vocabulary_padded * C,
+		.attention = 2 * L * C * T,
+		.passes = (FORWARD_PASSES + BACKWARD_PASSES) * L * C * item,
+		.logits = (double)LOGIT_PASSES * m->vocabulary_padded * item,
+		.passes_forward = FORWARD_PASSES * L * C * item};
+}
+
+enum status plan_work(const struct plan_shape *shape, struct plan_work *out)
+{
+	struct parameter_table table;
+	TRY(model_config_check(&shape->model));
+	TRY(parameter_table_open(&shape->model, &table));
+	struct per_token each = per_token(shape);
+	double tokens = (double)(shape->global_batch * shape->window_tokens);
+	double again = shape->checkpoint_activations ? 1 : 0;
+	double n = (double)table.elements;
+	*out = (struct plan_work){.parameters = table.elements,
+		.tokens = shape->global_batch * shape->window_tokens,
+		.model_flops = tokens * 3 * (each.layer + each.head + each.attention),
+		.matrix_flops = tokens * ((3 + again) * each.layer + 3 * each.head),
+		.attention_flops = tokens * (1 + ATTENTION_BACKWARD + again) * each.attention,
+		.activation_bytes = tokens * (each.passes + again * each.passes_forward + each.logits),
+		.optimizer_bytes = OPTIMIZER_BYTES * n,
+		.down_bytes = (double)dtype_bytes(shape->grad) * n,
+		.up_bytes = (double)dtype_bytes(shape->act) * n};
+	parameter_table_close(&table);
+	return STATUS_OK;
+}
+
+/* ---- machines ---- */
+
+/* Dense two-byte products with 32-bit sums, memory, and PCIe, by the data sheets. */
+static const struct {
+	const char *name;
+	double flops, memory, link;
+	uint64_t gib;
+} machines[] = {
+	{"h100", 989e12, 3.35e12, 64e9, 80},
+	{"a100", 312e12, 2.04e12, 32e9, 80},
+	{"v100", 125e12, 0.90e12, 16e9, 32},
+	{"rtx4090", 165e12, 1.01e12, 32e9, 24},
+	{"l4", 121e12, 0.30e12, 32e9, 24},
+};
+/* The shares of them that ferry reaches on an H100 (tests/gpu/results: linear_*, attention_*, adamw), and
+ * what PCIe leaves after its protocol. */
+#define MATRIX_SHARE    0.65
+#define ATTENTION_SHARE 0.13
+#define MEMORY_SHARE    0.80
+#define LINK_SHARE      0.80
+
+bool plan_rates_named(const char *name, struct plan_rates *rates, uint64_t *memory)
+{
+	for (size_t i = 0; i < sizeof machines / sizeof *machines; i++) {
+		if (strcmp(name, machines[i].name) != 0)
+			continue;
+		*rates = (struct plan_rates){.matrix_flops = MATRIX_SHARE * machines[i].flops,
+			.attention_flops = ATTENTION_SHARE * machines[i].flops,
+			.memory_bytes = MEMORY_SHARE * machines[i].memory,
+			.down_bytes = LINK_SHARE * machines[i].link,
+			.up_bytes = LINK_SHARE * machines[i].link,
+			.peak_flops = machines[i].flops};
+		*memory = machines[i].gib << 30;
+		return true;
+	}
+	return false;
+}
+
+const char *plan_bound_name(enum plan_bound bound)
+{
+	static const char *const names[] = {"compute", "the optimizer's memory",
+		"gradients on the way to the host", "weights on the way to the device"};
+	return names[bound];
+}
+
+/* ---- the pipeline ---- */
+
+static double latest(double a, double b)
+{
+	return a > b ? a : b;
+}
+
+/* When each resource is free, and when each bucket's weights are up. All in seconds from the beginning. */
+struct line {
+	const struct plan_buckets *b;
+	enum plan_schedule schedule;
+	double compute, down, host, up;
+	double *fetched, *updated, *uploaded; /* [count] */
+};
+
+static void walk_compute(struct line *line)
+{
+	const struct plan_buckets *b = line->b;
+	/* The micro-batches before the last begin when the first bucket is up, and need all of them. */
+	if (b->before > 0) {
+		for (int i = 0; i < b->count; i++)
+			line->compute = latest(line->compute, line->uploaded[i]);
+		line->compute += b->before;
+	}
+	for (int i = 0; i < b->count; i++)
+		line->compute = latest(line->compute, line->uploaded[i]) + b->forward[i];
+	line->compute += b->between;
+	for (int i = b->count; i-- > 0;) {
+		line->compute += b->backward[i];
+		line->down = latest(line->down, line->compute) + b->down[i];
+		line->fetched[i] = line->down;
+	}
+}
+
+static void walk_updates(struct line *line)
+{
+	const struct plan_buckets *b = line->b;
+	double known = line->down; /* the norm is */
+	for (int i = b->count; i-- > 0;) {
+		double begin = line->schedule == PLAN_SPECULATIVE ? line->fetched[i] : known;
+		line->host = latest(line->host, begin) + b->host[i];
+		line->updated[i] = line->host;
+	}
+	for (int i = 0; i < b->count; i++) {
+		line->up = latest(line->up, latest(known, line->updated[i])) + b->up[i];
+		line->uploaded[i] = line->up;
+	}
+}
+
+static double walk(struct line *line)
+{
+	double before_last = 0;
+	for (int step = 0; step < PIPELINE_STEPS; step++) {
+		before_last = line->compute;
+		walk_compute(line);
+		walk_updates(line);
+	}
+	return line->compute - before_last;
+}
+
+static double sum(const double *values, int count)
+{
+	double total = 0;
+	for (int i = 0; i < count; i++)
+		total += values[i];
+	return total;
+}
+
+static double buckets_compute(const struct plan_buckets *b)
+{
+	return b->before + b->between + sum(b->forward, b->count) + sum(b->backward, b->count);
+}
+
+enum status plan_pipeline(const struct plan_buckets *b, enum plan_schedule schedule, double *step)
+{
+	double compute = buckets_compute(b), host = sum(b->host, b->count);
+	if (schedule == PLAN_ON_DEVICE) {
+		*step = compute + host;
+		return STATUS_OK;
+	}
+	if (schedule == PLAN_DELAYED) { /* nothing waits for this step's update: the longest decides */
+		*step = latest(latest(compute, host), latest(sum(b->down, b->count), sum(b->up, b->count)));
+		return STATUS_OK;
+	}
+	double *times;
+	TRY(memory_alloc((void **)&times, 3 * (size_t)b->count, sizeof *times, "the plan of a step"));
+	struct line line = {.b = b,
+		.schedule = schedule,
+		.fetched = times,
+		.updated = times + b->count,
+		.uploaded = times + 2 * b->count};
+	*step = walk(&line);
+	free(times);
+	return STATUS_OK;
+}
+
+/* ---- a shape on a machine ---- */
+
+/* Of one micro-batch. */
+struct compute_time {
+	double layer_forward, layer_backward, between;
+};
+
+static struct compute_time compute_times(const struct plan_shape *shape, const struct plan_rates *rates)
+{
+	struct per_token each = per_token(shape);
+	double tokens = (double)(shape->micro_batch * shape->window_tokens) / shape->model.layers;
+	double forward =
+		tokens * (each.layer / rates->matrix_flops + each.attention / rates->attention_flops +
+				 each.passes_forward / rates->memory_bytes);
+	double backward = tokens * (2 * each.layer / rates->matrix_flops +
+					   ATTENTION_BACKWARD * each.attention / rates->attention_flops +
+					   (each.passes - each.passes_forward) / rates->memory_bytes);
+	if (shape->checkpoint_activations)
+		backward += forward;
+	return (struct compute_time){.layer_forward = forward,
+		.layer_backward = backward,
+		.between = tokens * shape->model.layers *
+			   (3 * each.head / rates->matrix_flops + each.logits / rates->memory_bytes)};
+}
+
+static double over(double amount, double rate)
+{
+	return rate > 0 ? amount / rate : 0;
+}
+
+/* buckets' arrays, five of them one after another. */
+static void fill_buckets(const struct plan_shape *shape, const struct parameter_table *table,
+	const struct plan_rates *rates, double host_share, struct plan_buckets *b, double *arrays)
+{
+	struct compute_time times = compute_times(shape, rates);
+	double device = over(OPTIMIZER_BYTES, rates->memory_bytes) * (1 - host_share);
+	double *forward = arrays, *backward = forward + b->count, *down = backward + b->count;
+	double *host = down + b->count, *up = host + b->count;
+	for (int i = 0; i < table->count; i++) {
+		int layer = table->items[i].layer, bucket = layer + 1 < b->count ? layer + 1 : b->count - 1;
+		double n = (double)parameter_span(table, i), away = n * host_share;
+		down[bucket] += over(away * (double)dtype_bytes(shape->grad), rates->down_bytes);
+		up[bucket] += over(away * (double)dtype_bytes(shape->act), rates->up_bytes);
+		host[bucket] += over(away * OPTIMIZER_BYTES, rates->host_bytes);
+		backward[bucket] += n * device; /* what stays is updated there, after its gradients */
+	}
+	double micro = times.between;
+	for (int i = 1; i < b->count; i++) {
+		forward[i] = times.layer_forward;
+		backward[i] += times.layer_backward;
+		micro += times.layer_forward + times.layer_backward;
+	}
+	b->forward = forward;
+	b->backward = backward;
+	b->down = down;
+	b->host = host;
+	b->up = up;
+	b->between = times.between;
+	b->before = micro * (double)(shape->global_batch / shape->micro_batch - 1);
+}
+
+static void find_bound(struct plan_time *out, const double *parts)
+{
+	for (int i = PLAN_COMPUTE; i <= PLAN_UP; i++)
+		if (parts[i] > parts[out->bound])
+			out->bound = (enum plan_bound)i;
+}
+
+enum status plan_predict(const struct plan_shape *shape, const struct plan_rates *rates,
+	enum plan_schedule schedule, double host_share, struct plan_time *out)
+{
+	struct parameter_table table;
+	double *arrays;
+	struct plan_buckets b = {.count = shape->model.layers + 1};
+	*out = (struct plan_time){0};
+	TRY(model_config_check(&shape->model));
+	TRY(memory_alloc((void **)&arrays, 5 * (size_t)b.count, sizeof *arrays, "the plan of a step"));
+	enum status status = parameter_table_open(&shape->model, &table);
+	if (status == STATUS_OK) {
+		double share = schedule == PLAN_ON_DEVICE ? 0 : host_share;
+		double on_device =
+			over(OPTIMIZER_BYTES * (double)table.elements * (1 - share), rates->memory_bytes);
+		fill_buckets(shape, &table, rates, share, &b, arrays);
+		parameter_table_close(&table);
+		status = plan_pipeline(&b, schedule, &out->step);
+		out->compute = buckets_compute(&b) - on_device;
+		out->optimizer = latest(on_device, sum(b.host, b.count));
+		out->down = sum(b.down, b.count);
+		out->up = sum(b.up, b.count);
+		out->exposed = out->step - out->compute;
+		find_bound(out, (double[]){out->compute, out->optimizer, out->down, out->up});
+	}
+	free(arrays);
+	return status;
+}

@@ -1,0 +1,99 @@
+/*
+ * plan.h: what a training step will take, before anything is allocated: work, traffic, time and what bounds
+ * it.
+ *
+ * Three pure functions. Nothing is kept; they fail for shapes that model_config_check refuses.
+ * (Bytes of memory by kind: trainer_measure. Rates of a machine at hand: tools/cmd_plan.c measures them.)
+ *
+ * Work of a step of W windows of T tokens (tokens = W T; L layers, C wide, VP padded ids):
+ *
+ *    matrix products     forward 2 (12 L C^2 + VP C) a token; backward twice that; with recomputation the
+ *                        layers' share, 24 L C^2, once more
+ *    attention           causal: half of T columns a row. Forward 2 L C T a token; backward two and a half
+ *                        times that (scores are computed again); with recomputation the forward once more
+ *    model FLOPs         what MFU counts: matrix products and causal attention, forward and twice that
+ * backward, nothing recomputed: 6 (12 L C^2 + VP C) + 6 L C T a token. llm.c's count less embeddings'
+ * positions, LayerNorms and biases, which multiply no matrix activations         bytes that passes other than
+ * matrix products move: per layer and token about 12 C elements forward and 20 C backward (LayerNorm,
+ * residual sums, GELU, dropout), and 3 VP elements of logits in the classifier's chunks optimizer 28 bytes a
+ * parameter with two-byte weights and gradients (p, m, v in and out, gradient in, weight out), 28 too with
+ * four-byte ones, where the weight is p
+ *
+ * The step's time with the optimizer on the host is found by walking through the pipeline, bucket by bucket,
+ * for several steps, until they repeat. Four resources, each serving in order: the device's compute, the link
+ * down, the host's AdamW, the link up.
+ *
+ *    compute   | fwd E 0 1 .. L-1 | classifier | bwd L-1 .. 1 0 E |           next step: fwd E waits for up
+ * E, ... down                                            L-1 .. 1 0 E host L-1 .. 1 0 E speculative: from the
+ * first bucket up                                                           E 0 1 ..    after the norm is
+ * known
+ *
+ *    PLAN_SERIAL        the host begins when the norm is known (the last gradient is down)
+ *    PLAN_SPECULATIVE   the host begins with each bucket; what it wrote counts once the norm is known
+ *    PLAN_DELAYED       the update is applied one step later: the host has a whole step's time
+ */
+#ifndef ENGINE_PLAN_H
+#define ENGINE_PLAN_H
+
+#include "engine/parameters.h"
+#include "kernels/kernels.h"
+
+struct plan_shape {
+	struct model_config model;
+	uint64_t micro_batch, global_batch; /* windows, of this process */
+	uint64_t window_tokens;             /* T */
+	enum dtype act, grad;               /* grad: as it goes down the link */
+	bool checkpoint_activations;
+};
+
+struct plan_work {
+	uint64_t parameters, tokens;          /* elements of the flat array; of a step */
+	double model_flops;                   /* a step's; MFU counts these */
+	double matrix_flops, attention_flops; /* a step's, as executed, recomputation included */
+	double activation_bytes,
+		optimizer_bytes;     /* a step's, in the memory of the device, of the optimizer */
+	double down_bytes, up_bytes; /* over the link where the whole optimizer is on the host */
+};
+enum status plan_work(const struct plan_shape *shape, struct plan_work *out) MUST_USE;
+
+/* Per second. A machine without a device has no host_ and no link rates (0). */
+struct plan_rates {
+	double matrix_flops, attention_flops; /* reached, not the data sheet's */
+	double memory_bytes;                  /* of the memory that the model computes in */
+	double host_bytes;                    /* of AdamW in the host's memory */
+	double down_bytes, up_bytes;          /* of the link, each way */
+	double peak_flops;                    /* the data sheet's; 0: not known. For MFU */
+};
+/* Published numbers of a GPU and the shares of them that ferry was measured to reach on an H100: "h100",
+ * "a100", "v100", "rtx4090", "l4". `memory` is the device's. False: not known. */
+bool plan_rates_named(const char *name, struct plan_rates *rates, uint64_t *memory);
+
+enum plan_schedule { PLAN_ON_DEVICE, PLAN_SERIAL, PLAN_SPECULATIVE, PLAN_DELAYED };
+enum plan_bound { PLAN_COMPUTE, PLAN_OPTIMIZER, PLAN_DOWN, PLAN_UP };
+const char *plan_bound_name(enum plan_bound bound); /* "compute", "the optimizer's memory", ... */
+
+struct plan_time {
+	double compute;        /* forward and backward, seconds a step */
+	double optimizer;      /* AdamW, on whichever side; both where they share it: the longer */
+	double down, up;       /* transfers, each way */
+	double step;           /* all of it, overlapped as the schedule allows */
+	double exposed;        /* step less compute: what the optimizer and the link add */
+	enum plan_bound bound; /* the longest of the four, which no overlap can beat */
+};
+/* host_share: of the parameters, whose optimizer is on the host [0, 1]; 0 with PLAN_ON_DEVICE. */
+enum status plan_predict(const struct plan_shape *shape, const struct plan_rates *rates,
+	enum plan_schedule schedule, double host_share, struct plan_time *out) MUST_USE;
+
+/* plan_predict's last part, for times that are known: `compute` seconds, parts of it by work. */
+struct plan_buckets {
+	int count;              /* embeddings first, then the layers, the last with the final LayerNorm */
+	const double *forward;  /* [count] seconds */
+	const double *backward; /* [count], in the same order; runs from the last to the first */
+	const double *down, *host, *up; /* [count] seconds */
+	double between;                 /* the classifier: after the forward, before the backward */
+	double before; /* micro-batches before the last: nothing overlaps with them but uploads */
+};
+enum status plan_pipeline(
+	const struct plan_buckets *buckets, enum plan_schedule schedule, double *step /* seconds */) MUST_USE;
+
+#endif

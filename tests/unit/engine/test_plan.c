@@ -1,0 +1,194 @@
+/*
+ * Expected values: the reference run's own FLOP counts, steps measured on an H100 (tests/gpu/results), and
+ * for the pipeline schedules worked out by hand and bounds that no schedule can break.
+ */
+#include "engine/plan.h"
+
+#include "common/philox.h"
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <cmocka.h>
+#include <math.h>
+
+static struct plan_shape shape_of(const char *name, int positions, uint64_t batch)
+{
+	struct plan_shape shape = {.model = {.positions = positions,
+					   .vocabulary = 50257,
+					   .vocabulary_padded = 50304,
+					   .layernorm_epsilon = 1e-5f},
+		.micro_batch = batch,
+		.global_batch = batch,
+		.window_tokens = (uint64_t)positions,
+		.act = DTYPE_BF16,
+		.grad = DTYPE_BF16};
+	assert_true(model_config_named(name, &shape.model));
+	return shape;
+}
+
+/* "Within `share` of it." */
+static void assert_near(double is, double expected, double share)
+{
+	if (fabs(is - expected) > share * fabs(expected))
+		fail_msg("%.6g is not within %g of %.6g", is, share, expected);
+}
+
+/*
+ * DeepSpeed's profiler counted 220.5 MFLOP a token forward in the reference run, and 778.8 with backward and
+ * recomputation. It counts attention over all T columns and its backward as twice the forward.
+ */
+static void counts_the_flops_of_the_reference_run(void **state)
+{
+	(void)state;
+	struct plan_shape shape = shape_of("reference", 1024, 24);
+	struct plan_work work, again;
+	assert_int_equal(plan_work(&shape, &work), STATUS_OK);
+	shape.checkpoint_activations = true;
+	assert_int_equal(plan_work(&shape, &again), STATUS_OK);
+	double tokens = 24 * 1024, full = 4.0 * 4 * 1024 * 1024;
+	assert_int_equal(work.tokens, 24 * 1024);
+	assert_near(work.matrix_flops / tokens / 3 + full, 220.5e6, .0005);
+	assert_near(again.matrix_flops / tokens + 4 * full, 778.8e6, .0005);
+	/* 3.5 forwards of half the columns; one more with recomputation */
+	assert_near(work.attention_flops / tokens, 3.5 * full / 2, 1e-12);
+	assert_near(again.attention_flops / tokens, 4.5 * full / 2, 1e-12);
+	assert_near(work.model_flops / tokens, 3 * (220.5e6 - full / 2), .0005);
+	assert_near(again.model_flops, work.model_flops, 1e-12); /* what is computed twice counts once */
+	assert_near((double)work.parameters, 102946816, 1e-4);
+	assert_near(work.down_bytes, 2 * 102946816.0, 1e-4);
+}
+
+/* H100, bf16, optimizer on the GPU, 2026-11-22: tests/gpu/results/2026-11-22-h100.json, "steps". */
+static void foretells_steps_measured_on_an_h100(void **state)
+{
+	(void)state;
+	static const struct {
+		const char *name;
+		uint64_t batch;
+		bool again;
+		double ms;
+	} measured[] = {{"reference", 24, false, 36.33}, {"reference", 24, true, 40.74},
+		{"reference", 32, false, 48.07}, {"gpt2", 32, false, 68.03}};
+	struct plan_rates rates;
+	uint64_t memory;
+	assert_true(plan_rates_named("h100", &rates, &memory));
+	assert_false(plan_rates_named("h1000", &rates, &memory));
+	assert_int_equal(memory, UINT64_C(80) << 30);
+	for (size_t i = 0; i < sizeof measured / sizeof *measured; i++) {
+		struct plan_shape shape = shape_of(measured[i].name, 1024, measured[i].batch);
+		struct plan_time time;
+		shape.checkpoint_activations = measured[i].again;
+		assert_int_equal(plan_predict(&shape, &rates, PLAN_ON_DEVICE, 0, &time), STATUS_OK);
+		assert_near(time.step * 1e3, measured[i].ms, .1);
+		assert_int_equal(time.bound, PLAN_COMPUTE);
+	}
+}
+
+/* ---- the pipeline ---- */
+
+/* Two buckets: every time worked out by hand. */
+static void schedules_of_two_buckets(void **state)
+{
+	(void)state;
+	const double forward[] = {1, 2}, backward[] = {3, 4}, down[] = {1, 1}, host[] = {2, 5}, up[] = {1, 1};
+	struct plan_buckets b = {.count = 2,
+		.forward = forward,
+		.backward = backward,
+		.down = down,
+		.host = host,
+		.up = up,
+		.between = 10};
+	double step;
+	assert_int_equal(plan_pipeline(&b, PLAN_ON_DEVICE, &step), STATUS_OK);
+	assert_near(step, 20 + 7, 1e-12);
+	/* From the beginning of a step's forward: backward of 1 ends at 17, of 0 at 20; they are down at 18
+	 * and 21; the norm is known at 21. Serial: the host is done with 1 at 26 and with 0 at 28; 0 is up at
+	 * 29, when the next forward begins. */
+	assert_int_equal(plan_pipeline(&b, PLAN_SERIAL, &step), STATUS_OK);
+	assert_near(step, 29, 1e-12);
+	/* Speculative: 1 from 18 to 23, 0 from 23 to 25; up at 26. */
+	assert_int_equal(plan_pipeline(&b, PLAN_SPECULATIVE, &step), STATUS_OK);
+	assert_near(step, 26, 1e-12);
+	assert_int_equal(plan_pipeline(&b, PLAN_DELAYED, &step), STATUS_OK);
+	assert_near(step, 20, 1e-12);
+	b.before = 100; /* micro-batches before */
+	assert_int_equal(plan_pipeline(&b, PLAN_SERIAL, &step), STATUS_OK);
+	assert_near(step, 130, 1e-12); /* all must be up before the first of them: bucket 1 is at 30 */
+}
+
+static double draw(uint32_t *counter)
+{
+	return philox_4x32_10((*counter)++, 0, 0, 0, 1, 2).word[0] / 4294967296.0;
+}
+
+/* Overlap cannot beat the busiest resource, and never loses to doing one thing after another. */
+static void no_schedule_beats_its_busiest_resource(void **state)
+{
+	(void)state;
+	uint32_t counter = 0;
+	for (int round = 0; round < 1000; round++) {
+		double values[5][9], sums[5] = {0};
+		int count = 1 + (int)(draw(&counter) * 9);
+		for (int kind = 0; kind < 5; kind++) {
+			double weight = draw(&counter);
+			for (int i = 0; i < count; i++)
+				sums[kind] += values[kind][i] = weight * draw(&counter);
+		}
+		struct plan_buckets b = {.count = count,
+			.forward = values[0],
+			.backward = values[1],
+			.down = values[2],
+			.host = values[3],
+			.up = values[4],
+			.between = draw(&counter),
+			.before = round % 2 ? 0 : draw(&counter)};
+		double compute = sums[0] + sums[1] + b.between + b.before;
+		double floor = fmax(fmax(compute, sums[3]), fmax(sums[2], sums[4]));
+		double all = compute + sums[2] + sums[3] + sums[4], serial, speculative, delayed;
+		assert_int_equal(plan_pipeline(&b, PLAN_SERIAL, &serial), STATUS_OK);
+		assert_int_equal(plan_pipeline(&b, PLAN_SPECULATIVE, &speculative), STATUS_OK);
+		assert_int_equal(plan_pipeline(&b, PLAN_DELAYED, &delayed), STATUS_OK);
+		assert_true(delayed >= floor - 1e-9);
+		assert_true(speculative >= floor - 1e-9 && speculative >= delayed - 1e-9);
+		assert_true(serial >= speculative - 1e-9 && serial <= all + 1e-9);
+	}
+}
+
+/* A third of the optimizer on the host takes a third of its traffic; the shape is refused before anything. */
+static void shares_and_refusals(void **state)
+{
+	(void)state;
+	struct plan_shape shape = shape_of("gpt2", 1024, 8);
+	struct plan_rates rates;
+	uint64_t memory;
+	struct plan_time all, third;
+	assert_true(plan_rates_named("a100", &rates, &memory));
+	rates.host_bytes = 100e9;
+	assert_int_equal(plan_predict(&shape, &rates, PLAN_SPECULATIVE, 1, &all), STATUS_OK);
+	assert_int_equal(plan_predict(&shape, &rates, PLAN_SPECULATIVE, 1. / 3, &third), STATUS_OK);
+	assert_near(third.down, all.down / 3, 1e-9);
+	assert_near(third.optimizer, all.optimizer / 3, 1e-9);
+	assert_near(all.optimizer, 28 * 124.5e6 / 100e9, .01);
+	assert_near(all.down, 2 * 124.5e6 / rates.down_bytes, .01);
+	assert_true(third.step < all.step);
+	assert_near(third.compute, all.compute, 1e-9);
+	rates.host_bytes = 5e9; /* a host that cannot keep up is what bounds the step */
+	assert_int_equal(plan_predict(&shape, &rates, PLAN_SPECULATIVE, 1, &all), STATUS_OK);
+	assert_int_equal(all.bound, PLAN_OPTIMIZER);
+	shape.model.heads = 7;
+	assert_int_equal(plan_predict(&shape, &rates, PLAN_SPECULATIVE, 1, &all), STATUS_USAGE);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(counts_the_flops_of_the_reference_run),
+		cmocka_unit_test(foretells_steps_measured_on_an_h100),
+		cmocka_unit_test(schedules_of_two_buckets),
+		cmocka_unit_test(no_schedule_beats_its_busiest_resource),
+		cmocka_unit_test(shares_and_refusals),
+	};
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
