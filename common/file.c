@@ -19,6 +19,11 @@ static int system_open(const char *path, int flags, mode_t mode)
 	return open(path, flags, mode);
 }
 
+static int system_exchange(const char *a, const char *b)
+{
+	return renameat2(AT_FDCWD, a, AT_FDCWD, b, RENAME_EXCHANGE);
+}
+
 const struct file_operations file_operations_system = {
 	.open = system_open,
 	.read = read,
@@ -28,6 +33,8 @@ const struct file_operations file_operations_system = {
 	.fsync = fsync,
 	.close = close,
 	.rename = rename,
+	.exchange = system_exchange,
+	.symlink = symlink,
 	.unlink = unlink,
 	.rmdir = rmdir,
 	.mkdir = mkdir,
@@ -234,6 +241,16 @@ enum status file_rename(const char *from, const char *to)
 	return sync_parent(to);
 }
 
+enum status file_exchange(const char *a, const char *b, bool *done)
+{
+	*done = file_system->exchange(a, b) == 0;
+	if (*done)
+		return sync_parent(a);
+	if (errno == EINVAL || errno == ENOSYS || errno == ENOTSUP)
+		return STATUS_OK;
+	return error_set_errno(STATUS_IO, "%s: cannot exchange with %s", a, b);
+}
+
 enum status file_remove(const char *path)
 {
 	if (file_system->unlink(path) < 0 && errno != ENOENT)
@@ -250,6 +267,33 @@ struct file_writer {
 	uint8_t buffer[WRITER_BUFFER];
 };
 
+/* A name of this process's own beside `path`. */
+static enum status temporary_name(const char *path, char **out)
+{
+	static atomic_uint counter;
+	if (asprintf(out, "%s.tmp-%ld-%u", path, (long)getpid(), atomic_fetch_add(&counter, 1)) < 0) {
+		*out = NULL;
+		return error_set(STATUS_MEMORY, "no memory for a path");
+	}
+	return STATUS_OK;
+}
+
+enum status file_publish_link(const char *path, const char *target)
+{
+	char *temporary;
+	TRY(temporary_name(path, &temporary));
+	enum status status = STATUS_OK;
+	if (file_system->symlink(target, temporary) < 0)
+		status = error_set_errno(STATUS_IO, "%s: cannot make a symbolic link", temporary);
+	else if (file_system->rename(temporary, path) < 0) {
+		status = error_set_errno(STATUS_IO, "%s: cannot rename to %s", temporary, path);
+		(void)file_system->unlink(temporary);
+	} else
+		status = sync_parent(path);
+	free(temporary);
+	return status;
+}
+
 static void writer_free(struct file_writer *writer)
 {
 	free(writer->path);
@@ -259,15 +303,11 @@ static void writer_free(struct file_writer *writer)
 
 enum status file_writer_open(const char *path, struct file_writer **out)
 {
-	static atomic_uint counter;
 	struct file_writer *writer;
 	*out = NULL;
 	TRY(memory_alloc((void **)&writer, 1, sizeof *writer, "a file buffer"));
 	writer->path = strdup(path);
-	if (asprintf(&writer->temporary, "%s.tmp-%ld-%u", path, (long)getpid(),
-		    atomic_fetch_add(&counter, 1)) < 0)
-		writer->temporary = NULL;
-	if (!writer->path || !writer->temporary) {
+	if (!writer->path || temporary_name(path, &writer->temporary) != STATUS_OK) {
 		writer_free(writer);
 		return error_set(STATUS_MEMORY, "no memory for a path");
 	}

@@ -28,6 +28,8 @@ struct file_operations {
 	int (*fsync)(int fd);
 	int (*close)(int fd);
 	int (*rename)(const char *from, const char *to);
+	int (*exchange)(const char *a, const char *b); /* renameat2's RENAME_EXCHANGE */
+	int (*symlink)(const char *target, const char *path);
 	int (*unlink)(const char *path);
 	int (*rmdir)(const char *path);
 	int (*mkdir)(const char *path, mode_t mode);
@@ -81,7 +83,11 @@ enum status directory_remove(const char *path) MUST_USE;
 /* Deletes what crashed writers left in `path` (names containing ".tmp-"), not in its subdirectories. */
 enum status file_remove_temporaries(const char *path) MUST_USE;
 enum status file_rename(const char *from, const char *to) MUST_USE; /* and fsync of to's directory */
-enum status file_remove(const char *path) MUST_USE;                 /* not there is fine */
+/* Exchanges two names of one directory at once, and fsync. *done false: the file system cannot (NFS, FAT). */
+enum status file_exchange(const char *a, const char *b, bool *done) MUST_USE;
+/* Makes `path` a symbolic link to `target`, at once, replacing what was there. */
+enum status file_publish_link(const char *path, const char *target) MUST_USE;
+enum status file_remove(const char *path) MUST_USE; /* not there is fine */
 
 /* malloc'ed "directory/name". */
 enum status path_join(char **out, const char *directory, const char *name) MUST_USE;

@@ -22,6 +22,7 @@ enum { PAGE = HASH_TREE_PAGE };
 struct corpus {
 	struct corpus_info info;
 	char *directory;
+	char *next;                    /* DIRECTORY/next, where files may be still; NULL: nowhere else */
 	int shard_bits;                /* log2 of the number of shards */
 	pthread_mutex_t mutex;         /* of opening and mapping */
 	struct shard *_Atomic *shards; /* [shard_count]; NULL until opened */
@@ -48,9 +49,28 @@ static enum status number_hash_pages(struct corpus *corpus)
 	return hash_cache_create(pages, &corpus->hashes);
 }
 
+static bool holds(const char *directory, const char *name)
+{
+	char path[SHARD_PATH];
+	return snprintf(path, sizeof path, "%s/%s", directory, name) < SHARD_PATH && file_exists(path);
+}
+
+/* The manifest, where it is. */
+static enum status read_manifest(struct corpus *corpus, const char *directory)
+{
+	if (!holds(directory, "corpus.json")) {
+		TRY(path_join(&corpus->next, directory, "next"));
+		if (holds(corpus->next, "corpus.json"))
+			return manifest_read(corpus->next, &corpus->info);
+		free(corpus->next);
+		corpus->next = NULL;
+	}
+	return manifest_read(directory, &corpus->info);
+}
+
 static enum status open_parts(struct corpus *corpus, const char *directory)
 {
-	TRY(manifest_read(directory, &corpus->info));
+	TRY(read_manifest(corpus, directory));
 	TRY(memory_alloc((void **)&corpus->shards, (size_t)corpus->info.shard_count, sizeof *corpus->shards,
 		"the list of shards"));
 	TRY(number_hash_pages(corpus));
@@ -104,6 +124,7 @@ void corpus_close(struct corpus *corpus)
 	free((void *)corpus->shards);
 	free((void *)corpus->info.shards);
 	free(corpus->directory);
+	free(corpus->next);
 	free(corpus);
 }
 
@@ -117,6 +138,17 @@ const char *corpus_directory(const struct corpus *corpus)
 	return corpus->directory;
 }
 
+/* The folder that file NAME is in. */
+static const char *folder_of(const struct corpus *corpus, const char *name)
+{
+	return corpus->next && holds(corpus->next, name) ? corpus->next : corpus->directory;
+}
+
+enum status corpus_file_path(const struct corpus *corpus, const char *name, char **out)
+{
+	return path_join(out, folder_of(corpus, name), name);
+}
+
 /* ---- a shard ---- */
 
 unsigned corpus_token_bytes(const struct corpus *corpus)
@@ -127,7 +159,9 @@ unsigned corpus_token_bytes(const struct corpus *corpus)
 const char *shard_path(const struct corpus *corpus, const struct corpus_shard *entry, const char *suffix,
 	char path[SHARD_PATH])
 {
-	snprintf(path, SHARD_PATH, "%s/%s.%s", corpus->directory, entry->name, suffix);
+	char name[32];
+	snprintf(name, sizeof name, "%s.%s", entry->name, suffix);
+	snprintf(path, SHARD_PATH, "%s/%s", folder_of(corpus, name), name);
 	return path;
 }
 

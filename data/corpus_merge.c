@@ -23,6 +23,7 @@ enum {
 struct merge {
 	const struct corpus_merge_config *config;
 	struct corpus **corpora; /* [config->input_count] */
+	char *work;              /* OUTPUT/work */
 	struct tokenizer *tokenizer;
 	enum corpus_dtype dtype;
 	uint64_t input_documents, input_tokens, input_bytes;
@@ -365,8 +366,7 @@ static enum status take_shard(void *context, int number, uint64_t shard)
 			sizeof *worker->cursors, "the inputs"));
 	TRY(begin_shard(merge, worker, shard));
 	snprintf(name, sizeof name, "%05" PRIu64, shard);
-	TRY(shard_writer_open(
-		merge->config->output, name, merge->dtype, tokenizer_eod(merge->tokenizer), &writer));
+	TRY(shard_writer_open(merge->work, name, merge->dtype, tokenizer_eod(merge->tokenizer), &writer));
 	enum status status = write_groups(merge, worker, writer);
 	if (status == STATUS_OK)
 		return shard_writer_publish(writer, &merge->shards[shard]);
@@ -433,7 +433,7 @@ static enum status open_rejects(const struct merge *merge, struct reject_source 
 {
 	for (size_t i = 0; i < merge->config->input_count; i++) {
 		struct reject_source *source = &sources[i];
-		TRY(path_join(&source->path, merge->config->inputs[i], "rejects.jsonl"));
+		TRY(corpus_file_path(merge->corpora[i], "rejects.jsonl", &source->path));
 		if (!file_exists(source->path))
 			continue;
 		source->file = fopen(source->path, "re");
@@ -466,8 +466,8 @@ static enum status write_rejects(const struct merge *merge)
 	struct file_writer *file = NULL;
 	char *path;
 	if (merge->rejected == 0)
-		return corpus_output_remove_file(merge->config->output, "rejects.jsonl");
-	TRY(path_join(&path, merge->config->output, "rejects.jsonl"));
+		return STATUS_OK;
+	TRY(path_join(&path, merge->work, "rejects.jsonl"));
 	enum status status = memory_alloc((void **)&sources, inputs, sizeof *sources, "the inputs");
 	if (status == STATUS_OK)
 		status = file_writer_open(path, &file);
@@ -558,27 +558,28 @@ static enum status open_inputs(struct merge *merge)
 	return STATUS_OK;
 }
 
-/* The output is new, or may be replaced. */
-static enum status clear_output(const struct corpus_merge_config *config)
+/* The output is new, or may be replaced: an empty work folder. */
+static enum status begin_output(const struct merge *merge)
 {
-	bool corpus, work;
+	const struct corpus_merge_config *config = merge->config;
+	bool corpus, journal;
 	TRY(file_remove_temporaries(config->output));
+	TRY(corpus_output_recover(config->output));
 	TRY(corpus_output_has(config->output, "corpus.json", &corpus));
-	TRY(corpus_output_has(config->output, "work", &work));
+	TRY(corpus_output_has(merge->work, "job.json", &journal));
 	FAIL_IF(corpus && !config->overwrite, STATUS_USAGE,
 		"%s: already holds a corpus; choose another --output, or --overwrite to replace it",
 		config->output);
-	FAIL_IF(work && !config->overwrite, STATUS_USAGE,
+	FAIL_IF(journal && !config->overwrite, STATUS_USAGE,
 		"%s: holds an unfinished run of preprocess; finish it, choose another --output, or "
-		"--overwrite "
-		"to replace it",
+		"--overwrite to replace it",
 		config->output);
-	return corpus_output_remove(config->output);
+	TRY(directory_remove(merge->work));
+	return directory_create(merge->work);
 }
 
-static enum status run_locked(struct merge *merge, struct corpus_merge_result *result)
+static enum status write_output(struct merge *merge, struct corpus_merge_result *result)
 {
-	TRY(clear_output(merge->config));
 	TRY(write_shards(merge));
 	TRY(write_rejects(merge));
 	uint64_t bytes = merge->bytes - atomic_load(&merge->dropped_bytes);
@@ -605,10 +606,27 @@ static enum status run_locked(struct merge *merge, struct corpus_merge_result *r
 	return STATUS_OK;
 }
 
+/* What a merge that failed had written is of no use; the first error stays. */
+static enum status discard_work(const struct merge *merge, enum status status)
+{
+	struct error_copy copy;
+	error_save(status, &copy);
+	(void)!directory_remove(merge->work);
+	return error_restore(&copy);
+}
+
+static enum status run_locked(struct merge *merge, struct corpus_merge_result *result)
+{
+	TRY(begin_output(merge));
+	enum status status = write_output(merge, result);
+	return status == STATUS_OK ? status : discard_work(merge, status);
+}
+
 static enum status run(struct merge *merge, struct corpus_merge_result *result)
 {
 	struct corpus_output_lock lock;
 	TRY(open_inputs(merge));
+	TRY(path_join(&merge->work, merge->config->output, "work"));
 	TRY(corpus_output_lock(merge->config->output, &lock));
 	enum status status = run_locked(merge, result);
 	corpus_output_unlock(&lock);
@@ -628,5 +646,6 @@ enum status corpus_merge_run(const struct corpus_merge_config *config, struct co
 		tokenizer_close(merge.tokenizer);
 	free(merge.corpora);
 	free(merge.shards);
+	free(merge.work);
 	return status;
 }

@@ -15,8 +15,10 @@
  *
  * Corpora of different tokenizers are STATUS_MISMATCH. Memory: some 300 KiB for each input and worker, or
  * twice the longest document, and what data/shard_writer.h takes. An output that already holds a corpus, or
- * an unfinished run of preprocess, is an error unless `overwrite`. Killed at any point, no corpus is there
- * (corpus.json comes last), and the same command makes it.
+ * an unfinished run of preprocess, is an error unless `overwrite`. A corpus that is replaced stays
+ * whole until the new one is complete, and takes its room on the disk until then. Ended at any point, by kill
+ * -9 or a power failure, the output opens as what it held before or as the new corpus, and the same command
+ * makes it.
  */
 #ifndef DATA_CORPUS_MERGE_H
 #define DATA_CORPUS_MERGE_H

@@ -14,6 +14,7 @@
 #define LARGEST_SHARD_BYTES     (UINT64_C(256) << 20)
 #define LARGEST_SHARD_DOCUMENTS (UINT64_C(4) << 20)
 #define MOST_SHARDS             (UINT64_C(1) << 16)
+#define BUILT_IN_TOKENIZER      "GPT2BPETokenizer"
 
 enum corpus_dtype corpus_output_dtype(const struct tokenizer *tokenizer)
 {
@@ -113,32 +114,125 @@ enum status corpus_output_remove_file(const char *directory, const char *name)
 	return status;
 }
 
-enum status corpus_output_remove_shards(const char *output, size_t first)
+/* ---- putting a corpus in place ---- */
+
+static bool holds_rejects(const struct corpus_info *info)
+{
+	return info->dropped_rejected > 0;
+}
+
+static bool holds_tokenizer(const struct corpus_info *info)
+{
+	return strcmp(info->tokenizer_name, BUILT_IN_TOKENIZER) != 0;
+}
+
+/* Is NAME a file of corpora (other than the manifest), and has this corpus one of that name? */
+static bool is_corpus_file(const char *name, const struct corpus_info *info, bool *wanted)
+{
+	size_t number;
+	if (is_shard_file(name, &number))
+		*wanted = number < info->shard_count;
+	else if (strcmp(name, "rejects.jsonl") == 0)
+		*wanted = holds_rejects(info);
+	else if (strcmp(name, "vocab.json") == 0 || strcmp(name, "merges.txt") == 0)
+		*wanted = holds_tokenizer(info);
+	else
+		return false;
+	return true;
+}
+
+static enum status move(const char *from, const char *to, const char *name)
+{
+	char *old = NULL, *new = NULL;
+	enum status status = path_join(&old, from, name);
+	if (status == STATUS_OK)
+		status = path_join(&new, to, name);
+	if (status == STATUS_OK && file_system->rename(old, new) < 0)
+		status = error_set_errno(STATUS_IO, "%s: cannot rename to %s", old, new);
+	free(old);
+	free(new);
+	return status;
+}
+
+/* Removes from DIRECTORY what this corpus has not. */
+static enum status remove_stale(const char *directory, const struct corpus_info *info)
 {
 	char **names;
-	size_t count, number;
-	TRY(directory_list(output, &names, &count));
+	size_t count;
+	bool wanted;
+	TRY(directory_list(directory, &names, &count));
 	enum status status = STATUS_OK;
 	for (size_t i = 0; i < count && status == STATUS_OK; i++)
-		if (is_shard_file(names[i], &number) && number >= first)
-			status = corpus_output_remove_file(output, names[i]);
+		if (is_corpus_file(names[i], info, &wanted) && !wanted)
+			status = corpus_output_remove_file(directory, names[i]);
 	directory_list_free(names, count);
 	return status;
 }
 
-enum status corpus_output_remove(const char *directory)
+static enum status move_files(const char *next, const char *directory, const struct corpus_info *info)
 {
-	char *work;
-	TRY(corpus_output_remove_file(directory, "corpus.json"));
-	TRY(directory_sync(directory));
-	TRY(path_join(&work, directory, "work"));
-	enum status status = directory_remove(work);
-	free(work);
+	char **names;
+	size_t count;
+	bool wanted;
+	TRY(directory_list(next, &names, &count));
+	enum status status = STATUS_OK;
+	for (size_t i = 0; i < count && status == STATUS_OK; i++)
+		if (is_corpus_file(names[i], info, &wanted) && wanted)
+			status = move(next, directory, names[i]);
+	directory_list_free(names, count);
+	return status;
+}
+
+static enum status install_files(const char *next, const char *directory)
+{
+	struct corpus_info info;
+	TRY(manifest_read(next, &info));
+	enum status status = corpus_output_remove_file(directory, "corpus.json");
+	if (status == STATUS_OK)
+		status = directory_sync(directory);
+	if (status == STATUS_OK)
+		status = remove_stale(directory, &info);
+	if (status == STATUS_OK)
+		status = move_files(next, directory, &info);
+	if (status == STATUS_OK)
+		status = directory_sync(directory);
+	free((void *)info.shards);
 	TRY(status);
-	TRY(corpus_output_remove_shards(directory, 0));
-	TRY(corpus_output_remove_file(directory, "rejects.jsonl"));
-	TRY(corpus_output_remove_file(directory, "vocab.json"));
-	return corpus_output_remove_file(directory, "merges.txt");
+	TRY(move(next, directory, "corpus.json"));
+	return directory_sync(directory);
+}
+
+/* preprocess's job.json last: as long as it is there, the same command knows that its work is done. */
+static enum status remove_rest(const char *next)
+{
+	char **names;
+	size_t count;
+	TRY(directory_list(next, &names, &count));
+	enum status status = STATUS_OK;
+	for (size_t i = 0; i < count && status == STATUS_OK; i++)
+		if (strcmp(names[i], "job.json") != 0)
+			status = corpus_output_remove_file(next, names[i]);
+	directory_list_free(names, count);
+	return status == STATUS_OK ? directory_remove(next) : status;
+}
+
+static enum status install(const char *next, const char *directory)
+{
+	bool complete;
+	TRY(corpus_output_has(next, "corpus.json", &complete));
+	if (complete)
+		TRY(install_files(next, directory));
+	return remove_rest(next);
+}
+
+enum status corpus_output_recover(const char *directory)
+{
+	char *next;
+	TRY(path_join(&next, directory, "next"));
+	enum status status = file_exists(next) ? install(next, directory) : STATUS_OK;
+	free(next);
+	return status == STATUS_OK ? status
+				   : error_context(status, "%s: putting its new corpus in place", directory);
 }
 
 /* ---- what comes out beside the shards ---- */
@@ -162,10 +256,8 @@ static enum status publish_named(
 static enum status write_tokenizer(const char *directory, const struct tokenizer *tokenizer)
 {
 	struct tokenizer_file files[TOKENIZER_FILES];
-	if (strcmp(tokenizer_name(tokenizer), "GPT2BPETokenizer") == 0) {
-		TRY(corpus_output_remove_file(directory, "vocab.json"));
-		return corpus_output_remove_file(directory, "merges.txt");
-	}
+	if (strcmp(tokenizer_name(tokenizer), BUILT_IN_TOKENIZER) == 0)
+		return STATUS_OK;
 	TRY(tokenizer_export(tokenizer, files));
 	enum status status = publish_named(directory, files, TOKENIZER_FILES, "vocab.json");
 	if (status == STATUS_OK)
@@ -258,14 +350,14 @@ static bool describe_corpus(const struct corpus_output *output, struct hash128 h
 	       json_add_hash128(json, "hash", hash);
 }
 
-static enum status write_manifest(const struct corpus_output *output)
+static enum status write_manifest(const struct corpus_output *output, const char *work)
 {
 	struct hash128 hash;
 	char *path;
 	TRY(hash_roots(output, &hash));
 	cJSON *json = cJSON_CreateObject();
 	enum status status = describe_corpus(output, hash, json)
-				     ? path_join(&path, output->directory, "corpus.json")
+				     ? path_join(&path, work, "corpus.json")
 				     : error_set(STATUS_MEMORY, "no memory for the manifest");
 	if (status == STATUS_OK) {
 		status = manifest_publish(path, json);
@@ -275,8 +367,23 @@ static enum status write_manifest(const struct corpus_output *output)
 	return status;
 }
 
+static enum status publish(const struct corpus_output *output, const char *work)
+{
+	char *next;
+	TRY(write_tokenizer(work, output->tokenizer));
+	TRY(write_manifest(output, work));
+	TRY(path_join(&next, output->directory, "next"));
+	enum status status = file_rename(work, next);
+	free(next);
+	TRY(status);
+	return corpus_output_recover(output->directory);
+}
+
 enum status corpus_output_publish(const struct corpus_output *output)
 {
-	TRY(write_tokenizer(output->directory, output->tokenizer));
-	return write_manifest(output);
+	char *work;
+	TRY(path_join(&work, output->directory, "work"));
+	enum status status = publish(output, work);
+	free(work);
+	return status;
 }

@@ -1,6 +1,18 @@
 /*
  * corpus_output.h: what every writer of corpora (preprocess, convert, merge) does alike: one writer a
- * directory, the files beside the shards, the manifest last. The shards themselves: data/shard_writer.h.
+ * directory, the files beside the shards, the manifest, and the exchange of an old corpus for the new one.
+ * The shards themselves: data/shard_writer.h.
+ *
+ * A corpus is built in DIRECTORY/work, each file published there. When it is complete, its manifest last,
+ * work is renamed to DIRECTORY/next: from here on the corpus will be put in place, whatever happens. Then
+ *
+ *    1. an old corpus.json goes          readers now find the new corpus, its files in next or in their place
+ *    2. files of the old corpus that the new one has not are removed, the new ones move into their place
+ *    3. corpus.json moves last; what is left in next (a journal, spill files) is removed
+ *
+ * with an fsync of the directory between the steps. So at any moment, and after a power failure at any
+ * moment, corpus_open finds all of the old corpus or all of the new one. Who is ended in between leaves the
+ * rest to corpus_output_recover, which every writer calls first.
  *
  * All of it is one thread's. Nothing here keeps memory.
  */
@@ -28,10 +40,8 @@ void corpus_output_unlock(struct corpus_output_lock *lock);
 enum status corpus_output_has(const char *directory, const char *name, bool *there) MUST_USE;
 /* Removes DIRECTORY/NAME; not there is fine. */
 enum status corpus_output_remove_file(const char *directory, const char *name) MUST_USE;
-/* Removes shard files (NNNNN.bin, .idx, .key, .sum) numbered `first` and above. */
-enum status corpus_output_remove_shards(const char *directory, size_t first) MUST_USE;
-/* Removes the corpus and DIRECTORY/work, manifest first, so that it is never there in part. */
-enum status corpus_output_remove(const char *directory) MUST_USE;
+/* Puts a corpus in place whose writer was ended as it did so; none is fine. Locked. */
+enum status corpus_output_recover(const char *directory) MUST_USE;
 
 /* What the manifest tells beside the shards; tokens count each document's EOD. */
 struct corpus_output {
@@ -44,7 +54,8 @@ struct corpus_output {
 	size_t shard_count;
 };
 
-/* The tokenizer's files (none for GPT-2's), then corpus.json. The shards are published already. */
+/* The tokenizer's files (none for GPT-2's) and corpus.json, then all of the above. The shards, and
+ * rejects.jsonl if something was rejected, are in DIRECTORY/work already. */
 enum status corpus_output_publish(const struct corpus_output *output) MUST_USE;
 
 #endif

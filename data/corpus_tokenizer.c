@@ -1,6 +1,21 @@
 #include "data/corpus.h"
 #include "tokenizer/tokenizer.h"
 
+#include <stdlib.h>
+
+static enum status open_files(const struct corpus *corpus, struct tokenizer **out)
+{
+	char *merges = NULL, *vocab = NULL;
+	enum status status = corpus_file_path(corpus, "merges.txt", &merges);
+	if (status == STATUS_OK)
+		status = corpus_file_path(corpus, "vocab.json", &vocab);
+	if (status == STATUS_OK)
+		status = tokenizer_open_files(merges, vocab, out);
+	free(merges);
+	free(vocab);
+	return status;
+}
+
 enum status corpus_open_tokenizer(const struct corpus *corpus, struct tokenizer **out)
 {
 	struct tokenizer *tokenizer;
@@ -13,7 +28,7 @@ enum status corpus_open_tokenizer(const struct corpus *corpus, struct tokenizer 
 		return STATUS_OK;
 	}
 	tokenizer_close(tokenizer);
-	enum status status = tokenizer_open_directory(corpus_directory(corpus), &tokenizer);
+	enum status status = open_files(corpus, &tokenizer);
 	if (status != STATUS_OK)
 		return error_context(status, "%s: the corpus was not made with the built-in GPT-2 tokenizer",
 			corpus_directory(corpus));

@@ -354,31 +354,16 @@ static enum status compare_options(
 }
 
 /* STATUS_OK: the journal on disk is this job's. STATUS_MISMATCH: it is another's. */
-static enum status journal_compare(const struct preprocess_job *job, const struct journal *journal)
+static enum status journal_compare(
+	const struct preprocess_job *job, const struct journal *journal, const char *path)
 {
 	cJSON *old;
-	enum status status = json_read_file(journal->job_path, &old);
+	enum status status = json_read_file(path, &old);
 	if (status != STATUS_OK)
 		return error_context(status, "an unfinished run cannot go on (--overwrite begins anew)");
 	status = compare_options(job, journal, old);
 	cJSON_Delete(old);
 	return status;
-}
-
-/* ---- the output directory ---- */
-
-/* job.json last: what is left of an interrupted removal still says what it is. */
-static enum status remove_work(const struct preprocess_job *job)
-{
-	char **names;
-	size_t count;
-	TRY(directory_list(job->work, &names, &count));
-	enum status status = STATUS_OK;
-	for (size_t i = 0; i < count && status == STATUS_OK; i++)
-		if (strcmp(names[i], "job.json") != 0)
-			status = corpus_output_remove_file(job->work, names[i]);
-	directory_list_free(names, count);
-	return status == STATUS_OK ? directory_remove(job->work) : status;
 }
 
 /* ---- what comes out beside the shards ---- */
@@ -474,15 +459,15 @@ static enum status write_unit_rejects(struct reject_output *out, size_t number, 
 	return status;
 }
 
-/* DIR/rejects.jsonl; none when nothing was rejected. Inputs are sorted, so units are, and so are rejects. */
-static enum status write_rejects(struct preprocess_job *job)
+/* rejects.jsonl; none when nothing was rejected. Inputs are sorted, so units are, and so are rejects. */
+static enum status write_rejects(struct preprocess_job *job, const char *directory)
 {
 	struct reject_output out = {.job = job};
 	uint64_t lines = 0;
 	char *path;
 	if (job->counts.rejected == 0)
-		return corpus_output_remove_file(job->config->output, "rejects.jsonl");
-	TRY(path_join(&path, job->config->output, "rejects.jsonl"));
+		return corpus_output_remove_file(directory, "rejects.jsonl");
+	TRY(path_join(&path, directory, "rejects.jsonl"));
 	enum status status = file_writer_open(path, &out.file);
 	free(path);
 	TRY(status);
@@ -505,7 +490,7 @@ static struct shard_summary sum_shards(const struct preprocess_job *job)
 	return sum;
 }
 
-static enum status write_manifest(const struct preprocess_job *job)
+static enum status publish_corpus(const struct preprocess_job *job)
 {
 	struct shard_summary *shards;
 	TRY(memory_alloc((void **)&shards, job->shard_count, sizeof *shards, "shards"));
@@ -607,11 +592,15 @@ static enum status first_pass(struct preprocess_job *job)
 	return total_units(job);
 }
 
-/* There is nothing to train on: says why, and leaves no unfinished run behind. */
+/* There is nothing to train on: says why, and leaves no unfinished run behind. A corpus that was to be
+ * replaced stays, with its own rejects.jsonl. */
 static enum status refuse_empty(struct preprocess_job *job)
 {
-	TRY(write_rejects(job));
-	TRY(remove_work(job));
+	bool corpus;
+	TRY(corpus_output_has(job->config->output, "corpus.json", &corpus));
+	if (!corpus)
+		TRY(write_rejects(job, job->config->output));
+	TRY(directory_remove(job->work));
 	FAIL_IF(job->config->token_format, STATUS_USAGE,
 		"no documents in the inputs: %" PRIu64 " empty, %" PRIu64 " rejected", job->counts.empty,
 		job->counts.rejected);
@@ -619,7 +608,7 @@ static enum status refuse_empty(struct preprocess_job *job)
 		"no documents in the inputs: %" PRIu64 " empty, %" PRIu64
 		" rejected%s; is --text-key (now \"%s\") right?",
 		job->counts.empty, job->counts.rejected,
-		job->counts.rejected ? " (rejects.jsonl in the output directory lists them)" : "",
+		job->counts.rejected && !corpus ? " (rejects.jsonl in the output directory lists them)" : "",
 		job->config->text_key);
 }
 
@@ -629,10 +618,8 @@ static enum status second_pass(struct preprocess_job *job)
 	job->bytes_total = 0;
 	atomic_store(&job->bytes_done, 0);
 	TRY(job_merge(job));
-	TRY(corpus_output_remove_shards(job->config->output, job->shard_count));
-	TRY(write_rejects(job));
-	TRY(write_manifest(job));
-	return remove_work(job);
+	TRY(write_rejects(job, job->work));
+	return publish_corpus(job);
 }
 
 static enum status run_passes(struct preprocess_job *job, struct preprocess_result *result)
@@ -661,7 +648,7 @@ static enum status run_passes(struct preprocess_job *job, struct preprocess_resu
 	return STATUS_OK;
 }
 
-/* An earlier run was ended after it had written the manifest: only tidying is left. */
+/* An earlier run was ended as it put its corpus in place: that is done now. */
 static enum status finish_earlier(struct preprocess_job *job, struct preprocess_result *result)
 {
 	struct corpus *corpus;
@@ -681,7 +668,19 @@ static enum status finish_earlier(struct preprocess_job *job, struct preprocess_
 		.resumed = true,
 	};
 	corpus_close(corpus);
-	return remove_work(job);
+	return STATUS_OK;
+}
+
+/* Puts in place what an earlier run completed; *same: that was this job. */
+static enum status recover(struct preprocess_job *job, const struct journal *journal, bool *same)
+{
+	char *path;
+	*same = false;
+	if (asprintf(&path, "%s/next/job.json", job->config->output) < 0)
+		return error_set(STATUS_MEMORY, "no memory for a path");
+	*same = file_exists(path) && journal_compare(job, journal, path) == STATUS_OK;
+	free(path);
+	return corpus_output_recover(job->config->output);
 }
 
 /* Decides what DIR is: new, an unfinished run of this job, a corpus, or something else's. */
@@ -689,22 +688,24 @@ static enum status settle(struct preprocess_job *job, const struct journal *jour
 {
 	const struct preprocess_config *config = job->config;
 	bool corpus;
+	TRY(recover(job, journal, complete));
+	if (*complete)
+		return STATUS_OK;
 	TRY(corpus_output_has(config->output, "corpus.json", &corpus));
 	bool journaled = file_exists(journal->job_path);
-	enum status compared = journaled ? journal_compare(job, journal) : STATUS_OK;
-	job->resumed = journaled && compared == STATUS_OK;
-	*complete = corpus && job->resumed;
-	if (job->resumed)
-		return file_remove_temporaries(job->work);
+	enum status compared = journaled ? journal_compare(job, journal, journal->job_path) : STATUS_OK;
 	/* A run that was killed between its last two removals is finished, and leaves this empty folder. */
 	if (corpus && !journaled)
 		(void)file_system->rmdir(job->work);
+	job->resumed = journaled && compared == STATUS_OK;
+	if (job->resumed)
+		return file_remove_temporaries(job->work);
 	FAIL_IF(corpus && !config->overwrite, STATUS_USAGE,
 		"%s: already holds a corpus; choose another --output, or --overwrite to replace it",
 		config->output);
 	if (!config->overwrite)
 		TRY(compared);
-	TRY(corpus ? corpus_output_remove(config->output) : directory_remove(job->work));
+	TRY(directory_remove(job->work));
 	TRY(directory_create(job->work));
 	return journal_publish(journal);
 }

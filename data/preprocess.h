@@ -4,15 +4,18 @@
  * Pass 1: inputs (data/input.h) are cut into units; workers repair and tokenize their documents and spill
  * them by the top bits of their key, zstd-compressed, one published file a unit (data/spill.h) under
  * DIR/work/. Pass 2: each key range is read back, duplicates dropped as they meet, sorted, and appended to
- * its shard (data/shard_writer.h); corpus.json is written last and DIR/work/ removed.
+ * its shard (data/shard_writer.h), in DIR/work/ too. When all is there, it is put in place as
+ * data/corpus_output.h tells, corpus.json last.
  *
  *    DIR/work/job.json           the options that matter; its hash is part of every spill file
  *    DIR/work/inputs             each input's size, time and path
  *    DIR/work/unit-000000 ...    pass 1's finished units
- *    DIR/work/shard-00000.json   pass 2's finished shards, written after their files
+ *    DIR/work/00000.bin ...      pass 2's finished shards
+ *    DIR/work/shard-00000.json   what they hold, written after their files
+ *    DIR/next/                   the same folder, complete: its files are being put in place
  *    DIR/.lock                   held (flock) while a run works on DIR: a second one fails at once
  *
- * Killed at any point, the same command goes on (units and shards under way begin anew) and ends in the same
+ * Ended at any point, the same command goes on (units and shards under way begin anew) and ends in the same
  * bytes; other options or changed inputs are STATUS_MISMATCH and say which. Standard input cannot be read
  * twice: a run that reads it goes on once its first pass is done, and reads it anew before. The bytes depend
  * on the documents and the tokenizer alone: not on input order, workers, memory or interruptions.
@@ -31,8 +34,11 @@
  * Bytes that are not valid UTF-8 (ids cut within a character) are hashed, and counted, as they are. Of
  * several documents that spell the same text in other ids, the first is kept, in the order of path and place.
  *
- * DIR that already holds a corpus is an error unless `overwrite`. The files that are not of this corpus but
- * have names of its kind (00012.bin, rejects.jsonl) are removed; others are left alone.
+ * DIR that already holds a corpus is an error unless `overwrite`. Then the old corpus stays whole, and takes
+ * its room on the disk, until the new one is complete: whenever the run is ended, by kill -9 or a power
+ * failure, DIR opens as the old corpus or as the new one (where there was none: as none or the new one). The
+ * files that are not of this corpus but have names of its kind (00012.bin, rejects.jsonl) are removed; others
+ * are left alone.
  */
 #ifndef DATA_PREPROCESS_H
 #define DATA_PREPROCESS_H

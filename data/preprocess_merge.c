@@ -145,7 +145,7 @@ static bool files_are_there(const struct preprocess_job *job, const char *name)
 	static const char *const suffixes[] = {"bin", "idx", "key", "sum"};
 	for (int i = 0; i < 4; i++) {
 		char *path;
-		if (asprintf(&path, "%s/%s.%s", job->config->output, name, suffixes[i]) < 0)
+		if (asprintf(&path, "%s/%s.%s", job->work, name, suffixes[i]) < 0)
 			return false;
 		bool there = file_exists(path);
 		free(path);
@@ -230,8 +230,8 @@ static enum status append_range(struct merge *merge, const struct range *range, 
 	uint64_t seen;
 	spill_range_get(loaded, &documents, &count, &tokens, &seen);
 	if (!*writer)
-		TRY(shard_writer_open(job->config->output, shard->name, job->dtype,
-			tokenizer_eod(job->config->tokenizer), writer));
+		TRY(shard_writer_open(
+			job->work, shard->name, job->dtype, tokenizer_eod(job->config->tokenizer), writer));
 	for (size_t i = 0; i < count; i++)
 		TRY(shard_writer_add(*writer, documents[i].key.high,
 			(const uint8_t *)tokens + documents[i].first * item, documents[i].tokens,

@@ -587,6 +587,18 @@ static enum status remove_whole(const char *path)
 	return status;
 }
 
+/* The new one is complete; only now does an old one of this step go, in exchange for it if possible. */
+static enum status put_in_place(const char *temporary, const char *path)
+{
+	bool exchanged = false;
+	if (file_exists(path))
+		TRY(file_exchange(temporary, path, &exchanged));
+	if (exchanged)
+		return directory_remove(temporary);
+	TRY(remove_whole(path));
+	return file_rename(temporary, path);
+}
+
 enum status checkpoint_write(
 	const char *run, const struct checkpoint_contents *contents, char name[CHECKPOINT_NAME])
 {
@@ -597,11 +609,8 @@ enum status checkpoint_write(
 	TRY_GOTO(status, done, join(&path, run, name, ""));
 	TRY_GOTO(status, done, join(&temporary, run, name, temporary_suffix(suffix)));
 	status = write_contents(temporary, contents);
-	/* Only once the new one is complete does an old one of this step go. */
 	if (status == STATUS_OK)
-		status = remove_whole(path);
-	if (status == STATUS_OK)
-		status = file_rename(temporary, path);
+		status = put_in_place(temporary, path);
 	if (status != STATUS_OK)
 		discard(temporary);
 done:
@@ -612,17 +621,10 @@ done:
 
 enum status checkpoint_mark_best(const char *run, const char *name)
 {
-	char suffix[48], *link = NULL, *temporary = NULL;
-	enum status status;
-	TRY_GOTO(status, done, join(&link, run, "best", ""));
-	TRY_GOTO(status, done, join(&temporary, run, "best", temporary_suffix(suffix)));
-	if (symlink(name, temporary) < 0)
-		status = error_set_errno(STATUS_IO, "%s: cannot make a symbolic link", temporary);
-	else
-		status = file_rename(temporary, link);
-done:
+	char *link;
+	TRY(join(&link, run, "best", ""));
+	enum status status = file_publish_link(link, name);
 	free(link);
-	free(temporary);
 	return status;
 }
 
@@ -702,6 +704,7 @@ enum status checkpoint_remove_after(const char *run, uint64_t step)
 		enum status removed = file_remove(link);
 		free(link);
 		TRY(removed);
+		TRY(directory_sync(run)); /* it never points to nothing */
 	}
 	TRY(checkpoint_list(run, &steps, &count));
 	enum status status = STATUS_OK;

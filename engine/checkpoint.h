@@ -108,7 +108,8 @@ struct checkpoint_contents {
 	const struct checkpoint_state *state; /* NULL: no trainer.json, a plain model */
 };
 
-/* Writes run/step-XXXXXXXX (the state's step) and gives its name. Replaces one of that name. */
+/* Writes run/step-XXXXXXXX (the state's step) and gives its name. Replaces one of that name: at once, or,
+ * where the file system cannot exchange names, so that for a moment there is neither. */
 enum status checkpoint_write(
 	const char *run, const struct checkpoint_contents *contents, char name[CHECKPOINT_NAME]) MUST_USE;
 /* The same under a name of the caller's, which must not exist. */

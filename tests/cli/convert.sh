@@ -67,7 +67,7 @@ for i in 1 2 3 4; do
 	sleep 0.0$((RANDOM % 10))
 	kill -9 $pid 2>/dev/null
 	wait $pid 2>/dev/null
-	if [ ! -e "$dir/k/corpus.json" ] || [ -e "$dir/k/work" ]; then
+	if [ ! -e "$dir/k/corpus.json" ] || [ -e "$dir/k/work" ] || [ -e "$dir/k/next" ]; then
 		run convert "$dir/megatron" --output "$dir/k"
 		# Finished but for an empty work/: it is said, and tidied.
 		[ $code = 0 ] || err_has "already holds a corpus" || bad=1

@@ -62,10 +62,10 @@ while [ $done_kills -lt "$kills" ]; do
 	fi
 	if [ $code -eq 137 ]; then
 		done_kills=$((done_kills + 1))
-		[ -z "$(compgen -G "$dir/out/0*")" ] || in_second=$((in_second + 1))
+		[ -z "$(compgen -G "$dir/out/work/0*")" ] || in_second=$((in_second + 1))
 		# Killed between its last act and its end: the corpus is there, and nothing is left to do.
-		[ ! -e "$dir/out/corpus.json" ] || [ -e "$dir/out/work/job.json" ] || {
-			rm -rf "$dir/out/.lock" "$dir/out/work"
+		[ ! -e "$dir/out/corpus.json" ] || [ -e "$dir/out/next/job.json" ] || {
+			rm -rf "$dir/out/.lock" "$dir/out/next"
 			same
 			rm -rf "$dir/out"
 		}
@@ -77,7 +77,7 @@ while [ $done_kills -lt "$kills" ]; do
 		fail "a run that goes on (exit $code)"
 	fi
 done
-if [ ! -e "$dir/out/corpus.json" ] || [ -e "$dir/out/work" ]; then
+if [ ! -e "$dir/out/corpus.json" ] || [ -e "$dir/out/next" ]; then
 	"$ferry" preprocess "$dir/in" --output "$dir/out" 2>"$dir/err" >/dev/null || fail "the last run"
 fi
 same

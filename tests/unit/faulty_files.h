@@ -7,7 +7,7 @@
  *	faults.fail_at      the call of this number (from 0; -1 never) fails with faults.error
  *	faults.dead         and so does every call after it, as if the process had been killed there
  *	faults.log          what was called, one letter each: o open, r read, p pread, w write, P pwrite, s
- *fsync, c close, R rename, u unlink, d rmdir, m mkdir, t ftruncate
+ *fsync, c close, R rename, x exchange, l symlink, u unlink, d rmdir, m mkdir, t ftruncate
  *
  * One thread at a time.
  */
@@ -89,6 +89,14 @@ static int faulty_rename(const char *from, const char *to)
 {
 	return faulty('R', false) ? -1 : rename(from, to);
 }
+static int faulty_exchange(const char *a, const char *b)
+{
+	return faulty('x', false) ? -1 : file_operations_system.exchange(a, b);
+}
+static int faulty_symlink(const char *target, const char *path)
+{
+	return faulty('l', false) ? -1 : symlink(target, path);
+}
 static int faulty_unlink(const char *path)
 {
 	return faulty('u', false) ? -1 : unlink(path);
@@ -117,6 +125,8 @@ static void faulty_files_install(void)
 		.fsync = faulty_fsync,
 		.close = faulty_close,
 		.rename = faulty_rename,
+		.exchange = faulty_exchange,
+		.symlink = faulty_symlink,
 		.unlink = faulty_unlink,
 		.rmdir = faulty_rmdir,
 		.mkdir = faulty_mkdir,

@@ -912,8 +912,10 @@ static void survives_failing_calls(void **state)
 			assert_false(file_exists(in_root("failing/.lock")));
 			/* A failed fsync of the directory leaves the manifest in its place. */
 			if (!file_exists(in_root("failing/corpus.json")) ||
-				file_exists(in_root("failing/work/job.json")))
+				file_exists(in_root("failing/next/job.json")))
 				run(&config);
+			else
+				refuse(&config, STATUS_USAGE, "already holds a corpus");
 		}
 		expect_same(in_root("reference"), config.output);
 		remove_tree(config.output);
@@ -939,8 +941,10 @@ static void survives_lack_of_memory(void **state)
 		if (status != STATUS_OK) {
 			assert_int_equal(status, STATUS_MEMORY);
 			if (!file_exists(in_root("starved/corpus.json")) ||
-				file_exists(in_root("starved/work/job.json")))
+				file_exists(in_root("starved/next/job.json")))
 				run(&config);
+			else
+				refuse(&config, STATUS_USAGE, "already holds a corpus");
 		}
 		expect_same(in_root("reference"), config.output);
 		remove_tree(config.output);
