@@ -222,7 +222,7 @@ static cJSON *describe_job(const struct preprocess_job *job, struct hash128 inpu
 	const char *separator = config->document_separator;
 	bool good =
 		json && cJSON_AddStringToObject(json, "format", "ferry-preprocess") &&
-		json_add_u64(json, "version", 1) &&
+		json_add_u64(json, "version", 2) &&
 		cJSON_AddStringToObject(json, "input", token_format_name(config->token_format)) &&
 		json_add_hash128(json, "tokenizer", tokenizer_hash(config->tokenizer)) &&
 		cJSON_AddStringToObject(json, "text key", config->text_key) &&

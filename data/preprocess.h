@@ -2,10 +2,10 @@
  * preprocess.h: text to corpus, in two passes, in bounded memory, resumable.
  *
  * Pass 1: inputs (data/input.h) are cut into units; workers repair and tokenize their documents and spill
- * them by the top bits of their key, zstd-compressed, one published file a unit (data/spill.h) under
- * DIR/work/. Pass 2: each key range is read back, duplicates dropped as they meet, sorted, and appended to
- * its shard (data/shard_writer.h), in DIR/work/ too. When all is there, it is put in place as
- * data/corpus_output.h tells, corpus.json last.
+ * them by the top bits of their key, one published file a unit (data/spill.h) under DIR/work/. Pass 2: each
+ * key range is read back, duplicates dropped as they meet, sorted, and appended to its shard
+ * (data/shard_writer.h), in DIR/work/ too. When all is there, it is put in place as data/corpus_output.h
+ * tells, corpus.json last.
  *
  *    DIR/work/job.json           the options that matter; its hash is part of every spill file
  *    DIR/work/inputs             each input's size, time and path

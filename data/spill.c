@@ -9,7 +9,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <zstd.h>
 
 enum {
 	HEADER_BYTES = 24,
@@ -19,7 +18,6 @@ enum {
 	COUNTS = 16,
 	REJECT_BYTES = 24,
 	REJECT_BLOCK = 1 << 20,
-	SPILL_LEVEL = 1,
 };
 static const char magic[8] = {'F', 'E', 'R', 'R', 'Y', 'S', 'P', 'L'};
 
@@ -52,10 +50,8 @@ struct spill_writer {
 	uint32_t *order; /* [document_count]: documents by bucket */
 	size_t order_capacity;
 	size_t *bucket_end; /* [buckets + 1] */
-	uint8_t *raw;       /* one segment's tokens, gathered */
-	uint8_t *packed;    /* one segment: headers and frame */
-	size_t raw_capacity, packed_capacity;
-	ZSTD_CCtx *zstd;
+	uint8_t *gathered;  /* one segment: headers and tokens */
+	size_t gathered_capacity;
 
 	struct segment *segments; /* [run][buckets] */
 	size_t segment_capacity, runs;
@@ -82,13 +78,10 @@ enum status spill_writer_create(const struct spill_format *format, uint64_t memo
 	writer->buckets = 1u << format->bucket_bits;
 	enum status status = memory_alloc((void **)&writer->bucket_end, writer->buckets + 1,
 		sizeof *writer->bucket_end, "a spill buffer");
-	if (status == STATUS_OK && !(writer->zstd = ZSTD_createCCtx()))
-		status = error_set(STATUS_MEMORY, "no memory to compress");
 	if (status != STATUS_OK) {
 		spill_writer_destroy(writer);
 		return status;
 	}
-	ZSTD_CCtx_setParameter(writer->zstd, ZSTD_c_compressionLevel, SPILL_LEVEL);
 	*out = writer;
 	return STATUS_OK;
 }
@@ -98,13 +91,11 @@ void spill_writer_destroy(struct spill_writer *writer)
 	if (!writer)
 		return;
 	file_writer_abandon(writer->file);
-	ZSTD_freeCCtx(writer->zstd);
 	free(writer->tokens);
 	free(writer->documents);
 	free(writer->order);
 	free(writer->bucket_end);
-	free(writer->raw);
-	free(writer->packed);
+	free(writer->gathered);
 	free(writer->segments);
 	free(writer->rejects);
 	free(writer->blocks);
@@ -146,32 +137,35 @@ static void put_header(uint8_t *to, const struct pending *document)
 	store_le32(to + 20, document->bytes);
 }
 
-/* Gathers, compresses and writes the documents order[first, last). */
+/* Of a segment: its headers' hash and its tokens' as one, so that each can be read into its own place. */
+static uint64_t hash_segment(const void *headers, size_t header_bytes, const void *tokens, size_t token_bytes)
+{
+	uint64_t hashes[2] = {hash64(headers, header_bytes), hash64(tokens, token_bytes)};
+	return hash_numbers(hashes, 2);
+}
+
+/* Gathers and writes the documents order[first, last). */
 static enum status write_segment(
 	struct spill_writer *writer, size_t first, size_t last, struct segment *segment)
 {
-	size_t item = (size_t)writer->format.item_bytes, tokens = 0, at = 0;
+	size_t item = (size_t)writer->format.item_bytes, headers = (last - first) * HEADER_BYTES, tokens = 0;
 	for (size_t i = first; i < last; i++)
 		tokens += writer->documents[writer->order[i]].tokens;
-	size_t headers = (last - first) * HEADER_BYTES, bound = ZSTD_compressBound(tokens * item);
-	TRY(memory_grow((void **)&writer->raw, &writer->raw_capacity, tokens * item, 1, "a spill buffer"));
-	TRY(memory_grow(
-		(void **)&writer->packed, &writer->packed_capacity, headers + bound, 1, "a spill buffer"));
+	size_t bytes = headers + tokens * item;
+	TRY(memory_grow((void **)&writer->gathered, &writer->gathered_capacity, bytes, 1, "a spill buffer"));
+	uint8_t *to = writer->gathered + headers;
 	for (size_t i = first; i < last; i++) {
 		const struct pending *document = &writer->documents[writer->order[i]];
-		put_header(writer->packed + (i - first) * HEADER_BYTES, document);
-		memcpy(writer->raw + at, writer->tokens + document->first * item, document->tokens * item);
-		at += document->tokens * item;
+		put_header(writer->gathered + (i - first) * HEADER_BYTES, document);
+		memcpy(to, writer->tokens + document->first * item, document->tokens * item);
+		to += document->tokens * item;
 	}
-	size_t packed = ZSTD_compress2(writer->zstd, writer->packed + headers, bound, writer->raw, at);
-	FAIL_IF(ZSTD_isError(packed), STATUS_MEMORY, "cannot compress a spill segment: %s",
-		ZSTD_getErrorName(packed));
 	*segment = (struct segment){.offset = file_writer_offset(writer->file),
-		.bytes = headers + packed,
+		.bytes = bytes,
 		.tokens = tokens,
-		.hash = hash64(writer->packed, headers + packed),
+		.hash = hash_segment(writer->gathered, headers, writer->gathered + headers, tokens * item),
 		.documents = last - first};
-	return file_writer_write(writer->file, writer->packed, headers + packed);
+	return file_writer_write(writer->file, writer->gathered, bytes);
 }
 
 /* Writes what is buffered as one run. */
@@ -566,34 +560,27 @@ struct spill_range {
 	size_t token_capacity, token_count; /* items */
 	uint32_t *table; /* [table_size], a power of two: 1 + index of a document, 0 empty */
 	size_t table_size;
-	uint8_t *packed; /* segment as stored */
-	size_t packed_capacity;
+	uint8_t *headers; /* a segment's */
+	size_t header_capacity;
 	uint8_t *entries; /* segments of the footer */
 	size_t entry_capacity;
-	ZSTD_DCtx *zstd;
 };
 
 enum status spill_range_create(const struct spill_format *format, struct spill_range **out)
 {
 	TRY(memory_alloc((void **)out, 1, sizeof **out, "a key range"));
 	(*out)->format = *format;
-	(*out)->zstd = ZSTD_createDCtx();
-	if ((*out)->zstd)
-		return STATUS_OK;
-	free(*out);
-	*out = NULL;
-	return error_set(STATUS_MEMORY, "no memory to decompress");
+	return STATUS_OK;
 }
 
 void spill_range_destroy(struct spill_range *range)
 {
 	if (!range)
 		return;
-	ZSTD_freeDCtx(range->zstd);
 	free(range->documents);
 	free(range->tokens);
 	free(range->table);
-	free(range->packed);
+	free(range->headers);
 	free(range->entries);
 	free(range);
 }
@@ -638,7 +625,7 @@ static enum status reserve_documents(struct spill_range *range, size_t more)
 }
 
 /*
- * Takes the documents of a segment whose headers are at `headers` and whose tokens were unpacked behind the
+ * Takes the documents of a segment whose headers are at `headers` and whose tokens were read behind the
  * range's: keeps those of the range that are new, closing the gaps that the others leave.
  */
 static bool take_documents(struct spill_range *range, const uint8_t *headers, const struct segment *segment)
@@ -673,23 +660,23 @@ static bool take_documents(struct spill_range *range, const uint8_t *headers, co
 static enum status load_segment(
 	struct spill_range *range, int fd, const char *path, const struct segment *segment, uint64_t limit)
 {
-	size_t item = (size_t)range->format.item_bytes;
+	size_t item = (size_t)range->format.item_bytes, headers = segment->documents * HEADER_BYTES,
+	       tokens = segment->tokens * item;
 	if (segment->offset > limit || segment->bytes > limit - segment->offset ||
-		segment->documents > segment->bytes / HEADER_BYTES)
+		segment->documents > segment->bytes / HEADER_BYTES ||
+		segment->tokens > segment->bytes / item || headers + tokens != segment->bytes)
 		return damaged(path, "has a damaged index");
-	TRY(memory_grow((void **)&range->packed, &range->packed_capacity, segment->bytes, 1, "a key range"));
-	TRY(file_read_at(fd, path, range->packed, segment->bytes, segment->offset));
-	if (hash64(range->packed, segment->bytes) != segment->hash)
-		return damaged(path, "has a segment that its hash does not match");
-	size_t headers = segment->documents * HEADER_BYTES;
-	TRY(reserve_documents(range, segment->documents));
+	TRY(memory_grow((void **)&range->headers, &range->header_capacity, headers, 1, "a key range"));
 	TRY(memory_grow((void **)&range->tokens, &range->token_capacity, range->token_count + segment->tokens,
 		item, "a key range"));
-	size_t got = ZSTD_decompressDCtx(range->zstd, range->tokens + range->token_count * item,
-		segment->tokens * item, range->packed + headers, segment->bytes - headers);
-	if (ZSTD_isError(got) || got != segment->tokens * item ||
-		!take_documents(range, range->packed, segment))
-		return damaged(path, "has a segment that does not decompress as its index says");
+	uint8_t *to = range->tokens + range->token_count * item;
+	TRY(file_read_at(fd, path, range->headers, headers, segment->offset));
+	TRY(file_read_at(fd, path, to, tokens, segment->offset + headers));
+	if (hash_segment(range->headers, headers, to, tokens) != segment->hash)
+		return damaged(path, "has a segment that its hash does not match");
+	TRY(reserve_documents(range, segment->documents));
+	if (!take_documents(range, range->headers, segment))
+		return damaged(path, "has a segment that is not as its index says");
 	return STATUS_OK;
 }
 

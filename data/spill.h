@@ -6,12 +6,17 @@
  * the documents whose key begins with the bits of b. All little-endian:
  *
  *    segment   documents x 24 bytes {u64 key high, u64 key low, u32 tokens, u32 text bytes},
- *              then one zstd frame: the documents' tokens back to back, u16 or i32, without EOD
+ *              then the documents' tokens back to back, u16 or i32, without EOD
  *    rejects   blocks of {u32 piece, u32 reason bytes, u64 line, u64 offset, reason}
  *    footer    u64[16] counts; the number of runs R; segments [bucket][R] {u64 offset, u64 bytes, u64 tokens,
- *              u64 XXH3-64 of the segment, u64 documents}; number of reject blocks and {u64 offset, u64
- * bytes, u64 XXH3-64} of each; number of pieces and the lines of each (u64) trailer   48 bytes: {u64 footer
- * offset, u64 footer bytes, u64 footer's XXH3-64, 16 bytes job, "FERRYSPL"}
+ *              u64 hash, u64 documents}; number of reject blocks and {u64 offset, u64 bytes, u64 XXH3-64} of
+ *              each; number of pieces and the lines of each (u64)
+ *    trailer   48 bytes: {u64 footer offset, u64 footer bytes, u64 footer's XXH3-64, 16 bytes job,
+ * "FERRYSPL"}
+ *
+ * A segment's hash is the XXH3-64 of two: of its 24-byte entries, and of its tokens. Nothing is compressed: a
+ * spill is as large as the corpus it becomes, and compressing it (zstd, fastest level) took longer than
+ * tokenizing.
  *
  * `job` ties the file to the run that wrote it (options and inputs). Everything is verified as it is read.
  */
