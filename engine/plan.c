@@ -95,6 +95,24 @@ bool plan_rates_named(const char *name, struct plan_rates *rates, uint64_t *memo
 	return false;
 }
 
+double plan_peak_flops(const char *device, enum dtype act)
+{
+	/* A variant stands before the family whose name it begins with. */
+	static const struct {
+		const char *name;
+		double flops;
+	} peaks[] = {{"H100 PCIe", 756e12}, {"H100 NVL", 835e12}, {"H100", 989e12}, {"H200", 989e12},
+		{"GH200", 989e12}, {"B200", 2250e12}, {"A100", 312e12}, {"V100", 125e12}, {"L40S", 362e12},
+		{"L40", 181e12}, {"L4", 121e12}, {"A10G", 70e12}, {"A10", 125e12}, {"T4", 65e12},
+		{"RTX 4090", 165e12}, {"RTX 3090", 71e12}};
+	if (act == DTYPE_F32)
+		return 0;
+	for (size_t i = 0; i < sizeof peaks / sizeof *peaks; i++)
+		if (strstr(device, peaks[i].name))
+			return peaks[i].flops;
+	return 0;
+}
+
 const char *plan_bound_name(enum plan_bound bound)
 {
 	static const char *const names[] = {"compute", "the optimizer's memory",

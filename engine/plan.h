@@ -68,6 +68,10 @@ struct plan_rates {
  * "a100", "v100", "rtx4090", "l4". `memory` is the device's. False: not known. */
 bool plan_rates_named(const char *name, struct plan_rates *rates, uint64_t *memory);
 
+/* Dense two-byte products a second by the data sheet, of a GPU as its driver names it ("NVIDIA H100 80GB
+ * HBM3"); 0: not known, or act is f32. For MFU. */
+double plan_peak_flops(const char *device, enum dtype act);
+
 enum plan_schedule { PLAN_ON_DEVICE, PLAN_SERIAL, PLAN_SPECULATIVE, PLAN_DELAYED };
 enum plan_bound { PLAN_COMPUTE, PLAN_OPTIMIZER, PLAN_DOWN, PLAN_UP };
 const char *plan_bound_name(enum plan_bound bound); /* "compute", "the optimizer's memory", ... */

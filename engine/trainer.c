@@ -144,7 +144,8 @@ enum status trainer_measure(const struct trainer_config *c, struct trainer_memor
 {
 	struct parameter_table table;
 	struct model_options options = options_of(c);
-	TRY(trainer_check(c));
+	TRY(model_config_check(&c->model));
+	TRY(check_batches(c));
 	TRY(parameter_table_open(&c->model, &table));
 	uint64_t n = table.elements;
 	uint64_t largest = 4 * parameter_span(&table, PARAMETER_WTE);

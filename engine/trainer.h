@@ -137,7 +137,8 @@ struct trainer;
 
 /* All that can be wrong with a configuration; nothing is allocated. */
 enum status trainer_check(const struct trainer_config *config) MUST_USE;
-/* What trainer_open will take. */
+/* What trainer_open will take. Of the configuration, sizes and batches are looked at, and checked; no corpus.
+ */
 enum status trainer_measure(const struct trainer_config *config, struct trainer_memory *out) MUST_USE;
 
 /*

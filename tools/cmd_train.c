@@ -8,12 +8,13 @@
 #include "common/log.h"
 #include "common/memory.h"
 #include "common/threads.h"
+#include "engine/plan.h"
 #include "engine/trainer.h"
 #include "tokenizer/tokenizer.h"
 #include "tools/device.h"
 #include "tools/terminal.h"
 #include "tools/train_log.h"
-#include "tools/train_options.h"
+#include "tools/train_config.h"
 
 #include <fcntl.h>
 #include <inttypes.h>
@@ -196,43 +197,6 @@ static enum status adopt_sizes(struct job *job)
 	return STATUS_OK;
 }
 
-static void compose_model(struct job *job)
-{
-	const struct train_settings *s = &job->options.settings;
-	int vocabulary = (int)corpus_get_info(job->corpus)->vocabulary;
-	if (job->from)
-		vocabulary = checkpoint_config(job->from)->vocabulary;
-	job->config.model = (struct model_config){.layers = s->layers,
-		.hidden = s->hidden,
-		.heads = s->heads,
-		.positions = s->positions,
-		.vocabulary = vocabulary,
-		.vocabulary_padded = model_vocabulary_pad(vocabulary, s->divisible),
-		.embedding_dropout = (float)s->hidden_dropout,
-		.attention_dropout = (float)s->attention_dropout,
-		.hidden_dropout = (float)s->hidden_dropout,
-		.layernorm_epsilon = (float)s->epsilon};
-}
-
-static enum status choose_precision(struct job *job)
-{
-	struct train_settings *s = &job->options.settings;
-	FAIL_IF(s->fp16 + s->bf16 + s->fp32 > 1, STATUS_USAGE,
-		"--fp16, --bf16 and --fp32 exclude each other; give one");
-	FAIL_IF(train_options_typed(&job->options, "--loss-scale") && !s->fp16, STATUS_USAGE,
-		"--loss-scale is for --fp16; bf16 and fp32 gradients do not vanish");
-	s->fp32 = !s->fp16 && !s->bf16;
-	job->config.precision = s->fp16 ? DTYPE_F16 : s->bf16 ? DTYPE_BF16 : DTYPE_F32;
-	if (!s->fp16)
-		job->config.loss_scale = loss_scale_static(1);
-	else if (s->loss_scale > 0)
-		job->config.loss_scale = loss_scale_static(s->loss_scale);
-	else
-		job->config.loss_scale = loss_scale_dynamic((uint32_t)s->initial_scale_power, s->scale_window,
-			(uint32_t)s->hysteresis, s->min_scale);
-	return STATUS_OK;
-}
-
 /* Windows of a corpus's training split in epoch 0. */
 static enum status count_windows(const struct job *job, int source, uint64_t *windows)
 {
@@ -279,28 +243,16 @@ static enum status choose_length(struct job *job)
 	return STATUS_OK;
 }
 
-/* Packed weights pay where a step uses each more than once, and are only memory. */
-static uint64_t choose_packing(const struct job *job)
-{
-	const struct trainer_config *c = &job->config;
-	struct parameter_table table;
-	if (job->device.gpu || c->global_batch == c->micro_batch ||
-		parameter_table_open(&c->model, &table) != STATUS_OK)
-		return 0;
-	uint64_t bytes = 2 * table.elements * dtype_bytes(c->precision);
-	parameter_table_close(&table);
-	return bytes < memory_available() / 4 ? bytes : 0;
-}
-
 static enum status compose_config(struct job *job)
 {
 	struct train_settings *s = &job->options.settings;
 	struct trainer_config *c = &job->config;
 	if (job->from)
 		TRY(adopt_sizes(job));
-	compose_model(job);
+	c->model = train_config_model(s, job->from ? checkpoint_config(job->from)->vocabulary
+						   : (int)corpus_get_info(job->corpus)->vocabulary);
 	TRY(model_config_check(&c->model));
-	TRY(choose_precision(job));
+	TRY(train_config_precision(&job->options, &c->precision, &c->loss_scale));
 	TRY(device_choose((enum device)s->device, c->precision, &job->device));
 	c->open_device = job->device.gpu ? kernels_open_cuda : NULL;
 	if (!s->global_batch)
@@ -337,7 +289,8 @@ static enum status compose_config(struct job *job)
 	c->keep = s->keep;
 	c->files = job->blobs;
 	c->file_count = TOKENIZER_FILES;
-	c->packing = choose_packing(job);
+	if (!job->device.gpu)
+		c->packing = train_config_packing(&c->model, c->precision, c->micro_batch, c->global_batch);
 	return trainer_check(c);
 }
 
@@ -617,10 +570,26 @@ static enum status open_log(struct job *job)
 	return train_log_open(&config, &job->log);
 }
 
+/* What the log reckons TFLOPs and MFU from. */
+static enum status tell_flops(struct job *job)
+{
+	const struct trainer_config *c = &job->config;
+	struct plan_shape shape = {.model = c->model,
+		.micro_batch = c->micro_batch,
+		.global_batch = c->global_batch,
+		.window_tokens = c->window_tokens};
+	struct plan_work work;
+	TRY(plan_work(&shape, &work));
+	train_log_flops(
+		job->log, work.model_flops, plan_peak_flops(trainer_kernels(job->trainer), c->precision));
+	return STATUS_OK;
+}
+
 static enum status train(struct job *job)
 {
 	struct trainer_events events = train_log_events(job->log);
 	TRY(trainer_open(&job->config, &events, job->from, !job->resuming, &job->trainer));
+	TRY(tell_flops(job));
 	print_start(job);
 	train_log_start(job->log);
 	catch_signals(job->trainer);

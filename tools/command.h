@@ -32,6 +32,7 @@
 #define COMMANDS(X)                                                                                          \
 	X(preprocess, "preprocess", "text in (.jsonl, .txt, folders; .zst, .gz), a tokenized corpus out")    \
 	X(train, "train", "a corpus in, a trained GPT-2 out: log, metrics, checkpoints")                     \
+	X(plan, "plan", "memory, traffic and time of a training step, before it is run")                     \
 	X(evaluate, "evaluate", "loss, perplexity and bits per byte of a checkpoint on a corpus")            \
 	X(generate, "generate", "text from a checkpoint and a prompt")                                       \
 	X(encode, "encode", "text on standard input to token ids")                                           \

@@ -20,6 +20,7 @@ struct train_log {
 	struct progress_line progress;
 	bool live; /* there is a terminal to rewrite a line on */
 	/* since the last iteration line */
+	double step_flops, peak_flops;
 	uint64_t steps, tokens;
 	double loss, started;
 	/* since the start, for the time left */
@@ -104,6 +105,9 @@ static enum status record_step(struct train_log *log, const struct trainer_step 
 	for (int i = 0; i < s->sources; i++)
 		fprintf(out, "%s%.17g", i ? ", " : "", s->epochs[i]);
 	fprintf(out, "], \"ordinal\": %" PRIu64, s->ordinal);
+	double flops = log->step_flops / s->seconds;
+	put_number(out, "tflops", 1e-12 * flops);
+	put_number(out, "mfu", log->peak_flops > 0 ? flops / log->peak_flops : (double)NAN);
 	put_number(out, "ms", 1e3 * s->seconds);
 	put_number(out, "ms_data", 1e3 * s->seconds_data);
 	put_number(out, "ms_model", 1e3 * s->seconds_model);
@@ -191,17 +195,29 @@ static const char *format_epochs(const struct trainer_step *s, char *text, size_
 	return text;
 }
 
+/* " TFLOPs: 385.11 | MFU: 38.9% |": of the model, a second. MFU where the device's peak is known. */
+static const char *format_flops(const struct train_log *log, double elapsed, char *text, size_t room)
+{
+	double flops = log->step_flops * (double)log->steps / elapsed;
+	int length = snprintf(text, room, " TFLOPs: %.4g |", 1e-12 * flops);
+	if (log->peak_flops > 0)
+		snprintf(text + length, room - (size_t)length, " MFU: %.1f%% |",
+			100 * flops / log->peak_flops);
+	return text;
+}
+
 static void print_iteration(struct train_log *log, const struct trainer_step *s)
 {
 	double time = terminal_now(), elapsed = time - log->started;
-	char text[64 + 24 * MIXTURE_LIMIT];
+	char text[64 + 24 * MIXTURE_LIMIT], flops[64];
 	train_log_line(log,
 		" iteration %8" PRIu64 "/%8" PRIu64 " | elapsed time per iteration (ms): %.1f | learning "
 		"rate %.3E | lm loss %.6E | loss scale %.1f |"
-		" tokens/s: %.0f | %s | grad norm: %.3f |",
+		" tokens/s: %.0f | %s | grad norm: %.3f |%s",
 		s->step, log->config.train_iters, 1e3 * elapsed / (double)log->steps, s->learning_rate,
 		log->loss / (double)log->steps, s->loss_scale, (double)log->tokens / elapsed,
-		format_epochs(s, text, sizeof text), s->gradient_norm);
+		format_epochs(s, text, sizeof text), s->gradient_norm,
+		format_flops(log, elapsed, flops, sizeof flops));
 	log->steps = log->tokens = 0;
 	log->loss = 0;
 	log->started = time;
@@ -308,6 +324,12 @@ enum status train_log_open(const struct train_log_config *config, struct train_l
 	}
 	*out = log;
 	return STATUS_OK;
+}
+
+void train_log_flops(struct train_log *log, double step_flops, double peak_flops)
+{
+	log->step_flops = step_flops;
+	log->peak_flops = peak_flops;
 }
 
 void train_log_start(struct train_log *log)

@@ -6,6 +6,7 @@
  *    {"step", "type": "train", "loss", "lr", "grad_norm", "clip", "loss_scale", "skipped" (0 or 1),
  * "updates", "counted" (targets of the step), "tokens" (of the run), "tokens_per_second", "epoch" (of the
  * last window, from 0), "epochs" ([how often each corpus was gone through]), "ordinal",
+ *     "tflops" (of the model, per second), "mfu" (null where the device's peak is not known),
  *     "ms", "ms_data", "ms_model" (forward and backward), "ms_optimizer"}
  *    {"step", "type": "valid" or "test", "loss", "ppl", "windows", "counted", "best", "ms"}
  *    {"step", "type": "checkpoint", "name", "best", "ms"}
@@ -26,6 +27,9 @@ struct train_log_config {
 };
 
 enum status train_log_open(const struct train_log_config *config, struct train_log **out) MUST_USE;
+/* The model's FLOPs of a step (engine/plan.h) and the device's peak a second, 0 where that is not known: from
+ * these the log reckons TFLOPs and MFU. Before the first step. */
+void train_log_flops(struct train_log *log, double step_flops, double peak_flops);
 /* The clock of the first iteration line: called when the first step begins. */
 void train_log_start(struct train_log *log);
 void train_log_close(struct train_log *log);

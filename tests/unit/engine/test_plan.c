@@ -86,6 +86,18 @@ static void foretells_steps_measured_on_an_h100(void **state)
 	}
 }
 
+static void knows_the_peak_of_a_gpu_by_its_drivers_name(void **state)
+{
+	(void)state;
+	assert_near(plan_peak_flops("NVIDIA H100 80GB HBM3, 132 SMs, cuBLASLt 130100", DTYPE_BF16), 989e12,
+		0.001);
+	assert_near(plan_peak_flops("NVIDIA H100 PCIe", DTYPE_F16), 756e12, 0.001);
+	assert_near(plan_peak_flops("NVIDIA A100-SXM4-80GB", DTYPE_BF16), 312e12, 0.001);
+	assert_near(plan_peak_flops("NVIDIA L40S", DTYPE_BF16), 362e12, 0.001);
+	assert_true(plan_peak_flops("NVIDIA H100 80GB HBM3", DTYPE_F32) == 0);
+	assert_true(plan_peak_flops("CPU avx512, 2 threads, oneDNN 2.6.3", DTYPE_BF16) == 0);
+}
+
 /* ---- the pipeline ---- */
 
 /* Two buckets: every time worked out by hand. */
@@ -186,6 +198,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(counts_the_flops_of_the_reference_run),
 		cmocka_unit_test(foretells_steps_measured_on_an_h100),
+		cmocka_unit_test(knows_the_peak_of_a_gpu_by_its_drivers_name),
 		cmocka_unit_test(schedules_of_two_buckets),
 		cmocka_unit_test(no_schedule_beats_its_busiest_resource),
 		cmocka_unit_test(shares_and_refusals),

@@ -1,0 +1,215 @@
+#include "engine/probe.h"
+
+#include <string.h>
+#include <time.h>
+
+enum { ROUNDS = 3, PARAMETERS = 8 << 20 /* 16 bytes each: far beyond any cache */, COPY_BYTES = 64 << 20 };
+#define ROUND_SECONDS 0.05
+
+/* One operation to time. */
+struct trial {
+	struct kernels *k;
+	const struct plan_shape *shape;
+	int rows; /* of the matrix products; of the attention, whole windows */
+	void *blocks[6];
+	size_t bytes[6];
+	void *pinned;
+	void (*run)(struct trial *trial);
+};
+
+static double clock_seconds(void)
+{
+	struct timespec t;
+	clock_gettime(CLOCK_MONOTONIC, &t);
+	return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+static enum status run_times(struct trial *trial, int times, double *seconds)
+{
+	double begin = clock_seconds();
+	for (int i = 0; i < times; i++)
+		trial->run(trial);
+	TRY(trial->k->stream_wait(trial->k, NULL));
+	*seconds = clock_seconds() - begin;
+	return STATUS_OK;
+}
+
+/* Seconds of one run. */
+static enum status time_trial(struct trial *trial, double *out)
+{
+	double seconds;
+	int times = 1;
+	TRY(run_times(trial, 1, &seconds)); /* takes scratch, chooses algorithms */
+	TRY(run_times(trial, times, &seconds));
+	while (seconds < ROUND_SECONDS && times < 1 << 20) {
+		times *= 2;
+		TRY(run_times(trial, times, &seconds));
+	}
+	*out = seconds / times;
+	for (int round = 1; round < ROUNDS; round++) {
+		TRY(run_times(trial, times, &seconds));
+		*out = seconds / times < *out ? seconds / times : *out;
+	}
+	return STATUS_OK;
+}
+
+static enum status take(struct trial *trial, int block, size_t bytes)
+{
+	trial->bytes[block] = bytes;
+	return trial->k->memory_alloc(trial->k, &trial->blocks[block], bytes, "a measurement");
+}
+
+static void release(struct trial *trial)
+{
+	for (int i = 0; i < 6; i++)
+		if (trial->blocks[i])
+			trial->k->memory_free(trial->k, trial->blocks[i], trial->bytes[i]);
+	if (trial->pinned)
+		trial->k->host_free(trial->k, trial->pinned, COPY_BYTES);
+}
+
+/* ---- the operations ---- */
+
+static void run_linear(struct trial *t)
+{
+	int C = t->shape->model.hidden;
+	t->k->linear_forward(
+		t->k, NULL, t->blocks[0], NULL, t->blocks[1], t->blocks[2], t->blocks[3], t->rows, C, 4 * C);
+}
+
+static enum status prepare_linear(struct trial *t)
+{
+	size_t item = dtype_bytes(t->shape->act), C = (size_t)t->shape->model.hidden, R = (size_t)t->rows;
+	t->run = run_linear;
+	TRY(take(t, 0, 4 * R * C * item));
+	TRY(take(t, 1, R * C * item));
+	TRY(take(t, 2, 4 * C * C * item));
+	return take(t, 3, 4 * C * item);
+}
+
+static void run_attention(struct trial *t)
+{
+	const struct model_config *m = &t->shape->model;
+	int T = (int)t->shape->window_tokens, B = t->rows / T, D = m->hidden / m->heads;
+	struct dropout drop = {.p = m->attention_dropout, .site = DROPOUT_ATTENTION};
+	t->k->attention_forward(
+		t->k, NULL, t->blocks[0], t->blocks[1], t->blocks[2], NULL, B, T, m->heads, D, &drop);
+	t->k->attention_backward(t->k, NULL, t->blocks[3], t->blocks[4], t->blocks[0], t->blocks[1],
+		t->blocks[2], NULL, B, T, m->heads, D, &drop);
+}
+
+static enum status prepare_attention(struct trial *t)
+{
+	const struct model_config *m = &t->shape->model;
+	size_t item = dtype_bytes(t->shape->act), C = (size_t)m->hidden, R = (size_t)t->rows;
+	t->run = run_attention;
+	TRY(take(t, 0, R * C * item));
+	TRY(take(t, 1, R * (size_t)m->heads * sizeof(float)));
+	TRY(take(t, 2, 3 * R * C * item));
+	TRY(take(t, 3, 3 * R * C * item));
+	return take(t, 4, R * C * item);
+}
+
+static void run_adamw(struct trial *t)
+{
+	struct adamw args = {.learning_rate = 1e-4f,
+		.beta1 = .9f,
+		.beta2 = .999f,
+		.epsilon = 1e-8f,
+		.step = 1,
+		.gradient_multiplier = 1};
+	float *p = t->blocks[0], *m = t->blocks[1], *v = t->blocks[2];
+	t->k->adamw(t->k, NULL, &args, p, m, v, t->blocks[4], p, m, v, t->blocks[3], PARAMETERS);
+}
+
+static enum status prepare_adamw(struct trial *t)
+{
+	t->run = run_adamw;
+	for (int i = 0; i < 3; i++)
+		TRY(take(t, i, PARAMETERS * sizeof(float)));
+	TRY(take(t, 3, PARAMETERS * dtype_bytes(t->k->grad)));
+	return t->k->act == DTYPE_F32 ? STATUS_OK : take(t, 4, PARAMETERS * dtype_bytes(t->k->act));
+}
+
+static void run_copy_in(struct trial *t)
+{
+	t->k->copy_in(t->k, NULL, t->blocks[0], t->pinned, COPY_BYTES);
+}
+
+static void run_copy_out(struct trial *t)
+{
+	t->k->copy_out(t->k, NULL, t->pinned, t->blocks[0], COPY_BYTES);
+}
+
+static enum status prepare_copy_in(struct trial *t)
+{
+	t->run = run_copy_in;
+	TRY(take(t, 0, COPY_BYTES));
+	return t->k->host_alloc(t->k, &t->pinned, COPY_BYTES, "a measurement");
+}
+
+static enum status prepare_copy_out(struct trial *t)
+{
+	TRY(prepare_copy_in(t));
+	t->run = run_copy_out;
+	return STATUS_OK;
+}
+
+/* ---- rates ---- */
+
+/* Whole windows where a window is asked for; PROBE_ROWS at most, but one window at least. */
+static int choose_rows(const struct plan_shape *shape, bool windows)
+{
+	uint64_t T = shape->window_tokens, all = shape->micro_batch * T;
+	uint64_t rows = all < PROBE_ROWS ? all : PROBE_ROWS;
+	if (windows)
+		rows = rows > T ? rows / T * T : T;
+	return (int)rows;
+}
+
+static enum status measure(const struct plan_shape *shape, struct kernels *k, bool windows, double amount,
+	enum status (*prepare)(struct trial *trial), double *rate)
+{
+	struct trial trial = {.k = k, .shape = shape, .rows = choose_rows(shape, windows)};
+	double seconds = 0;
+	enum status status = prepare(&trial);
+	if (status == STATUS_OK)
+		status = time_trial(&trial, &seconds);
+	release(&trial);
+	*rate = seconds > 0 ? amount / seconds : 0;
+	return status;
+}
+
+static double optimizer_bytes(const struct kernels *k)
+{
+	size_t work = k->act == DTYPE_F32 ? 0 : dtype_bytes(k->act);
+	return (24.0 + (double)dtype_bytes(k->grad) + (double)work) * PARAMETERS;
+}
+
+enum status probe_rates(
+	const struct plan_shape *shape, struct kernels *k, struct kernels *host, struct plan_rates *out)
+{
+	const struct model_config *m = &shape->model;
+	double C = m->hidden, T = (double)shape->window_tokens;
+	double linear = 2 * 4 * C * C * choose_rows(shape, false);
+	double attention = (1 + 2.5) * 2 * C * T * choose_rows(shape, true);
+	struct kernel_shapes shapes = {
+		.batch = (int)((PROBE_ROWS + shape->window_tokens - 1) / shape->window_tokens),
+		.sequence = (int)shape->window_tokens,
+		.hidden = m->hidden,
+		.heads = m->heads,
+		.vocabulary = m->vocabulary,
+		.vocabulary_padded = m->vocabulary_padded,
+		.training = true};
+	*out = (struct plan_rates){0};
+	TRY(model_config_check(m));
+	TRY(k->reserve(k, &shapes));
+	TRY(measure(shape, k, false, linear, prepare_linear, &out->matrix_flops));
+	TRY(measure(shape, k, true, attention, prepare_attention, &out->attention_flops));
+	TRY(measure(shape, k, false, optimizer_bytes(k), prepare_adamw, &out->memory_bytes));
+	if (!host)
+		return STATUS_OK;
+	TRY(measure(shape, host, false, optimizer_bytes(host), prepare_adamw, &out->host_bytes));
+	TRY(measure(shape, k, false, COPY_BYTES, prepare_copy_out, &out->down_bytes));
+	return measure(shape, k, false, COPY_BYTES, prepare_copy_in, &out->up_bytes);
+}

@@ -1,0 +1,22 @@
+/*
+ * probe.h: the rates of the machine at hand, for engine/plan.h, measured with the operations that training
+ * uses.
+ *
+ * Takes about a second and, for a moment, at most 256 MiB of each memory. The matrix products, the attention
+ * and AdamW are the shape's own (its width, heads, window and type; up to PROBE_ROWS rows), each run until a
+ * twentieth of a second has passed, the best of three. A busy machine shows lower rates: they are what a run
+ * would get now.
+ */
+#ifndef ENGINE_PROBE_H
+#define ENGINE_PROBE_H
+
+#include "engine/plan.h"
+
+enum { PROBE_ROWS = 8192 };
+
+/* `kernels`: where the model computes. `host`: the CPU's table, where the optimizer may be; NULL: no rates of
+ * it, nor of the link. */
+enum status probe_rates(const struct plan_shape *shape, struct kernels *kernels, struct kernels *host,
+	struct plan_rates *out) MUST_USE;
+
+#endif

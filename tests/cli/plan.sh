@@ -1,0 +1,33 @@
+#!/bin/bash
+# ferry plan: the reference run's counts and an H100's measured rate; this machine; what is refused.
+. "$(dirname "$0")/tap.bash"
+
+run plan --machine h100 --preset reference --bf16
+test_that "names the reference run's parameters" out_has "102,946,816 parameters"
+test_that "... and its step of 96 x 1024 tokens" out_has "98,304 tokens"
+test_that "... and FLOPs a token" out_has "636.2 MFLOP a token"
+# 603,189 tokens/s were measured (tests/gpu/results/2026-11-22-h100.json, reference-24-recompute-fp16).
+rate=$(sed -n 's/^optimizer on the GPU.* \([0-9]*,[0-9]*\)  .*/\1/p' "$dir/out" | tr -d ,)
+test_that "foretells an H100's rate within a tenth" [ $((rate > 543000 && rate < 663000)) = 1 ]
+test_that "has the three schedules of the offloaded optimizer" [ "$(grep -c '^on the host' "$dir/out")" = 3 ]
+
+run plan --machine=h100 --model gpt2-xl --bf16 --batch-size 1 --device-memory 8G
+test_that "says what does not fit" out_has "8.0 GiB: does not fit"
+
+run plan --machine a100 --shapes --device-memory 40G
+test_that "lists the shapes that fit" [ "$(grep -cE '^(reference|gpt2)' "$dir/out")" = 5 ]
+
+run plan --device cpu --num-layers 2 --hidden-size 64 --num-attention-heads 2 --seq-length 64 --batch-size 2 --vocab-size 500
+test_that "measures this machine" out_has ", measured"
+test_that "... and its matrix products" grep -qE 'matrix products [0-9.e-]+ TFLOP/s' "$dir/out"
+
+run plan --machine h1000
+test_that "an unknown machine is refused" [ "$code" = 2 ]
+test_that "... with those that are known" err_has "h100, a100"
+run plan --num-layers 2 --hidden-size 63
+test_that "an impossible shape is refused" [ "$code" = 2 ]
+run plan --layrs 2
+test_that "an unknown flag is refused" err_has "--layrs"
+run plan --help
+test_that "help has its own flags" out_has "--host-bandwidth"
+exit "$status"

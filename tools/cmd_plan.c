@@ -1,0 +1,393 @@
+/*
+ * cmd_plan.c: `ferry plan`: what a configuration of `ferry train` will need of memory and time, on this
+ * machine (measured) or another (by its data sheet), before anything is trained.
+ */
+#include "tools/command.h"
+
+#include "common/memory.h"
+#include "common/threads.h"
+#include "engine/plan.h"
+#include "engine/probe.h"
+#include "engine/trainer.h"
+#include "tools/device.h"
+#include "tools/terminal.h"
+#include "tools/train_config.h"
+
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { GPT2_VOCABULARY = 50257, LARGEST_BATCH = 4096 };
+#define GIGA 1e9
+#define TERA 1e12
+
+struct flags {
+	const char *machine;
+	uint64_t device_memory, host_memory, vocabulary;
+	double host_bandwidth, link; /* GB/s */
+	bool shapes;
+};
+
+struct job {
+	struct flags flags;
+	struct train_options options;
+	struct trainer_config config;
+	struct plan_shape shape;
+	bool gpu; /* a device computes: this machine's, or the one named */
+	char name[128];
+	struct plan_rates rates;
+	uint64_t device_memory, host_memory;
+};
+
+/* ---- flags: the ones below, and all of train's ---- */
+
+enum { OWN_FLAGS = 8 };
+static const struct flags default_flags = {.vocabulary = GPT2_VOCABULARY, .host_bandwidth = 100};
+
+static struct options own_options(struct flags *f, struct option table[OWN_FLAGS])
+{
+	const struct option filled[] = {
+		{OPTION_HEADING("Machine")},
+		{OPTION_STRING("--machine", &f->machine, "NAME",
+			 "plan for a GPU by its data sheet: h100, a100, v100, rtx4090, l4"),
+			.default_text = "this machine, measured"},
+		{OPTION_SIZE("--device-memory", &f->device_memory, 1 << 20, UINT64_MAX, "SIZE", "of the GPU"),
+			.default_text = "what it has"},
+		{OPTION_SIZE("--host-memory", &f->host_memory, 1 << 20, UINT64_MAX, "SIZE", "of the host"),
+			.default_text = "what this one has free; with --machine 128G"},
+		{OPTION_DOUBLE("--host-bandwidth", &f->host_bandwidth, .001, 1e6, "GB/S",
+			"with --machine: of AdamW in the host's memory")},
+		{OPTION_DOUBLE("--link", &f->link, .001, 1e6, "GB/S", "with --machine: to the GPU, each way"),
+			.default_text = "its PCIe's"},
+		{OPTION_U64("--vocab-size", &f->vocabulary, 1, 1 << 24, "N", "ids of the tokenizer")},
+		{OPTION_FLAG("--shapes", &f->shapes, "which of the known models fit, and with what batch")},
+	};
+	_Static_assert(sizeof filled / sizeof *filled == OWN_FLAGS, "the table's room");
+	memcpy(table, filled, sizeof filled);
+	return (struct options){.command = "plan",
+		.summary = "memory, traffic and time of a training step, before it is run",
+		.details = "All flags of `ferry train` are taken too (`ferry help train`).\n"
+			   "  ferry plan --model gpt2-xl --bf16 --batch-size 8\n"
+			   "  ferry plan --machine h100 --preset reference\n"
+			   "  ferry plan --machine h100 --host-memory 128G --shapes --bf16",
+		.table = table,
+		.count = OWN_FLAGS};
+}
+
+static const struct option *find_own(const struct options *own, const char *argument)
+{
+	size_t length = strcspn(argument, "=");
+	for (size_t i = 0; i < own->count; i++)
+		if (own->table[i].kind != OPTION_KIND_HEADING && strlen(own->table[i].name) == length &&
+			memcmp(own->table[i].name, argument, length) == 0)
+			return &own->table[i];
+	return NULL;
+}
+
+/* Parts the command line: plan's own flags (and --help) go to `mine`, the rest to `theirs`. */
+static void part_arguments(const struct options *own, int argc, char **argv, char **mine, int *mine_count,
+	char **theirs, int *theirs_count)
+{
+	mine[(*mine_count)++] = theirs[(*theirs_count)++] = argv[0];
+	for (int i = 1; i < argc; i++) {
+		const struct option *option = find_own(own, argv[i]);
+		bool help = strcmp(argv[i], "--help") == 0 || strcmp(argv[i], "-h") == 0;
+		if (!option && !help) {
+			theirs[(*theirs_count)++] = argv[i];
+			continue;
+		}
+		mine[(*mine_count)++] = argv[i];
+		if (option && option->kind != OPTION_KIND_FLAG && !strchr(argv[i], '=') && i + 1 < argc)
+			mine[(*mine_count)++] = argv[++i];
+	}
+	mine[*mine_count] = theirs[*theirs_count] = NULL;
+}
+
+static enum status parse(struct job *job, int argc, char **argv, bool *help)
+{
+	struct option table[OWN_FLAGS];
+	struct options own = own_options(&job->flags, table);
+	char **arguments;
+	int mine = 0, theirs = 0;
+	TRY(memory_alloc((void **)&arguments, 2 * (size_t)(argc + 1), sizeof *arguments, "the command line"));
+	part_arguments(&own, argc, argv, arguments, &mine, arguments + argc + 1, &theirs);
+	enum status status = options_parse(&own, mine, arguments);
+	*help = own.help;
+	if (status == STATUS_OK && !own.help)
+		status = train_options_parse(&job->options, theirs, arguments + argc + 1);
+	if (status == STATUS_OK && !own.help)
+		status = train_options_layer(&job->options, theirs, arguments + argc + 1, NULL);
+	free(arguments);
+	return status;
+}
+
+/* ---- the shape ---- */
+
+static void compose_shape(struct job *job)
+{
+	const struct trainer_config *c = &job->config;
+	job->shape = (struct plan_shape){.model = c->model,
+		.micro_batch = c->micro_batch,
+		.global_batch = c->global_batch,
+		.window_tokens = c->window_tokens,
+		.act = c->precision,
+		.grad = DTYPE_F32,
+		.checkpoint_activations = c->checkpoint_activations};
+}
+
+static enum status compose(struct job *job)
+{
+	struct train_settings *s = &job->options.settings;
+	struct trainer_config *c = &job->config;
+	c->model = train_config_model(s, (int)job->flags.vocabulary);
+	TRY(model_config_check(&c->model));
+	TRY(train_config_precision(&job->options, &c->precision, &c->loss_scale));
+	c->micro_batch = s->batch;
+	c->global_batch = s->global_batch ? s->global_batch : s->batch;
+	c->window_tokens = s->seq_length;
+	c->train_iters = 1;
+	c->checkpoint_activations = s->checkpoint_activations;
+	c->threads = s->threads ? s->threads : threads_available();
+	if (!job->gpu)
+		c->packing = train_config_packing(&c->model, c->precision, c->micro_batch, c->global_batch);
+	c->open_device = job->gpu ? kernels_open_cuda : NULL;
+	compose_shape(job);
+	return STATUS_OK;
+}
+
+/* ---- the machine ---- */
+
+static enum status name_machine(struct job *job)
+{
+	const struct flags *f = &job->flags;
+	FAIL_IF(!plan_rates_named(f->machine, &job->rates, &job->device_memory), STATUS_USAGE,
+		"--machine: '%s' is not known; there are h100, a100, v100, rtx4090 and l4", f->machine);
+	job->gpu = true;
+	job->rates.host_bytes = GIGA * f->host_bandwidth;
+	if (f->link > 0)
+		job->rates.down_bytes = job->rates.up_bytes = GIGA * f->link;
+	job->host_memory = UINT64_C(128) << 30;
+	snprintf(job->name, sizeof job->name, "%s, by its data sheet and what ferry reached of an H100's",
+		f->machine);
+	return STATUS_OK;
+}
+
+static enum status measure_on(struct job *job, struct kernels *k)
+{
+	struct kernels host;
+	struct kernels_config config = {.act = DTYPE_F32, .grad = DTYPE_F32, .threads = job->config.threads};
+	snprintf(job->name, sizeof job->name, "%s, measured", k->name);
+	if (!job->gpu)
+		return probe_rates(&job->shape, k, NULL, &job->rates);
+	TRY(kernels_open_cpu(&config, &host));
+	enum status status = probe_rates(&job->shape, k, &host, &job->rates);
+	host.close(&host);
+	return status;
+}
+
+static enum status measure_machine(struct job *job)
+{
+	struct kernels k;
+	struct kernels_config config = {
+		.act = job->config.precision, .grad = DTYPE_F32, .threads = job->config.threads};
+	TRY(job->gpu ? kernels_open_cuda(&config, &k) : kernels_open_cpu(&config, &k));
+	enum status status = measure_on(job, &k);
+	k.close(&k);
+	return status;
+}
+
+static enum status choose_machine(struct job *job)
+{
+	struct device_choice device = {0};
+	const struct train_settings *s = &job->options.settings;
+	enum dtype act = s->fp16 ? DTYPE_F16 : s->bf16 ? DTYPE_BF16 : DTYPE_F32;
+	job->host_memory = memory_available();
+	if (job->flags.machine) {
+		TRY(name_machine(job));
+	} else {
+		TRY(device_choose((enum device)s->device, act, &device));
+		job->gpu = device.gpu;
+		job->device_memory = device.unused;
+	}
+	if (job->flags.device_memory)
+		job->device_memory = job->flags.device_memory;
+	if (job->flags.host_memory)
+		job->host_memory = job->flags.host_memory;
+	return STATUS_OK;
+}
+
+/* ---- what is printed ---- */
+
+static enum status print_work(const struct job *job)
+{
+	const struct plan_shape *s = &job->shape;
+	const struct model_config *m = &s->model;
+	struct plan_work work;
+	TRY(plan_work(s, &work));
+	printf("model    %d layers x %d, %d heads, %d ids: %s parameters\n", m->layers, m->hidden, m->heads,
+		m->vocabulary, human_grouped(work.parameters).text);
+	printf("step     %" PRIu64 " windows of %" PRIu64 " tokens, %" PRIu64 " at a time, %s%s: %s tokens\n",
+		s->global_batch, s->window_tokens, s->micro_batch, dtype_name(s->act),
+		s->checkpoint_activations ? ", activations computed again" : "",
+		human_grouped(work.tokens).text);
+	printf("work     %.3f TFLOP of the model (%.1f MFLOP a token); %.3f TFLOP carried out\n",
+		work.model_flops / TERA, work.model_flops / 1e6 / (double)work.tokens,
+		(work.matrix_flops + work.attention_flops) / TERA);
+	printf("traffic  activations %s, optimizer %s", human_bytes(work.activation_bytes).text,
+		human_bytes(work.optimizer_bytes).text);
+	if (job->gpu)
+		printf("; with the optimizer on the host %s down, %s up", human_bytes(work.down_bytes).text,
+			human_bytes(work.up_bytes).text);
+	printf("\n");
+	return STATUS_OK;
+}
+
+static void print_rates(const struct job *job)
+{
+	const struct plan_rates *r = &job->rates;
+	printf("machine  %s\n", job->name);
+	printf("         matrix products %.3g TFLOP/s, attention %.3g TFLOP/s, memory %.3g GB/s",
+		r->matrix_flops / TERA, r->attention_flops / TERA, r->memory_bytes / GIGA);
+	if (job->gpu)
+		printf(", host %.3g GB/s, link %.3g down %.3g up GB/s", r->host_bytes / GIGA,
+			r->down_bytes / GIGA, r->up_bytes / GIGA);
+	printf("\n");
+}
+
+static void print_fit(const char *what, uint64_t needed, uint64_t there)
+{
+	if (needed)
+		printf("         %-6s %10s of %s%s\n", what, human_bytes((double)needed).text,
+			human_bytes((double)there).text, there && needed > there ? ": does not fit" : "");
+}
+
+static enum status print_memory(const struct job *job)
+{
+	struct trainer_memory m;
+	TRY(trainer_measure(&job->config, &m));
+	printf("memory   weights %s, gradients %s, moments %s, activations %s, batches %s\n",
+		human_bytes((double)(m.weights + m.working)).text, human_bytes((double)m.gradients).text,
+		human_bytes((double)m.moments).text, human_bytes((double)m.activations).text,
+		human_bytes((double)(m.batch + m.data)).text);
+	print_fit("GPU", m.device, job->device_memory);
+	print_fit("host", m.host, job->host_memory);
+	return STATUS_OK;
+}
+
+static enum status print_schedule(
+	const struct job *job, const char *label, enum plan_schedule schedule, double host_share)
+{
+	struct plan_time t;
+	TRY(plan_predict(&job->shape, &job->rates, schedule, host_share, &t));
+	struct plan_work work;
+	TRY(plan_work(&job->shape, &work));
+	char share[16] = "";
+	if (job->rates.peak_flops > 0)
+		snprintf(share, sizeof share, "%5.1f%%",
+			100 * work.model_flops / t.step / job->rates.peak_flops);
+	printf("%-28s %9.2f %9.2f %8.2f %8.2f %9.2f %12s  %6s  %s\n", label, 1e3 * t.compute,
+		1e3 * t.optimizer, 1e3 * t.down, 1e3 * t.up, 1e3 * t.step,
+		human_grouped((uint64_t)((double)work.tokens / t.step)).text, share,
+		plan_bound_name(t.bound));
+	return STATUS_OK;
+}
+
+static enum status print_times(const struct job *job)
+{
+	printf("\n%-28s %9s %9s %8s %8s %9s %12s  %6s  %s\n", "milliseconds a step", "compute", "optimizer",
+		"down", "up", "step", "tokens/s", "MFU", "bound by");
+	TRY(print_schedule(job, job->gpu ? "optimizer on the GPU" : "on the CPU", PLAN_ON_DEVICE, 0));
+	if (!job->gpu)
+		return STATUS_OK;
+	TRY(print_schedule(job, "on the host, serial", PLAN_SERIAL, 1));
+	TRY(print_schedule(job, "on the host, speculative", PLAN_SPECULATIVE, 1));
+	return print_schedule(job, "on the host, delayed", PLAN_DELAYED, 1);
+}
+
+/* ---- which shapes fit ---- */
+
+/* The largest power of two of windows at a time that fits; 0: none. */
+static enum status largest_batch(const struct job *job, struct trainer_config config, uint64_t *out)
+{
+	*out = 0;
+	for (uint64_t batch = 1; batch <= LARGEST_BATCH; batch *= 2) {
+		struct trainer_memory m;
+		config.micro_batch = config.global_batch = batch;
+		TRY(trainer_measure(&config, &m));
+		if (m.host > job->host_memory || (job->device_memory && m.device > job->device_memory))
+			return STATUS_OK;
+		*out = batch;
+	}
+	return STATUS_OK;
+}
+
+static enum status print_shape(const struct job *job, const char *name)
+{
+	struct trainer_config config = job->config;
+	struct trainer_memory m;
+	struct parameter_table table;
+	uint64_t plain, again;
+	(void)model_config_named(name, &config.model);
+	config.packing = 0;
+	config.checkpoint_activations = false;
+	TRY(largest_batch(job, config, &plain));
+	config.checkpoint_activations = true;
+	TRY(largest_batch(job, config, &again));
+	config.micro_batch = config.global_batch = 1;
+	TRY(trainer_measure(&config, &m));
+	TRY(parameter_table_open(&config.model, &table));
+	printf("%-12s %15s %12s %12s %10" PRIu64 " %14" PRIu64 "\n", name, human_grouped(table.counted).text,
+		job->gpu ? human_bytes((double)m.device).text : "-", human_bytes((double)m.host).text, plain,
+		again);
+	parameter_table_close(&table);
+	return STATUS_OK;
+}
+
+static enum status print_shapes(const struct job *job)
+{
+	static const char *const names[] = {"reference", "gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl"};
+	printf("\nlargest --batch-size (windows of %" PRIu64 " tokens, %s) in %s%s%s; 0: does not fit\n",
+		job->config.window_tokens, dtype_name(job->config.precision),
+		job->gpu ? human_bytes((double)job->device_memory).text : "", job->gpu ? " + " : "",
+		human_bytes((double)job->host_memory).text);
+	printf("%-12s %15s %12s %12s %10s %14s\n", "model", "parameters", "GPU, batch 1", "host", "batch",
+		"computed again");
+	for (size_t i = 0; i < sizeof names / sizeof *names; i++)
+		TRY(print_shape(job, names[i]));
+	return STATUS_OK;
+}
+
+/* ---- all of it ---- */
+
+static enum status plan(struct job *job)
+{
+	TRY(choose_machine(job));
+	TRY(compose(job));
+	TRY(print_work(job));
+	TRY(print_memory(job));
+	if (job->flags.shapes)
+		return print_shapes(job);
+	if (!job->flags.machine)
+		TRY(measure_machine(job));
+	print_rates(job);
+	return print_times(job);
+}
+
+static enum status run(int argc, char **argv)
+{
+	struct job *job;
+	bool help;
+	TRY(memory_alloc((void **)&job, 1, sizeof *job, "the command"));
+	job->flags = default_flags;
+	enum status status = parse(job, argc, argv, &help);
+	if (status == STATUS_OK && !help)
+		status = plan(job);
+	train_options_free(&job->options);
+	free(job);
+	return status;
+}
+
+int cmd_plan(int argc, char **argv)
+{
+	return command_finish("plan", run(argc, argv));
+}
