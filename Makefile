@@ -87,7 +87,7 @@ objects = $(patsubst %,$(O)/%.o,$(basename $(call sources,$(1))))
 
 OBJECTS_common    := $(call objects,common)
 OBJECTS_tokenizer := $(call objects,tokenizer) $(call simd_objects,tokenizer/simd) $(O)/tokenizer/vocab_gpt2.o
-OBJECTS_data      := $(call objects,data)
+OBJECTS_data      := $(call objects,data) $(call simd_objects,data/simd)
 OBJECTS_kernels   := $(call objects,kernels) $(filter-out $(O)/kernels/cpu/gemm_%.o,$(call objects,kernels/cpu)) \
                      $(patsubst %.c,$(O)/%.o,$(wildcard kernels/cpu/gemm_$(GEMM).c)) $(call simd_objects,kernels/cpu/simd)
 OBJECTS_engine    := $(call objects,engine)
