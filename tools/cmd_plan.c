@@ -91,7 +91,8 @@ static void part_arguments(const struct options *own, int argc, char **argv, cha
 	mine[(*mine_count)++] = theirs[(*theirs_count)++] = argv[0];
 	for (int i = 1; i < argc; i++) {
 		const struct option *option = find_own(own, argv[i]);
-		bool help = strcmp(argv[i], "--help") == 0 || strcmp(argv[i], "-h") == 0;
+		bool help =
+			strncmp(argv[i], "--help", 6) == 0 || strcmp(argv[i], "-h") == 0; /* --help-manual */
 		if (!option && !help) {
 			theirs[(*theirs_count)++] = argv[i];
 			continue;

@@ -22,7 +22,9 @@ test_that "the program is there and is the one built" cmp "$ferry" "$installed"
 test_that "it runs from there" bash -c "cd / && '$installed' --version"
 test_that "the page names its version" grep -q "ferry $(cat VERSION)" "$page"
 test_that "no marker is left in the page" bash -c "! grep -n '^@\|@VERSION@' '$page'"
-for command in preprocess train evaluate generate encode decode inspect verify; do
+mapfile -t commands < <("$ferry" help | sed -n 's/^  \([a-z-]*\) .*/\1/p' | grep -vx ferry)
+test_that "there are commands" test "${#commands[@]}" -ge 12
+for command in "${commands[@]}"; do
 	test_that "the page has every flag of $command" bash -c "
 		set -o pipefail
 		flags=\$('$ferry' help $command | sed -n 's/^  \(--[a-z0-9_-]*\).*/\1/p')
