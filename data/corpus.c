@@ -681,6 +681,13 @@ static enum status check_document(const struct corpus *corpus, uint64_t document
 	return STATUS_OK;
 }
 
+enum status corpus_shard_of(const struct corpus *corpus, uint64_t document, uint64_t *shard)
+{
+	TRY(check_document(corpus, document));
+	*shard = find_shard(corpus, DOCUMENTS, document);
+	return STATUS_OK;
+}
+
 enum status corpus_document(struct corpus *corpus, uint64_t document, uint64_t *first, uint64_t *count)
 {
 	struct shard *shard;

@@ -31,7 +31,8 @@
  *    "dropped": {"duplicates", "empty", "rejected"}  documents
  *    "repaired": sequences of invalid UTF-8 replaced by U+FFFD
  *    "shards": [{"name": "00000", "documents", "tokens",
- *                "bin": root, "idx": root, "key": root (16 hex digits each: roots of the hash trees)}, ...]
+ *                "bin": root, "idx": root, "key": root (16 hex digits each: roots of the hash trees),
+ *                "src": XXH3-128 (32 hex) of 00000.src, only where each shard has one (data/sources.h)}, ...]
  *    "hash": XXH3-128 (32 hex) of the concatenation, over the shards in order, of the three roots as u64
  *            little-endian. It is the corpus's identity: resume compares it.
  *    "check": XXH3-64 (16 hex) of the file's bytes before the text `"check"`; the last member
@@ -63,6 +64,7 @@ struct corpus_shard {
 	uint64_t documents, tokens;
 	uint64_t first_document, first_token; /* of this shard within the corpus */
 	uint64_t bin_root, idx_root, key_root;
+	struct hash128 src_hash; /* of .src, if the corpus has sources */
 };
 
 struct corpus_info {
@@ -75,6 +77,7 @@ struct corpus_info {
 	uint64_t input_documents, input_tokens, input_bytes;
 	uint64_t dropped_duplicates, dropped_empty, dropped_rejected, repaired;
 	struct hash128 hash;
+	bool sources; /* each shard has a .src: data/sources.h */
 	uint64_t shard_count;
 	const struct corpus_shard *shards; /* [shard_count] */
 };
@@ -99,6 +102,8 @@ void corpus_prefetch(struct corpus *corpus, uint64_t first, uint64_t count);
 /* Where a document lies: tokens [*first, *first + *count) of the corpus, EOD included. */
 enum status corpus_document(
 	struct corpus *corpus, uint64_t document, uint64_t *first, uint64_t *count) MUST_USE;
+/* The number of the shard that it is in. */
+enum status corpus_shard_of(const struct corpus *corpus, uint64_t document, uint64_t *shard) MUST_USE;
 /* The lengths, EOD included, of documents [first, first + count). */
 enum status corpus_document_lengths(
 	struct corpus *corpus, uint64_t first, uint64_t count, uint32_t *lengths /* [count] */) MUST_USE;
@@ -108,8 +113,9 @@ enum status corpus_document_key(struct corpus *corpus, uint64_t document, uint64
 enum status corpus_find_key(struct corpus *corpus, uint64_t key, uint64_t *document) MUST_USE;
 
 /* Reads and checks everything: sizes, every page, every tree, .idx against .bin, order of keys, EOD at each
- * document's end and nowhere else, ids below the vocabulary. `progress` (may be NULL) gets bytes done and in
- * all, from one thread at a time. The error is of one of the damaged places, not of all. */
+ * document's end and nowhere else, ids below the vocabulary; .src, where there are. `progress` (may be NULL)
+ * gets bytes done and in all, from one thread at a time. The error is of one of the damaged places, not of
+ * all. */
 typedef void corpus_progress(void *user, uint64_t done, uint64_t total);
 enum status corpus_verify(struct corpus *corpus, int workers, corpus_progress *progress, void *user) MUST_USE;
 

@@ -5,6 +5,7 @@
 #include "common/memory.h"
 #include "common/threads.h"
 #include "data/corpus_output.h"
+#include "data/sources.h"
 
 #include <inttypes.h>
 #include <pthread.h>
@@ -29,6 +30,7 @@ struct merge {
 	uint64_t input_documents, input_tokens, input_bytes;
 	uint64_t bytes; /* of all the inputs' documents */
 	uint64_t tokens, empty, rejected, repaired;
+	bool sources;                 /* all inputs have them */
 	struct shard_summary *shards; /* [shard_count] */
 	size_t shard_count;
 
@@ -41,9 +43,10 @@ struct merge {
 
 struct cursor {
 	struct corpus *corpus;
-	uint64_t document, end; /* the current one; of the range */
-	uint64_t key;           /* of the current one */
-	uint64_t first_token;   /* of the current one */
+	struct sources *sources; /* NULL: the output has none */
+	uint64_t document, end;  /* the current one; of the range */
+	uint64_t key;            /* of the current one */
+	uint64_t first_token;    /* of the current one */
 
 	uint32_t *lengths; /* [lengths_count], of documents from lengths_first on */
 	uint64_t lengths_first, lengths_count;
@@ -139,6 +142,8 @@ struct candidate {
 	uint32_t count; /* without EOD */
 	struct hash128 key;
 	const uint32_t *tokens; /* once the group is complete */
+	size_t path;            /* in the group's paths */
+	struct source source;   /* its path once the group is complete */
 };
 
 struct worker {
@@ -147,10 +152,27 @@ struct worker {
 	size_t group_capacity, group_count;
 	uint32_t *tokens; /* the group's, back to back */
 	size_t token_capacity, token_count;
+	char *paths; /* the group's, back to back */
+	size_t path_capacity, path_bytes;
 	uint16_t *narrow;
 	size_t narrow_capacity;
 	uint64_t done; /* tokens, since progress was told */
 };
+
+/* Where the cursor's document came from; the path is copied, for its owner may move on. */
+static enum status read_source(struct worker *worker, struct cursor *cursor, struct candidate *candidate)
+{
+	if (!cursor->sources)
+		return STATUS_OK;
+	TRY(sources_get(cursor->sources, cursor->document, &candidate->source));
+	size_t bytes = strlen(candidate->source.path) + 1;
+	TRY(memory_grow(
+		(void **)&worker->paths, &worker->path_capacity, worker->path_bytes + bytes, 1, "paths"));
+	memcpy(worker->paths + worker->path_bytes, candidate->source.path, bytes);
+	candidate->path = worker->path_bytes;
+	worker->path_bytes += bytes;
+	return STATUS_OK;
+}
 
 static enum status group_add(struct worker *worker, struct cursor *cursor)
 {
@@ -164,8 +186,10 @@ static enum status group_add(struct worker *worker, struct cursor *cursor)
 	TRY(memory_grow((void **)&worker->tokens, &worker->token_capacity, worker->token_count + count,
 		sizeof *worker->tokens, "tokens"));
 	memcpy(worker->tokens + worker->token_count, tokens, count * sizeof *tokens);
-	worker->group[worker->group_count++] =
-		(struct candidate){.first = worker->token_count, .count = count - 1};
+	struct candidate *candidate = &worker->group[worker->group_count];
+	*candidate = (struct candidate){.first = worker->token_count, .count = count - 1};
+	TRY(read_source(worker, cursor, candidate));
+	worker->group_count++;
 	worker->token_count += count;
 	worker->done += count;
 	return cursor_next(cursor);
@@ -183,7 +207,7 @@ static enum status group_read(const struct merge *merge, struct worker *worker, 
 			*key = cursor->key;
 		}
 	}
-	worker->group_count = worker->token_count = 0;
+	worker->group_count = worker->token_count = worker->path_bytes = 0;
 	for (size_t i = 0; *more && i < inputs; i++) {
 		struct cursor *cursor = &worker->cursors[i];
 		while (cursor->document < cursor->end && cursor->key == *key)
@@ -237,8 +261,11 @@ static uint64_t count_bytes(const struct tokenizer *tokenizer, const struct cand
 	return bytes;
 }
 
-static void drop(struct merge *merge, const struct candidate *candidate)
+/* `kept` takes the smaller source of the two. */
+static void drop(struct merge *merge, const struct candidate *candidate, struct candidate *kept)
 {
+	if (merge->sources && source_compare(&candidate->source, &kept->source) < 0)
+		kept->source = candidate->source;
 	atomic_fetch_add(&merge->dropped_documents, 1);
 	atomic_fetch_add(&merge->dropped_bytes, count_bytes(merge->tokenizer, candidate));
 }
@@ -248,12 +275,15 @@ static enum status group_settle(struct merge *merge, struct worker *worker, uint
 {
 	struct candidate *group = worker->group;
 	size_t kept = 0;
-	for (size_t i = 0; i < worker->group_count; i++)
+	for (size_t i = 0; i < worker->group_count; i++) {
 		group[i].tokens = worker->tokens + group[i].first;
+		if (merge->sources)
+			group[i].source.path = worker->paths + group[i].path;
+	}
 	/* Nearly always they are copies of one document, and no key is needed. */
 	for (size_t i = 0; i < worker->group_count; i++) {
 		if (kept && same_tokens(&group[kept - 1], &group[i]))
-			drop(merge, &group[i]);
+			drop(merge, &group[i], &group[kept - 1]);
 		else
 			group[kept++] = group[i];
 	}
@@ -266,7 +296,7 @@ static enum status group_settle(struct merge *merge, struct worker *worker, uint
 	worker->group_count = 1;
 	for (size_t i = 1; i < kept; i++) {
 		if (hash128_compare(group[worker->group_count - 1].key, group[i].key) == 0)
-			drop(merge, &group[i]);
+			drop(merge, &group[i], &group[worker->group_count - 1]);
 		else
 			group[worker->group_count++] = group[i];
 	}
@@ -303,7 +333,20 @@ static enum status tell_progress(struct merge *merge, struct worker *worker)
 	return STATUS_OK;
 }
 
-static enum status write_groups(struct merge *merge, struct worker *worker, struct shard_writer *writer)
+static enum status write_group(struct merge *merge, struct worker *worker, struct shard_writer *writer,
+	struct sources_writer *sources, uint64_t key)
+{
+	TRY(group_settle(merge, worker, key));
+	for (size_t i = 0; i < worker->group_count; i++) {
+		TRY(write_candidate(merge, worker, writer, key, &worker->group[i]));
+		if (sources)
+			TRY(sources_writer_add(sources, &worker->group[i].source));
+	}
+	return STATUS_OK;
+}
+
+static enum status write_groups(struct merge *merge, struct worker *worker, struct shard_writer *writer,
+	struct sources_writer *sources)
 {
 	uint64_t key = 0;
 	bool more;
@@ -311,9 +354,7 @@ static enum status write_groups(struct merge *merge, struct worker *worker, stru
 		TRY(group_read(merge, worker, &key, &more));
 		if (!more)
 			return tell_progress(merge, worker);
-		TRY(group_settle(merge, worker, key));
-		for (size_t i = 0; i < worker->group_count; i++)
-			TRY(write_candidate(merge, worker, writer, key, &worker->group[i]));
+		TRY(write_group(merge, worker, writer, sources, key));
 		if (worker->done >= PROGRESS_TOKENS)
 			TRY(tell_progress(merge, worker));
 	}
@@ -342,10 +383,12 @@ static void free_worker(const struct merge *merge, struct worker *worker)
 	for (size_t i = 0; worker->cursors && i < merge->config->input_count; i++) {
 		free(worker->cursors[i].lengths);
 		free(worker->cursors[i].tokens);
+		sources_close(worker->cursors[i].sources);
 	}
 	free(worker->cursors);
 	free(worker->group);
 	free(worker->tokens);
+	free(worker->paths);
 	free(worker->narrow);
 }
 
@@ -354,24 +397,49 @@ struct crew {
 	struct worker *workers; /* [config->workers] */
 };
 
+static enum status open_cursors(struct merge *merge, struct worker *worker)
+{
+	if (worker->cursors)
+		return STATUS_OK;
+	TRY(memory_alloc((void **)&worker->cursors, merge->config->input_count, sizeof *worker->cursors,
+		"the inputs"));
+	for (size_t i = 0; merge->sources && i < merge->config->input_count; i++)
+		TRY(sources_open(merge->corpora[i], &worker->cursors[i].sources));
+	return STATUS_OK;
+}
+
+/* Frees the writers in every case. */
+static enum status finish_shard(enum status status, struct shard_writer *writer,
+	struct sources_writer *sources, struct shard_summary *summary)
+{
+	if (status == STATUS_OK)
+		status = shard_writer_publish(writer, summary);
+	else
+		shard_writer_abandon(writer);
+	if (status == STATUS_OK && sources)
+		return sources_writer_publish(sources, &summary->src_hash);
+	sources_writer_abandon(sources);
+	return status;
+}
+
 static enum status take_shard(void *context, int number, uint64_t shard)
 {
 	struct crew *crew = context;
 	struct merge *merge = crew->merge;
 	struct worker *worker = &crew->workers[number];
-	struct shard_writer *writer;
+	struct shard_writer *writer = NULL;
+	struct sources_writer *sources = NULL;
 	char name[24];
-	if (!worker->cursors)
-		TRY(memory_alloc((void **)&worker->cursors, merge->config->input_count,
-			sizeof *worker->cursors, "the inputs"));
+	TRY(open_cursors(merge, worker));
 	TRY(begin_shard(merge, worker, shard));
 	snprintf(name, sizeof name, "%05" PRIu64, shard);
-	TRY(shard_writer_open(merge->work, name, merge->dtype, tokenizer_eod(merge->tokenizer), &writer));
-	enum status status = write_groups(merge, worker, writer);
+	enum status status =
+		shard_writer_open(merge->work, name, merge->dtype, tokenizer_eod(merge->tokenizer), &writer);
+	if (status == STATUS_OK && merge->sources)
+		status = sources_writer_open(merge->work, name, &sources);
 	if (status == STATUS_OK)
-		return shard_writer_publish(writer, &merge->shards[shard]);
-	shard_writer_abandon(writer);
-	return status;
+		status = write_groups(merge, worker, writer, sources);
+	return finish_shard(status, writer, sources, &merge->shards[shard]);
 }
 
 static enum status write_shards(struct merge *merge)
@@ -514,6 +582,7 @@ static enum status add_input(struct merge *merge, size_t number)
 	merge->empty += info->dropped_empty;
 	merge->rejected += info->dropped_rejected;
 	merge->repaired += info->repaired;
+	merge->sources &= info->sources;
 	return STATUS_OK;
 }
 
@@ -549,6 +618,7 @@ static enum status open_inputs(struct merge *merge)
 	TRY(check_directories(config));
 	TRY(memory_alloc(
 		(void **)&merge->corpora, config->input_count, sizeof *merge->corpora, "the inputs"));
+	merge->sources = true;
 	for (size_t i = 0; i < config->input_count; i++) {
 		TRY(corpus_open(config->inputs[i], &merge->corpora[i]));
 		TRY(add_input(merge, i));
@@ -578,6 +648,19 @@ static enum status begin_output(const struct merge *merge)
 	return directory_create(merge->work);
 }
 
+static const char *find_without_sources(const struct merge *merge)
+{
+	const char *without = NULL;
+	bool some = false;
+	for (size_t i = 0; i < merge->config->input_count; i++) {
+		bool has = corpus_get_info(merge->corpora[i])->sources;
+		some |= has;
+		if (!has && !without)
+			without = merge->config->inputs[i];
+	}
+	return some ? without : NULL;
+}
+
 static enum status write_output(struct merge *merge, struct corpus_merge_result *result)
 {
 	TRY(write_shards(merge));
@@ -593,12 +676,14 @@ static enum status write_output(struct merge *merge, struct corpus_merge_result 
 		.empty = merge->empty,
 		.rejected = merge->rejected,
 		.repaired = merge->repaired,
+		.sources = merge->sources,
 		.shards = merge->shards,
 		.shard_count = merge->shard_count,
 	}));
 	*result = (struct corpus_merge_result){.bytes = bytes,
 		.duplicates = atomic_load(&merge->dropped_documents),
-		.shards = merge->shard_count};
+		.shards = merge->shard_count,
+		.without_sources = find_without_sources(merge)};
 	for (size_t i = 0; i < merge->shard_count; i++) {
 		result->documents += merge->shards[i].documents;
 		result->tokens += merge->shards[i].tokens;

@@ -13,7 +13,10 @@
  * fewest tokens is kept, of those the one with the smaller ids, so that the order of the inputs never
  * matters.
  *
- * Corpora of different tokenizers are STATUS_MISMATCH. Memory: some 300 KiB for each input and worker, or
+ * Where documents came from (data/sources.h) is kept if every input tells; of copies the smallest.
+ *
+ * Corpora of different tokenizers are STATUS_MISMATCH. Memory: some 300 KiB for each input and worker (with
+ * sources the .src of a shard of it too), or
  * twice the longest document, and what data/shard_writer.h takes. An output that already holds a corpus, or
  * an unfinished run of preprocess, is an error unless `overwrite`. A corpus that is replaced stays
  * whole until the new one is complete, and takes its room on the disk until then. Ended at any point, by kill
@@ -42,6 +45,8 @@ struct corpus_merge_result {
 	uint64_t documents, tokens, bytes; /* of the output */
 	uint64_t duplicates;               /* dropped by this merge */
 	uint64_t shards;
+	const char *without_sources; /* an input that has none, where others have and the output has not; or
+					NULL */
 };
 
 enum status corpus_merge_run(

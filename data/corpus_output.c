@@ -95,11 +95,11 @@ enum status corpus_output_has(const char *directory, const char *name, bool *the
 /* NNNNN.bin and so on; true sets the number. */
 static bool is_shard_file(const char *name, size_t *number)
 {
-	static const char *const suffixes[] = {".bin", ".idx", ".key", ".sum"};
+	static const char *const suffixes[] = {".bin", ".idx", ".key", ".sum", ".src"};
 	if (strspn(name, "0123456789") != 5)
 		return false;
 	*number = strtoul(name, NULL, 10);
-	for (int i = 0; i < 4; i++)
+	for (int i = 0; i < 5; i++)
 		if (strcmp(name + 5, suffixes[i]) == 0)
 			return true;
 	return false;
@@ -126,12 +126,17 @@ static bool holds_tokenizer(const struct corpus_info *info)
 	return strcmp(info->tokenizer_name, BUILT_IN_TOKENIZER) != 0;
 }
 
+static bool is_sources_file(const char *name)
+{
+	return strcmp(name + 5, ".src") == 0;
+}
+
 /* Is NAME a file of corpora (other than the manifest), and has this corpus one of that name? */
 static bool is_corpus_file(const char *name, const struct corpus_info *info, bool *wanted)
 {
 	size_t number;
 	if (is_shard_file(name, &number))
-		*wanted = number < info->shard_count;
+		*wanted = number < info->shard_count && (info->sources || !is_sources_file(name));
 	else if (strcmp(name, "rejects.jsonl") == 0)
 		*wanted = holds_rejects(info);
 	else if (strcmp(name, "vocab.json") == 0 || strcmp(name, "merges.txt") == 0)
@@ -316,7 +321,8 @@ static bool describe_shards(const struct corpus_output *output, cJSON *list)
 			!json_add_u64(json, "tokens", shard->tokens) ||
 			!json_add_hex64(json, "bin", shard->bin_root) ||
 			!json_add_hex64(json, "idx", shard->idx_root) ||
-			!json_add_hex64(json, "key", shard->key_root))
+			!json_add_hex64(json, "key", shard->key_root) ||
+			(output->sources && !json_add_hash128(json, "src", shard->src_hash)))
 			return false;
 	}
 	return list != NULL;

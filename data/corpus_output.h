@@ -50,6 +50,7 @@ struct corpus_output {
 	uint64_t bytes; /* of the corpus's documents; their number and tokens are the shards' */
 	uint64_t input_documents, input_tokens, input_bytes;
 	uint64_t empty, rejected, repaired;
+	bool sources;                       /* each shard has a .src */
 	const struct shard_summary *shards; /* [shard_count]; `bytes` of each is not looked at */
 	size_t shard_count;
 };

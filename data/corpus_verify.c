@@ -2,6 +2,7 @@
 #include "common/memory.h"
 #include "common/threads.h"
 #include "data/corpus_shard.h"
+#include "data/sources.h"
 
 #include <inttypes.h>
 #include <pthread.h>
@@ -11,7 +12,7 @@
 /*
  * The work of a shard is cut into tasks:
  *
- *    1             map its files (sizes, headers), and the tops of the trees that .sum holds
+ *    1             map its files (sizes, headers), and the tops of the trees that .sum holds; .src, all of it
  *    pieces        .bin, PIECE_PAGES pages each: hashes, ids, EOD at the documents' ends and nowhere else
  *    batches       documents, BATCH each: .idx adds up, .key ascends within the shard's interval
  *
@@ -295,6 +296,8 @@ static enum status verify_task(void *context, int worker, uint64_t task)
 	task -= run->first_task[low];
 	if (task == 0) {
 		TRY(verify_headers(corpus, shard));
+		if (corpus_get_info(corpus)->sources)
+			TRY(sources_check(corpus, low));
 		report(run, IDX_HEADER + 8);
 		return STATUS_OK;
 	}

@@ -177,13 +177,15 @@ static enum status read_totals(const char *path, const cJSON *manifest, struct c
 }
 
 static enum status read_shard(
-	const char *path, const cJSON *object, uint64_t index, struct corpus_shard *shard)
+	const char *path, const cJSON *object, uint64_t index, bool sources, struct corpus_shard *shard)
 {
 	char what[32], name[24];
 	snprintf(what, sizeof what, "shard %" PRIu64, index);
 	snprintf(name, sizeof name, "%05" PRIu64, index);
 	FAIL_IF(!cJSON_IsObject(object), STATUS_CORRUPT, "%s: %s is not an object", path, what);
-	TRY(CHECK_MEMBERS(path, object, what, "name", "documents", "tokens", "bin", "idx", "key"));
+	TRY(sources ? CHECK_MEMBERS(
+			      path, object, what, "name", "documents", "tokens", "bin", "idx", "key", "src")
+		    : CHECK_MEMBERS(path, object, what, "name", "documents", "tokens", "bin", "idx", "key"));
 	TRY(copy_string(path, object, "name", shard->name, sizeof shard->name));
 	FAIL_IF(strcmp(shard->name, name) != 0, STATUS_CORRUPT, "%s: %s is named \"%s\", not \"%s\"", path,
 		what, shard->name, name);
@@ -195,7 +197,8 @@ static enum status read_shard(
 		what, shard->tokens, shard->documents);
 	TRY(json_get_hex64(path, object, "bin", &shard->bin_root));
 	TRY(json_get_hex64(path, object, "idx", &shard->idx_root));
-	return json_get_hex64(path, object, "key", &shard->key_root);
+	TRY(json_get_hex64(path, object, "key", &shard->key_root));
+	return sources ? json_get_hash128(path, object, "src", &shard->src_hash) : STATUS_OK;
 }
 
 static enum status read_shards(
@@ -203,9 +206,11 @@ static enum status read_shards(
 {
 	uint64_t documents = 0, tokens = 0, index = 0;
 	const cJSON *object;
+	/* All shards have sources, or none has. */
+	info->sources = cJSON_GetObjectItemCaseSensitive(cJSON_GetArrayItem(array, 0), "src");
 	cJSON_ArrayForEach (object, array) {
 		struct corpus_shard *shard = &shards[index];
-		TRY(read_shard(path, object, index++, shard));
+		TRY(read_shard(path, object, index++, info->sources, shard));
 		shard->first_document = documents;
 		shard->first_token = tokens;
 		documents += shard->documents;

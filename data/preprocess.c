@@ -1,11 +1,10 @@
 #include "data/preprocess_job.h"
 
 #include "common/file.h"
-#include "common/json.h"
 #include "common/log.h"
 #include "common/memory.h"
 #include "data/corpus_output.h"
-#include "tokenizer/utf8.h"
+#include "data/preprocess_journal.h"
 
 #include <inttypes.h>
 #include <stdio.h>
@@ -13,19 +12,8 @@
 #include <string.h>
 #include <time.h>
 
-#define MEBI               (UINT64_C(1) << 20)
-#define LARGEST_DOCUMENT   (UINT64_C(1) << 30)
-#define SMALLEST_MEMORY    MEBI
-#define BUCKET_INPUT       (64 * MEBI) /* input bytes that a bucket is meant for */
-#define LEAST_UNIT_BYTES   (4 * MEBI)  /* a unit costs two fsyncs */
-#define MOST_UNIT_BYTES    (64 * MEBI)
-#define LARGEST_INPUT_LIST (UINT64_C(1) << 36)
-
-enum {
-	PACKED_WEIGHT = 4 /* compressed text is about this much larger */,
-	SMALLEST_BITS = 4,
-	UNKNOWN_BITS = 8
-};
+#define LARGEST_DOCUMENT (UINT64_C(1) << 30)
+#define SMALLEST_MEMORY  (UINT64_C(1) << 20)
 
 /* ---- progress ---- */
 
@@ -69,415 +57,12 @@ enum status job_progress(struct preprocess_job *job, bool now)
 	return STATUS_OK;
 }
 
-/* ---- what the job is: units and buckets follow from the inputs alone ---- */
-
-static uint64_t weight(const struct input_file *file)
-{
-	return file->compression == INPUT_PLAIN ? file->bytes : file->bytes * PACKED_WEIGHT;
-}
-
-static enum status add_piece(struct preprocess_job *job, size_t *capacity, struct piece piece)
-{
-	TRY(memory_grow((void **)&job->pieces, capacity, job->piece_count + 1, sizeof *job->pieces,
-		"the list of inputs"));
-	job->pieces[job->piece_count++] = piece;
-	return STATUS_OK;
-}
-
-/* A unit for the pieces that have none yet. */
-static enum status close_unit(struct preprocess_job *job, size_t *capacity, uint64_t stored)
-{
-	size_t first = job->unit_count ? job->units[job->unit_count - 1].first_piece +
-						 job->units[job->unit_count - 1].pieces
-				       : 0;
-	if (first == job->piece_count)
-		return STATUS_OK;
-	TRY(memory_grow((void **)&job->units, capacity, job->unit_count + 1, sizeof *job->units,
-		"the list of units"));
-	job->units[job->unit_count++] =
-		(struct unit){.first_piece = first, .pieces = job->piece_count - first, .stored = stored};
-	return STATUS_OK;
-}
-
-/* A plain JSONL file larger than a unit: parts of equal size, each a unit. */
-static enum status cut_file(
-	struct preprocess_job *job, size_t file, size_t *piece_capacity, size_t *unit_capacity)
-{
-	uint64_t bytes = job->inputs.files[file].bytes;
-	uint64_t parts = (bytes + job->unit_bytes - 1) / job->unit_bytes;
-	for (uint64_t i = 0; i < parts; i++) {
-		uint64_t begin = i * job->unit_bytes, end = begin + job->unit_bytes;
-		uint64_t stored = (end < bytes ? end : bytes) - begin;
-		if (i + 1 == parts)
-			end = UINT64_MAX;
-		TRY(add_piece(job, piece_capacity, (struct piece){file, begin, end}));
-		TRY(close_unit(job, unit_capacity, stored));
-	}
-	return STATUS_OK;
-}
-
-/* Files of ids: each cut into parts of equal size, each a unit. */
-static enum status plan_token_units(struct preprocess_job *job)
-{
-	size_t piece_capacity = 0, unit_capacity = 0;
-	enum token_format format = job->config->token_format;
-	for (size_t i = 0; i < job->inputs.count; i++) {
-		const struct input_file *file = &job->inputs.files[i];
-		uint64_t first, end;
-		if (!token_file_has_ids(format, file))
-			continue;
-		TRY(token_file_measure(format, file, &first, &end));
-		uint64_t parts = file->bytes / job->unit_bytes + 1, step = (end - first) / parts + 2;
-		step -= step % 2;
-		for (uint64_t begin = first; begin < end; begin += step) {
-			TRY(add_piece(job, &piece_capacity,
-				(struct piece){i, begin, end - begin < step ? end : begin + step}));
-			TRY(close_unit(job, &unit_capacity, file->bytes / parts));
-		}
-	}
-	return STATUS_OK;
-}
-
-static enum status plan_units(struct preprocess_job *job)
-{
-	if (job->config->token_format)
-		return plan_token_units(job);
-	size_t piece_capacity = 0, unit_capacity = 0;
-	uint64_t held = 0, stored = 0; /* of the unit under way: weight, bytes */
-	for (size_t i = 0; i < job->inputs.count; i++) {
-		const struct input_file *file = &job->inputs.files[i];
-		bool cut = file->kind == INPUT_JSONL && file->compression == INPUT_PLAIN &&
-			   file->bytes > job->unit_bytes;
-		if (cut || file->standard_input || held + weight(file) > job->unit_bytes) {
-			TRY(close_unit(job, &unit_capacity, stored));
-			held = stored = 0;
-		}
-		if (cut) {
-			TRY(cut_file(job, i, &piece_capacity, &unit_capacity));
-			continue;
-		}
-		TRY(add_piece(job, &piece_capacity, (struct piece){i, 0, UINT64_MAX}));
-		held += weight(file);
-		stored += file->bytes;
-		if (file->standard_input)
-			held = job->unit_bytes; /* a unit of its own */
-	}
-	return close_unit(job, &unit_capacity, stored);
-}
-
-static enum status plan_job(struct preprocess_job *job)
-{
-	uint64_t total = 0;
-	bool unknown = false;
-	for (size_t i = 0; i < job->inputs.count; i++) {
-		total += weight(&job->inputs.files[i]);
-		unknown |= job->inputs.files[i].standard_input;
-	}
-	job->unit_bytes = job->config->unit_bytes;
-	if (!job->unit_bytes) {
-		job->unit_bytes = total / 64;
-		if (job->unit_bytes < LEAST_UNIT_BYTES)
-			job->unit_bytes = LEAST_UNIT_BYTES;
-		if (job->unit_bytes > MOST_UNIT_BYTES)
-			job->unit_bytes = MOST_UNIT_BYTES;
-	}
-	int bits = unknown ? UNKNOWN_BITS : SMALLEST_BITS;
-	while (bits < SPILL_LARGEST_BITS && total >> bits > BUCKET_INPUT)
-		bits++;
-	job->dtype = corpus_output_dtype(job->config->tokenizer);
-	job->format.bucket_bits = bits;
-	job->format.item_bytes = job->dtype == CORPUS_U16 ? 2 : 4;
-	job->shard_bytes = job->config->shard_bytes;
-	return plan_units(job);
-}
-
-/* ---- the journal ---- */
-
 void job_unit_path(const struct preprocess_job *job, size_t unit, char path[JOB_PATH])
 {
 	snprintf(path, JOB_PATH, "%s/unit-%06zu", job->work, unit);
 }
 
-/* One record an input: "bytes time path", each ended by a NUL, so that any path is fine. */
-static enum status describe_inputs(const struct preprocess_job *job, char **text, size_t *bytes)
-{
-	size_t capacity = 0;
-	*text = NULL;
-	*bytes = 0;
-	for (size_t i = 0; i < job->inputs.count; i++) {
-		const struct input_file *file = &job->inputs.files[i];
-		size_t room = strlen(file->path) + 64;
-		TRY(memory_grow((void **)text, &capacity, *bytes + room, 1, "the list of inputs"));
-		*bytes += (size_t)snprintf(*text + *bytes, room, "%" PRIu64 " %" PRIu64 " %s", file->bytes,
-				  file->modified, file->path) +
-			  1;
-	}
-	return STATUS_OK;
-}
-
-static cJSON *describe_job(const struct preprocess_job *job, struct hash128 inputs)
-{
-	const struct preprocess_config *config = job->config;
-	cJSON *json = cJSON_CreateObject();
-	const char *separator = config->document_separator;
-	bool good =
-		json && cJSON_AddStringToObject(json, "format", "ferry-preprocess") &&
-		json_add_u64(json, "version", 2) &&
-		cJSON_AddStringToObject(json, "input", token_format_name(config->token_format)) &&
-		json_add_hash128(json, "tokenizer", tokenizer_hash(config->tokenizer)) &&
-		cJSON_AddStringToObject(json, "text key", config->text_key) &&
-		(separator ? cJSON_AddStringToObject(json, "document separator", separator)
-			   : cJSON_AddNullToObject(json, "document separator")) &&
-		json_add_u64(json, "longest document", config->max_bytes) &&
-		json_add_u64(json, "least tokens", config->min_tokens) &&
-		cJSON_AddBoolToObject(json, "strict", config->strict) &&
-		cJSON_AddStringToObject(json, "on bad line", config->fail_on_bad_line ? "fail" : "skip") &&
-		json_add_hash128(json, "inputs", inputs) &&
-		json_add_u64(json, "unit bytes", job->unit_bytes) &&
-		json_add_u64(json, "shard bytes", job->shard_bytes) &&
-		json_add_u64(json, "bucket bits", (uint64_t)job->format.bucket_bits);
-	if (good)
-		return json;
-	cJSON_Delete(json);
-	return NULL;
-}
-
-/* What this run would journal, and where. */
-struct journal {
-	char *inputs_path, *job_path;
-	char *inputs; /* [inputs_bytes] */
-	size_t inputs_bytes;
-	cJSON *job;
-};
-
-static void journal_free(struct journal *journal)
-{
-	free(journal->inputs_path);
-	free(journal->job_path);
-	free(journal->inputs);
-	cJSON_Delete(journal->job);
-}
-
-static enum status journal_make(struct preprocess_job *job, struct journal *journal)
-{
-	TRY(path_join(&journal->inputs_path, job->work, "inputs"));
-	TRY(path_join(&journal->job_path, job->work, "job.json"));
-	TRY(describe_inputs(job, &journal->inputs, &journal->inputs_bytes));
-	journal->job = describe_job(job, hash128(journal->inputs, journal->inputs_bytes));
-	char *text = journal->job ? cJSON_PrintUnformatted(journal->job) : NULL;
-	FAIL_IF(!text, STATUS_MEMORY, "no memory to describe the job");
-	job->format.job = hash128(text, strlen(text));
-	cJSON_free(text);
-	return STATUS_OK;
-}
-
-static enum status journal_publish(const struct journal *journal)
-{
-	TRY(file_publish(journal->inputs_path, journal->inputs, journal->inputs_bytes));
-	return json_publish(journal->job_path, journal->job);
-}
-
-/* The path in a record of describe_inputs. */
-static const char *record_path(const char *record)
-{
-	for (int spaces = 0; spaces < 2; record++)
-		spaces += *record == ' ';
-	return record;
-}
-
-/* Names the first input that differs. `old` is a journal's. */
-static enum status name_changed_input(
-	const struct preprocess_job *job, const char *old, size_t old_bytes, const struct journal *journal)
-{
-	const char *a = old, *b = journal->inputs;
-	const char *a_end = old + old_bytes, *b_end = b + journal->inputs_bytes;
-	while (a < a_end && b < b_end && strcmp(a, b) == 0) {
-		a += strlen(a) + 1;
-		b += strlen(b) + 1;
-	}
-	const char *what = "has changed since";
-	const char *path = b < b_end ? record_path(b) : "";
-	const char *old_path = a < a_end ? record_path(a) : NULL;
-	int order = b == b_end ? 1 : !old_path ? -1 : strcmp(path, old_path);
-	if (order < 0)
-		what = "was not among its inputs";
-	if (order > 0) {
-		path = old_path;
-		what = "was among its inputs and is not now";
-	}
-	return error_set(STATUS_MISMATCH,
-		"%s: holds an unfinished run: %s %s; use that run's inputs to finish it, or --overwrite (or "
-		"delete %s) to begin anew",
-		job->work, path, what, job->work);
-}
-
-/* The inputs differ, as their hash says: an error that names the first. */
-static enum status refuse_inputs(const struct preprocess_job *job, const struct journal *journal)
-{
-	char *old;
-	size_t bytes;
-	TRY(file_read_all(journal->inputs_path, LARGEST_INPUT_LIST, &old, &bytes));
-	enum status status = name_changed_input(job, old, bytes, journal);
-	free(old);
-	return status;
-}
-
-static void print_value(const cJSON *value, char text[64])
-{
-	snprintf(text, 64, "nothing");
-	if (value && !cJSON_PrintPreallocated((cJSON *)(uintptr_t)value, text, 64, false))
-		snprintf(text, 64, "another");
-}
-
-/* STATUS_MISMATCH naming the first option or input that differs. job.json alone decides: its hash of the
- * inputs still tells when the list of them has been removed already (remove_work). */
-static enum status compare_options(
-	const struct preprocess_job *job, const struct journal *journal, cJSON *old)
-{
-	const cJSON *now;
-	cJSON_ArrayForEach (now, journal->job) {
-		const cJSON *then = cJSON_GetObjectItemCaseSensitive(old, now->string);
-		char now_text[64], then_text[64];
-		if (cJSON_Compare(now, then, true))
-			continue;
-		if (strcmp(now->string, "inputs") == 0)
-			return refuse_inputs(job, journal);
-		print_value(now, now_text);
-		print_value(then, then_text);
-		return error_set(STATUS_MISMATCH,
-			"%s: holds an unfinished run whose %s is %s, not %s; give the same options to finish "
-			"it, or "
-			"--overwrite (or delete %s) to begin anew",
-			job->work, now->string, then_text, now_text, job->work);
-	}
-	return STATUS_OK;
-}
-
-/* STATUS_OK: the journal on disk is this job's. STATUS_MISMATCH: it is another's. */
-static enum status journal_compare(
-	const struct preprocess_job *job, const struct journal *journal, const char *path)
-{
-	cJSON *old;
-	enum status status = json_read_file(path, &old);
-	if (status != STATUS_OK)
-		return error_context(status, "an unfinished run cannot go on (--overwrite begins anew)");
-	status = compare_options(job, journal, old);
-	cJSON_Delete(old);
-	return status;
-}
-
-/* ---- what comes out beside the shards ---- */
-
-struct reject_output {
-	struct preprocess_job *job;
-	struct file_writer *file;
-	const struct unit *unit;
-	const uint64_t *lines_before; /* [pieces of the unit]: lines of the file in earlier units */
-};
-
-static enum status write_escaped(struct file_writer *file, const char *text, size_t bytes)
-{
-	for (size_t i = 0; i < bytes; i++) {
-		char escaped[8];
-		unsigned char c = (unsigned char)text[i];
-		int length = 1;
-		escaped[0] = (char)c;
-		if (c == '"' || c == '\\')
-			length = snprintf(escaped, sizeof escaped, "\\%c", c);
-		else if (c < 0x20)
-			length = snprintf(escaped, sizeof escaped, "\\u%04x", c);
-		TRY(file_writer_write(file, escaped, (size_t)length));
-	}
-	return STATUS_OK;
-}
-
-/* A path need not be UTF-8, JSON must. */
-static enum status write_path(struct file_writer *file, const char *path)
-{
-	char *repaired;
-	uint64_t replaced;
-	size_t bytes = strlen(path);
-	TRY(memory_alloc((void **)&repaired, UTF8_REPAIR_LIMIT(bytes), 1, "a path"));
-	bytes = utf8_repair(path, bytes, repaired, &replaced);
-	enum status status = write_escaped(file, repaired, bytes);
-	free(repaired);
-	return status;
-}
-
-static enum status write_text(struct file_writer *file, const char *text)
-{
-	return file_writer_write(file, text, strlen(text));
-}
-
-static enum status write_reject(void *user, const struct spill_reject *reject)
-{
-	struct reject_output *out = user;
-	FAIL_IF(reject->piece >= out->unit->pieces, STATUS_CORRUPT, "%s: has a damaged list of rejects",
-		out->job->work);
-	const struct piece *piece = &out->job->pieces[out->unit->first_piece + reject->piece];
-	const struct input_file *file = &out->job->inputs.files[piece->file];
-	char place[96];
-	TRY(write_text(out->file, "{\"file\": \""));
-	TRY(write_path(out->file, file->path));
-	if (file->kind == INPUT_JSONL)
-		snprintf(place, sizeof place,
-			"\", \"line\": %" PRIu64 ", \"byte\": %" PRIu64 ", \"reason\": \"",
-			out->lines_before[reject->piece] + reject->line, reject->offset);
-	else
-		snprintf(place, sizeof place, "\", \"byte\": %" PRIu64 ", \"reason\": \"", reject->offset);
-	TRY(write_text(out->file, place));
-	TRY(write_escaped(out->file, reject->reason, reject->reason_bytes));
-	return write_text(out->file, "\"}\n");
-}
-
-/* One unit's rejects. *lines counts the lines so far of the file that is cut into units. */
-static enum status write_unit_rejects(struct reject_output *out, size_t number, uint64_t *lines)
-{
-	struct preprocess_job *job = out->job;
-	char path[JOB_PATH];
-	uint64_t *before;
-	size_t pieces;
-	out->unit = &job->units[number];
-	job_unit_path(job, number, path);
-	TRY(spill_read_lines(path, &job->format, &before, &pieces));
-	enum status status = STATUS_OK;
-	if (pieces != out->unit->pieces)
-		status = error_set(STATUS_CORRUPT, "%s: is another unit's; remove it and run again", path);
-	/* Each piece's count becomes the lines before it: none, unless it goes on where a unit before ended.
-	 */
-	for (size_t i = 0; i < pieces && status == STATUS_OK; i++) {
-		uint64_t own = before[i];
-		if (job->pieces[out->unit->first_piece + i].begin == 0)
-			*lines = 0;
-		before[i] = *lines;
-		*lines += own;
-	}
-	out->lines_before = before;
-	if (status == STATUS_OK)
-		status = spill_read_rejects(path, &job->format, write_reject, out);
-	free(before);
-	return status;
-}
-
-/* rejects.jsonl; none when nothing was rejected. Inputs are sorted, so units are, and so are rejects. */
-static enum status write_rejects(struct preprocess_job *job, const char *directory)
-{
-	struct reject_output out = {.job = job};
-	uint64_t lines = 0;
-	char *path;
-	if (job->counts.rejected == 0)
-		return corpus_output_remove_file(directory, "rejects.jsonl");
-	TRY(path_join(&path, directory, "rejects.jsonl"));
-	enum status status = file_writer_open(path, &out.file);
-	free(path);
-	TRY(status);
-	for (size_t i = 0; i < job->unit_count && status == STATUS_OK; i++)
-		status = write_unit_rejects(&out, i, &lines);
-	if (status == STATUS_OK)
-		return file_writer_publish(out.file);
-	file_writer_abandon(out.file);
-	return status;
-}
+/* ---- what comes out ---- */
 
 static struct shard_summary sum_shards(const struct preprocess_job *job)
 {
@@ -506,6 +91,7 @@ static enum status publish_corpus(const struct preprocess_job *job)
 		.empty = job->counts.empty,
 		.rejected = job->counts.rejected,
 		.repaired = job->counts.repaired,
+		.sources = job->config->sources,
 		.shards = shards,
 		.shard_count = job->shard_count,
 	});
@@ -577,7 +163,7 @@ static enum status total_units(struct preprocess_job *job)
 		job->counts.rejected += counts.rejected;
 		job->counts.repaired += counts.repaired;
 	}
-	return STATUS_OK;
+	return job->counts.rejected || job->config->sources ? job_count_lines(job) : STATUS_OK;
 }
 
 static enum status first_pass(struct preprocess_job *job)
@@ -599,7 +185,7 @@ static enum status refuse_empty(struct preprocess_job *job)
 	bool corpus;
 	TRY(corpus_output_has(job->config->output, "corpus.json", &corpus));
 	if (!corpus)
-		TRY(write_rejects(job, job->config->output));
+		TRY(job_write_rejects(job, job->config->output));
 	TRY(directory_remove(job->work));
 	FAIL_IF(job->config->token_format, STATUS_USAGE,
 		"no documents in the inputs: %" PRIu64 " empty, %" PRIu64 " rejected", job->counts.empty,
@@ -618,7 +204,7 @@ static enum status second_pass(struct preprocess_job *job)
 	job->bytes_total = 0;
 	atomic_store(&job->bytes_done, 0);
 	TRY(job_merge(job));
-	TRY(write_rejects(job, job->work));
+	TRY(job_write_rejects(job, job->work));
 	return publish_corpus(job);
 }
 
@@ -731,7 +317,7 @@ static enum status run_job(struct preprocess_job *job, struct preprocess_result 
 				  config->token_format, config->inputs, config->input_count, &job->inputs)
 			: input_list_open(config->inputs, config->input_count, config->output, &job->inputs));
 	FAIL_IF(job->inputs.count == 0, STATUS_USAGE, "no files in the folders given");
-	TRY(plan_job(job));
+	TRY(job_plan(job));
 	TRY(path_join(&job->work, config->output, "work"));
 	FAIL_IF(strlen(job->work) > JOB_PATH - 64, STATUS_USAGE, "%s: the path is too long", job->work);
 	TRY(corpus_output_lock(config->output, &lock));
@@ -752,6 +338,7 @@ enum status preprocess_run(const struct preprocess_config *config, struct prepro
 	free(job.pieces);
 	free(job.units);
 	free(job.bucket_bytes);
+	free(job.lines_before);
 	free(job.shards);
 	free(job.work);
 	return status;

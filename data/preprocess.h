@@ -28,6 +28,8 @@
  * Blank lines of JSONL, and a byte order mark at its beginning, are nothing. No document at all is an error.
  * Lone surrogates in JSON and invalid UTF-8 become U+FFFD, counted (`strict`: an error that names the place).
  *
+ * With `sources` each shard has a list of where its documents came from (data/sources.h).
+ *
  * With `token_format` the inputs are files of ids that another program wrote (data/token_files.h), and pass 1
  * does not tokenize: a document keeps its ids as they are, and its key is the hash of the bytes that they
  * spell. So it has the key, and in a corpus the place, that its text has, whichever way its ids were found.
@@ -71,6 +73,7 @@ struct preprocess_config {
 	uint64_t min_tokens;   /* documents of fewer tokens (EOD not counted) go to rejects.jsonl; 0: none */
 	bool strict;           /* invalid UTF-8 is an error instead of being repaired */
 	bool fail_on_bad_line; /* a bad line stops instead of going to rejects.jsonl */
+	bool sources;          /* keep where each document came from, NNNNN.src: data/sources.h */
 	bool overwrite;
 	uint64_t unit_bytes;  /* input bytes a unit; 0: chosen by size. For tests */
 	uint64_t shard_bytes; /* limit of a .bin (corpus.h); 0: 256 MiB. For tests: the bytes depend on it */

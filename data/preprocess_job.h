@@ -1,8 +1,9 @@
 /*
  * preprocess_job.h: what preprocessing's files share (data/preprocess.h is its manual).
  *
- * preprocess.c runs a job: checks, lock, journal, manifest. preprocess_tokenize.c is pass 1,
- * preprocess_merge.c pass 2.
+ * preprocess.c runs a job: checks, lock, manifest. preprocess_plan.c cuts the inputs into units,
+ * preprocess_journal.c writes the job down, preprocess_tokenize.c is pass 1, preprocess_merge.c pass 2,
+ * preprocess_places.c tells where records stood.
  */
 #ifndef DATA_PREPROCESS_JOB_H
 #define DATA_PREPROCESS_JOB_H
@@ -10,6 +11,7 @@
 #include "data/input.h"
 #include "data/preprocess.h"
 #include "data/shard_writer.h"
+#include "data/sources.h"
 #include "data/spill.h"
 
 #include <pthread.h>
@@ -51,6 +53,7 @@ struct preprocess_job {
 	/* after pass 1 */
 	struct spill_counts counts;
 	uint64_t *bucket_bytes; /* [1 << bucket_bits] */
+	uint64_t *lines_before; /* [piece_count]: of the piece's file; if there are rejects or sources */
 
 	/* pass 2 */
 	struct shard *shards;
@@ -75,7 +78,16 @@ enum status job_progress(struct preprocess_job *job, bool now) MUST_USE;
 enum { JOB_PATH = 4352 };
 void job_unit_path(const struct preprocess_job *job, size_t unit, char path[JOB_PATH]);
 
+enum status job_plan(struct preprocess_job *job) MUST_USE;     /* units and buckets, by the inputs */
 enum status job_tokenize(struct preprocess_job *job) MUST_USE; /* pass 1: the units that are not done */
 enum status job_merge(struct preprocess_job *job) MUST_USE;    /* pass 2: the shards that are not done */
+
+/* Fills lines_before, which both of these need. */
+enum status job_count_lines(struct preprocess_job *job) MUST_USE;
+/* DIRECTORY/rejects.jsonl, in the order of path and place; none when nothing was rejected. */
+enum status job_write_rejects(const struct preprocess_job *job, const char *directory) MUST_USE;
+/* Path and line within the file; the path is the job's. */
+enum status job_find_place(
+	const struct preprocess_job *job, const struct spill_place *place, struct source *out) MUST_USE;
 
 #endif

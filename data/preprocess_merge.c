@@ -37,9 +37,11 @@ struct merge {
 
 	pthread_mutex_t mutex;
 	pthread_cond_t turn_changed;
-	size_t *turn;                  /* [shards]: the range to be appended next */
-	size_t failed_range;           /* the lowest */
-	struct shard_writer **writers; /* [shards], NULL unless under way; the one whose turn it is uses it */
+	size_t *turn;        /* [shards]: the range to be appended next */
+	size_t failed_range; /* the lowest */
+	/* [shards], NULL unless under way; the one whose turn it is uses it. sources: where they are kept */
+	struct shard_writer **writers;
+	struct sources_writer **sources;
 };
 
 /* ---- planning ---- */
@@ -116,7 +118,8 @@ static enum status record_shard(const struct preprocess_job *job, const struct s
 		    json_add_u64(json, "bytes", summary->bytes) && json_add_u64(json, "seen", shard->seen) &&
 		    json_add_hex64(json, "bin", summary->bin_root) &&
 		    json_add_hex64(json, "idx", summary->idx_root) &&
-		    json_add_hex64(json, "key", summary->key_root);
+		    json_add_hex64(json, "key", summary->key_root) &&
+		    (!job->config->sources || json_add_hash128(json, "src", summary->src_hash));
 	enum status status = good ? shard_file(job, shard, &path)
 				  : error_set(STATUS_MEMORY, "no memory to record a shard");
 	if (status == STATUS_OK) {
@@ -127,7 +130,7 @@ static enum status record_shard(const struct preprocess_job *job, const struct s
 	return status;
 }
 
-static enum status recall_members(const char *path, const cJSON *json, struct shard *shard)
+static enum status recall_members(const char *path, const cJSON *json, bool sources, struct shard *shard)
 {
 	struct shard_summary *summary = &shard->summary;
 	TRY(json_get_u64(path, json, "documents", &summary->documents));
@@ -136,14 +139,15 @@ static enum status recall_members(const char *path, const cJSON *json, struct sh
 	TRY(json_get_u64(path, json, "seen", &shard->seen));
 	TRY(json_get_hex64(path, json, "bin", &summary->bin_root));
 	TRY(json_get_hex64(path, json, "idx", &summary->idx_root));
-	return json_get_hex64(path, json, "key", &summary->key_root);
+	TRY(json_get_hex64(path, json, "key", &summary->key_root));
+	return sources ? json_get_hash128(path, json, "src", &summary->src_hash) : STATUS_OK;
 }
 
-/* All four files are there; their bytes were verified by their writer, and are again by every reader. */
+/* All its files are there; their bytes were verified by their writer, and are again by every reader. */
 static bool files_are_there(const struct preprocess_job *job, const char *name)
 {
-	static const char *const suffixes[] = {"bin", "idx", "key", "sum"};
-	for (int i = 0; i < 4; i++) {
+	static const char *const suffixes[] = {"bin", "idx", "key", "sum", "src"};
+	for (int i = 0; i < (job->config->sources ? 5 : 4); i++) {
 		char *path;
 		if (asprintf(&path, "%s/%s.%s", job->work, name, suffixes[i]) < 0)
 			return false;
@@ -165,7 +169,7 @@ static enum status recall_shard(const struct preprocess_job *job, struct shard *
 	if (file_exists(path) && files_are_there(job, shard->name)) {
 		status = json_read_file(path, &json);
 		if (status == STATUS_OK) {
-			status = recall_members(path, json, shard);
+			status = recall_members(path, json, job->config->sources, shard);
 			cJSON_Delete(json);
 		}
 		shard->done = status == STATUS_OK;
@@ -183,7 +187,7 @@ static enum status load_range(struct merge *merge, struct spill_range *loaded, c
 	spill_range_begin(loaded, range->first, range->last);
 	for (size_t i = 0; i < job->unit_count; i++) {
 		job_unit_path(job, i, path);
-		TRY(spill_range_load(loaded, path));
+		TRY(spill_range_load(loaded, path, (uint32_t)i));
 	}
 	return STATUS_OK;
 }
@@ -218,7 +222,33 @@ static enum status note_failure(struct merge *merge, size_t number, enum status 
 	return status;
 }
 
-/* In turn: the shard's writer is this thread's. */
+static enum status open_shard(struct merge *merge, size_t number)
+{
+	struct preprocess_job *job = merge->job;
+	const char *name = job->shards[number].name;
+	if (job->config->sources)
+		TRY(sources_writer_open(job->work, name, &merge->sources[number]));
+	return shard_writer_open(
+		job->work, name, job->dtype, tokenizer_eod(job->config->tokenizer), &merge->writers[number]);
+}
+
+static enum status append_sources(
+	struct merge *merge, const struct range *range, const struct spill_range *loaded)
+{
+	const struct spill_document *documents;
+	const void *tokens;
+	size_t count;
+	uint64_t seen;
+	spill_range_get(loaded, &documents, &count, &tokens, &seen);
+	for (size_t i = 0; i < count; i++) {
+		struct source source = {0};
+		TRY(job_find_place(merge->job, spill_range_place(loaded, &documents[i]), &source));
+		TRY(sources_writer_add(merge->sources[range->shard], &source));
+	}
+	return STATUS_OK;
+}
+
+/* In turn: the shard's writers are this thread's. */
 static enum status append_range(struct merge *merge, const struct range *range, struct spill_range *loaded)
 {
 	struct preprocess_job *job = merge->job;
@@ -230,12 +260,13 @@ static enum status append_range(struct merge *merge, const struct range *range, 
 	uint64_t seen;
 	spill_range_get(loaded, &documents, &count, &tokens, &seen);
 	if (!*writer)
-		TRY(shard_writer_open(
-			job->work, shard->name, job->dtype, tokenizer_eod(job->config->tokenizer), writer));
+		TRY(open_shard(merge, range->shard));
 	for (size_t i = 0; i < count; i++)
 		TRY(shard_writer_add(*writer, documents[i].key.high,
 			(const uint8_t *)tokens + documents[i].first * item, documents[i].tokens,
 			documents[i].bytes));
+	if (job->config->sources)
+		TRY(append_sources(merge, range, loaded));
 	shard->seen += seen;
 	return STATUS_OK;
 }
@@ -246,6 +277,11 @@ static enum status finish_shard(struct merge *merge, size_t number)
 	struct shard_writer *writer = merge->writers[number];
 	merge->writers[number] = NULL;
 	TRY(shard_writer_publish(writer, &shard->summary));
+	if (merge->job->config->sources) {
+		struct sources_writer *sources = merge->sources[number];
+		merge->sources[number] = NULL;
+		TRY(sources_writer_publish(sources, &shard->summary.src_hash));
+	}
 	TRY(record_shard(merge->job, shard));
 	shard->done = true;
 	return STATUS_OK;
@@ -295,6 +331,7 @@ static enum status run(struct merge *merge)
 	TRY(memory_alloc((void **)&merge->loaded, workers, sizeof *merge->loaded, "workers"));
 	TRY(memory_alloc((void **)&merge->turn, job->shard_count, sizeof *merge->turn, "shards"));
 	TRY(memory_alloc((void **)&merge->writers, job->shard_count, sizeof *merge->writers, "shards"));
+	TRY(memory_alloc((void **)&merge->sources, job->shard_count, sizeof *merge->sources, "shards"));
 	for (size_t i = 0; i < job->shard_count; i++)
 		TRY(recall_shard(job, &job->shards[i]));
 	TRY(plan(merge));
@@ -323,10 +360,13 @@ enum status job_merge(struct preprocess_job *job)
 		spill_range_destroy(merge.loaded[i]);
 	for (size_t i = 0; merge.writers && i < job->shard_count; i++)
 		shard_writer_abandon(merge.writers[i]);
+	for (size_t i = 0; merge.sources && i < job->shard_count; i++)
+		sources_writer_abandon(merge.sources[i]);
 	pthread_cond_destroy(&merge.turn_changed);
 	pthread_mutex_destroy(&merge.mutex);
 	free(merge.loaded);
 	free(merge.writers);
+	free(merge.sources);
 	free(merge.turn);
 	free(merge.ranges);
 	return status;

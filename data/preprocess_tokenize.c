@@ -128,12 +128,24 @@ static enum status record_error(const struct place *place, size_t column, const 
 		line, record->offset + column, what, cure);
 }
 
+static struct spill_place spill_place(const struct place *place)
+{
+	return (struct spill_place){.piece = place->piece,
+		.line = place->file->kind == INPUT_JSONL ? place->record->line : 0,
+		.offset = place->record->offset};
+}
+
+static enum status list_reject(const struct place *place, const char *reason)
+{
+	const struct spill_place at = spill_place(place);
+	return spill_writer_reject(place->worker->spill, &at, reason);
+}
+
 static enum status reject(const struct place *place, const char *reason)
 {
 	if (place->job->config->fail_on_bad_line)
 		return record_error(place, 0, reason, "mend it, or let bad lines be skipped");
-	return spill_writer_reject(
-		place->worker->spill, place->piece, place->record->line, place->record->offset, reason);
+	return list_reject(place, reason);
 }
 
 static enum status refuse_invalid(const struct place *place, size_t column)
@@ -151,10 +163,10 @@ static enum status add_document(const struct place *place, const char *text, siz
 	if (count < least) {
 		char reason[96];
 		snprintf(reason, sizeof reason, "the document has fewer than %" PRIu64 " tokens", least);
-		return spill_writer_reject(
-			worker->spill, place->piece, place->record->line, place->record->offset, reason);
+		return list_reject(place, reason);
 	}
-	TRY(spill_writer_add(worker->spill, hash128(text, bytes), bytes, ids, count));
+	const struct spill_place at = spill_place(place);
+	TRY(spill_writer_add(worker->spill, hash128(text, bytes), bytes, ids, count, &at));
 	spill_writer_count(worker->spill, 0, repaired);
 	worker->documents++;
 	worker->tokens_done += count + 1;

@@ -13,6 +13,7 @@ struct shard_writer;
 struct shard_summary {
 	uint64_t documents, tokens, bytes; /* bytes: of text */
 	uint64_t bin_root, idx_root, key_root;
+	struct hash128 src_hash; /* of .src, where there is one: data/sources.h writes it */
 };
 
 enum status shard_writer_open(const char *directory, const char *name, enum corpus_dtype dtype, uint32_t eod,

@@ -12,6 +12,7 @@
 
 enum {
 	HEADER_BYTES = 24,
+	SOURCED_BYTES = HEADER_BYTES + 20, /* a header with its place */
 	SEGMENT_BYTES = 40,
 	BLOCK_BYTES = 24,
 	TRAILER_BYTES = 48,
@@ -33,6 +34,7 @@ struct pending {
 	struct hash128 key;
 	uint64_t first; /* of its tokens, in items */
 	uint32_t tokens, bytes;
+	struct spill_place place;
 };
 
 struct spill_writer {
@@ -64,6 +66,11 @@ struct spill_writer {
 static uint32_t bucket_of(const struct spill_format *format, uint64_t key)
 {
 	return format->bucket_bits ? (uint32_t)(key >> (64 - format->bucket_bits)) : 0;
+}
+
+static size_t header_bytes(const struct spill_format *format)
+{
+	return format->sources ? SOURCED_BYTES : HEADER_BYTES;
 }
 
 /* ---- writing ---- */
@@ -129,12 +136,17 @@ static enum status sort_by_bucket(struct spill_writer *writer)
 	return STATUS_OK;
 }
 
-static void put_header(uint8_t *to, const struct pending *document)
+static void put_header(uint8_t *to, const struct pending *document, bool sourced)
 {
 	store_le64(to, document->key.high);
 	store_le64(to + 8, document->key.low);
 	store_le32(to + 16, document->tokens);
 	store_le32(to + 20, document->bytes);
+	if (!sourced)
+		return;
+	store_le32(to + 24, document->place.piece);
+	store_le64(to + 28, document->place.line);
+	store_le64(to + 36, document->place.offset);
 }
 
 /* Of a segment: its headers' hash and its tokens' as one, so that each can be read into its own place. */
@@ -148,7 +160,8 @@ static uint64_t hash_segment(const void *headers, size_t header_bytes, const voi
 static enum status write_segment(
 	struct spill_writer *writer, size_t first, size_t last, struct segment *segment)
 {
-	size_t item = (size_t)writer->format.item_bytes, headers = (last - first) * HEADER_BYTES, tokens = 0;
+	size_t item = (size_t)writer->format.item_bytes, header = header_bytes(&writer->format);
+	size_t headers = (last - first) * header, tokens = 0;
 	for (size_t i = first; i < last; i++)
 		tokens += writer->documents[writer->order[i]].tokens;
 	size_t bytes = headers + tokens * item;
@@ -156,7 +169,7 @@ static enum status write_segment(
 	uint8_t *to = writer->gathered + headers;
 	for (size_t i = first; i < last; i++) {
 		const struct pending *document = &writer->documents[writer->order[i]];
-		put_header(writer->gathered + (i - first) * HEADER_BYTES, document);
+		put_header(writer->gathered + (i - first) * header, document, writer->format.sources);
 		memcpy(to, writer->tokens + document->first * item, document->tokens * item);
 		to += document->tokens * item;
 	}
@@ -189,8 +202,8 @@ static enum status flush_run(struct spill_writer *writer)
 	return STATUS_OK;
 }
 
-enum status spill_writer_add(
-	struct spill_writer *writer, struct hash128 key, size_t bytes, const uint32_t *ids, size_t count)
+enum status spill_writer_add(struct spill_writer *writer, struct hash128 key, size_t bytes,
+	const uint32_t *ids, size_t count, const struct spill_place *place)
 {
 	size_t item = (size_t)writer->format.item_bytes;
 	uint64_t held = writer->token_count * item + writer->document_count * sizeof *writer->documents;
@@ -204,7 +217,8 @@ enum status spill_writer_add(
 	writer->documents[writer->document_count++] = (struct pending){.key = key,
 		.first = writer->token_count,
 		.tokens = (uint32_t)count,
-		.bytes = (uint32_t)bytes};
+		.bytes = (uint32_t)bytes,
+		.place = *place};
 	if (item == 2) {
 		uint16_t *to = (uint16_t *)writer->tokens + writer->token_count;
 		for (size_t i = 0; i < count; i++)
@@ -234,7 +248,7 @@ static enum status flush_rejects(struct spill_writer *writer)
 }
 
 enum status spill_writer_reject(
-	struct spill_writer *writer, uint32_t piece, uint64_t line, uint64_t offset, const char *reason)
+	struct spill_writer *writer, const struct spill_place *place, const char *reason)
 {
 	size_t length = strlen(reason), bytes = REJECT_BYTES + length;
 	if (writer->reject_bytes + bytes > REJECT_BLOCK)
@@ -242,10 +256,10 @@ enum status spill_writer_reject(
 	TRY(memory_grow((void **)&writer->rejects, &writer->reject_capacity, writer->reject_bytes + bytes, 1,
 		"a list of rejects"));
 	uint8_t *to = writer->rejects + writer->reject_bytes;
-	store_le32(to, piece);
+	store_le32(to, place->piece);
 	store_le32(to + 4, (uint32_t)length);
-	store_le64(to + 8, line);
-	store_le64(to + 16, offset);
+	store_le64(to + 8, place->line);
+	store_le64(to + 16, place->offset);
 	memcpy(to + REJECT_BYTES, reason, length);
 	writer->reject_bytes += bytes;
 	writer->counts.rejected++;
@@ -457,7 +471,7 @@ static enum status inspect(int fd, const struct footer *footer, void *user)
 		struct segment segment = get_segment(footer->segments + i * SEGMENT_BYTES);
 		documents += segment.documents;
 		inspection->bucket_bytes[i / footer->runs] +=
-			segment.documents * HEADER_BYTES +
+			segment.documents * header_bytes(inspection->format) +
 			segment.tokens * (uint64_t)inspection->format->item_bytes;
 	}
 	if (documents != inspection->counts->documents)
@@ -509,10 +523,10 @@ static enum status visit_block(
 		struct spill_reject reject;
 		if (bytes < REJECT_BYTES || load_le32(data + 4) > bytes - REJECT_BYTES)
 			return damaged(path, "has a damaged list of rejects");
-		reject.piece = load_le32(data);
+		reject.place = (struct spill_place){.piece = load_le32(data),
+			.line = load_le64(data + 8),
+			.offset = load_le64(data + 16)};
 		reject.reason_bytes = load_le32(data + 4);
-		reject.line = load_le64(data + 8);
-		reject.offset = load_le64(data + 16);
 		reject.reason = (const char *)data + REJECT_BYTES;
 		TRY(visit->visitor(visit->user, &reject));
 		data += REJECT_BYTES + reject.reason_bytes;
@@ -556,6 +570,8 @@ struct spill_range {
 	uint64_t seen;
 	struct spill_document *documents;
 	size_t capacity, count;
+	struct spill_place *places; /* [count] by a document's number, if the format has sources */
+	size_t place_capacity;
 	uint8_t *tokens;
 	size_t token_capacity, token_count; /* items */
 	uint32_t *table; /* [table_size], a power of two: 1 + index of a document, 0 empty */
@@ -578,6 +594,7 @@ void spill_range_destroy(struct spill_range *range)
 	if (!range)
 		return;
 	free(range->documents);
+	free(range->places);
 	free(range->tokens);
 	free(range->table);
 	free(range->headers);
@@ -610,6 +627,9 @@ static enum status reserve_documents(struct spill_range *range, size_t more)
 		"a range of keys has %zu documents, more than one range can have", wanted);
 	TRY(memory_grow((void **)&range->documents, &range->capacity, wanted, sizeof *range->documents,
 		"a key range"));
+	if (range->format.sources)
+		TRY(memory_grow((void **)&range->places, &range->place_capacity, wanted,
+			sizeof *range->places, "a key range"));
 	while (size < wanted * 2)
 		size *= 2;
 	if (size == range->table_size)
@@ -624,19 +644,29 @@ static enum status reserve_documents(struct spill_range *range, size_t more)
 	return STATUS_OK;
 }
 
+static void take_place(struct spill_range *range, const uint8_t *header, uint32_t unit)
+{
+	range->places[range->count] = (struct spill_place){.unit = unit,
+		.piece = load_le32(header + 24),
+		.line = load_le64(header + 28),
+		.offset = load_le64(header + 36)};
+}
+
 /*
  * Takes the documents of a segment whose headers are at `headers` and whose tokens were read behind the
  * range's: keeps those of the range that are new, closing the gaps that the others leave.
  */
-static bool take_documents(struct spill_range *range, const uint8_t *headers, const struct segment *segment)
+static bool take_documents(
+	struct spill_range *range, const uint8_t *headers, const struct segment *segment, uint32_t unit)
 {
-	size_t item = (size_t)range->format.item_bytes;
+	size_t item = (size_t)range->format.item_bytes, header = header_bytes(&range->format);
 	uint64_t from = range->token_count, end = range->token_count + segment->tokens;
-	for (uint64_t i = 0; i < segment->documents; i++, headers += HEADER_BYTES) {
+	for (uint64_t i = 0; i < segment->documents; i++, headers += header) {
 		struct spill_document document = {.key = {load_le64(headers), load_le64(headers + 8)},
 			.first = range->token_count,
 			.tokens = load_le32(headers + 16),
-			.bytes = load_le32(headers + 20)};
+			.bytes = load_le32(headers + 20),
+			.number = (uint32_t)range->count};
 		if (document.tokens > end - from)
 			return false;
 		uint64_t source = from;
@@ -650,6 +680,8 @@ static bool take_documents(struct spill_range *range, const uint8_t *headers, co
 		if (source != document.first)
 			memmove(range->tokens + document.first * item, range->tokens + source * item,
 				document.tokens * item);
+		if (range->format.sources)
+			take_place(range, headers, unit);
 		range->token_count += document.tokens;
 		range->documents[range->count++] = document;
 		*slot = (uint32_t)range->count;
@@ -657,30 +689,38 @@ static bool take_documents(struct spill_range *range, const uint8_t *headers, co
 	return from == end;
 }
 
+struct spill_file {
+	const char *path;
+	int fd;
+	uint32_t unit;
+	uint64_t limit; /* segments end before */
+};
+
 static enum status load_segment(
-	struct spill_range *range, int fd, const char *path, const struct segment *segment, uint64_t limit)
+	struct spill_range *range, const struct spill_file *file, const struct segment *segment)
 {
-	size_t item = (size_t)range->format.item_bytes, headers = segment->documents * HEADER_BYTES,
-	       tokens = segment->tokens * item;
-	if (segment->offset > limit || segment->bytes > limit - segment->offset ||
-		segment->documents > segment->bytes / HEADER_BYTES ||
-		segment->tokens > segment->bytes / item || headers + tokens != segment->bytes)
+	const char *path = file->path;
+	size_t item = (size_t)range->format.item_bytes, header = header_bytes(&range->format);
+	size_t headers = segment->documents * header, tokens = segment->tokens * item;
+	if (segment->offset > file->limit || segment->bytes > file->limit - segment->offset ||
+		segment->documents > segment->bytes / header || segment->tokens > segment->bytes / item ||
+		headers + tokens != segment->bytes)
 		return damaged(path, "has a damaged index");
 	TRY(memory_grow((void **)&range->headers, &range->header_capacity, headers, 1, "a key range"));
 	TRY(memory_grow((void **)&range->tokens, &range->token_capacity, range->token_count + segment->tokens,
 		item, "a key range"));
 	uint8_t *to = range->tokens + range->token_count * item;
-	TRY(file_read_at(fd, path, range->headers, headers, segment->offset));
-	TRY(file_read_at(fd, path, to, tokens, segment->offset + headers));
+	TRY(file_read_at(file->fd, path, range->headers, headers, segment->offset));
+	TRY(file_read_at(file->fd, path, to, tokens, segment->offset + headers));
 	if (hash_segment(range->headers, headers, to, tokens) != segment->hash)
 		return damaged(path, "has a segment that its hash does not match");
 	TRY(reserve_documents(range, segment->documents));
-	if (!take_documents(range, range->headers, segment))
+	if (!take_documents(range, range->headers, segment, file->unit))
 		return damaged(path, "has a segment that is not as its index says");
 	return STATUS_OK;
 }
 
-static enum status load_file(struct spill_range *range, int fd, const char *path)
+static enum status load_file(struct spill_range *range, int fd, const char *path, uint32_t unit)
 {
 	struct trailer trailer;
 	uint8_t number[8];
@@ -694,21 +734,22 @@ static enum status load_file(struct spill_range *range, int fd, const char *path
 		return damaged(path, "has a damaged index");
 	if (runs == 0)
 		return STATUS_OK;
+	const struct spill_file file = {path, fd, unit, trailer.offset};
 	TRY(memory_grow((void **)&range->entries, &range->entry_capacity, bytes, 1, "a key range"));
 	TRY(file_read_at(fd, path, range->entries, bytes, trailer.offset + COUNTS * 8 + 8 + first * row));
 	for (uint64_t i = 0; i < bytes / SEGMENT_BYTES; i++) {
 		struct segment segment = get_segment(range->entries + i * SEGMENT_BYTES);
 		if (segment.documents)
-			TRY(load_segment(range, fd, path, &segment, trailer.offset));
+			TRY(load_segment(range, &file, &segment));
 	}
 	return STATUS_OK;
 }
 
-enum status spill_range_load(struct spill_range *range, const char *path)
+enum status spill_range_load(struct spill_range *range, const char *path, uint32_t unit)
 {
 	int fd;
 	TRY(file_open_read(path, &fd));
-	enum status status = load_file(range, fd, path);
+	enum status status = load_file(range, fd, path, unit);
 	(void)file_system->close(fd); /* only read: closing it cannot lose anything */
 	return status;
 }
@@ -732,4 +773,11 @@ void spill_range_get(const struct spill_range *range, const struct spill_documen
 	*count = range->count;
 	*tokens = range->tokens;
 	*seen = range->seen;
+}
+
+const struct spill_place *spill_range_place(
+	const struct spill_range *range, const struct spill_document *document)
+{
+	assert(range->format.sources);
+	return &range->places[document->number];
 }

@@ -6,7 +6,8 @@
  * the documents whose key begins with the bits of b. All little-endian:
  *
  *    segment   documents x 24 bytes {u64 key high, u64 key low, u32 tokens, u32 text bytes},
- *              then the documents' tokens back to back, u16 or i32, without EOD
+ *              then the documents' tokens back to back, u16 or i32, without EOD. Where the job keeps
+ *              sources, a document's entry goes on: {u32 piece, u64 line, u64 offset}, 44 bytes in all
  *    rejects   blocks of {u32 piece, u32 reason bytes, u64 line, u64 offset, reason}
  *    footer    u64[16] counts; the number of runs R; segments [bucket][R] {u64 offset, u64 bytes, u64 tokens,
  *              u64 hash, u64 documents}; number of reject blocks and {u64 offset, u64 bytes, u64 XXH3-64} of
@@ -14,7 +15,7 @@
  *    trailer   48 bytes: {u64 footer offset, u64 footer bytes, u64 footer's XXH3-64, 16 bytes job,
  * "FERRYSPL"}
  *
- * A segment's hash is the XXH3-64 of two: of its 24-byte entries, and of its tokens. Nothing is compressed: a
+ * A segment's hash is the XXH3-64 of two: of its entries, and of its tokens. Nothing is compressed: a
  * spill is as large as the corpus it becomes, and compressing it (zstd, fastest level) took longer than
  * tokenizing.
  *
@@ -39,7 +40,15 @@ struct spill_counts {
 struct spill_format {
 	int bucket_bits; /* 0..SPILL_LARGEST_BITS */
 	int item_bytes;  /* 2 or 4 */
+	bool sources;    /* documents keep their place */
 	struct hash128 job;
+};
+
+/* Where a record is: in piece number `piece` of unit number `unit`; its line as counted there from 1 (0: not
+ * in lines), and its offset in the file. */
+struct spill_place {
+	uint32_t unit, piece;
+	uint64_t line, offset;
 };
 
 /* ---- writing; one worker's, for one unit after another ---- */
@@ -53,12 +62,13 @@ enum status spill_writer_create(
 void spill_writer_destroy(struct spill_writer *writer);
 
 enum status spill_writer_begin(struct spill_writer *writer, const char *path) MUST_USE;
-/* A document: `bytes` of text became `ids`; copied. */
+/* A document: `bytes` of text became `ids`; copied. A file does not know its unit's number: place->unit is
+ * not looked at, here and below. */
 enum status spill_writer_add(struct spill_writer *writer, struct hash128 key, size_t bytes,
-	const uint32_t *ids /* [count] */, size_t count) MUST_USE;
-/* A record that is dropped: line (or 0) and offset within piece number `piece` of the unit. Counts it. */
-enum status spill_writer_reject(struct spill_writer *writer, uint32_t piece, uint64_t line, uint64_t offset,
-	const char *reason) MUST_USE;
+	const uint32_t *ids /* [count] */, size_t count, const struct spill_place *place) MUST_USE;
+/* A record that is dropped. Counts it. */
+enum status spill_writer_reject(
+	struct spill_writer *writer, const struct spill_place *place, const char *reason) MUST_USE;
 void spill_writer_count(struct spill_writer *writer, uint64_t empty, uint64_t repaired);
 enum status spill_writer_publish(struct spill_writer *writer, const uint64_t *lines /* [pieces] */,
 	size_t pieces, struct spill_counts *counts) MUST_USE;
@@ -66,13 +76,12 @@ enum status spill_writer_publish(struct spill_writer *writer, const uint64_t *li
 /* ---- reading ---- */
 
 struct spill_reject {
-	uint32_t piece;
-	uint64_t line, offset;
+	struct spill_place place;
 	const char *reason; /* [reason_bytes] */
 	size_t reason_bytes;
 };
 
-/* Checks a file's footer, adds the stored size of each bucket's documents (24 bytes and the tokens) to
+/* Checks a file's footer, adds the stored size of each bucket's documents (entries and tokens) to
  * bucket_bytes. STATUS_CORRUPT if it is damaged or not this job's. */
 enum status spill_inspect(const char *path, const struct spill_format *format, struct spill_counts *counts,
 	uint64_t *bucket_bytes /* [1 << bucket_bits] */) MUST_USE;
@@ -89,6 +98,7 @@ struct spill_document {
 	struct hash128 key;
 	uint64_t first; /* of its tokens, in items */
 	uint32_t tokens, bytes;
+	uint32_t number; /* for spill_range_place */
 };
 struct spill_range;
 
@@ -96,10 +106,14 @@ enum status spill_range_create(const struct spill_format *format, struct spill_r
 void spill_range_destroy(struct spill_range *range); /* NULL is fine */
 /* Empties it and sets its keys: those whose upper 64 bits are in [first, last]. */
 void spill_range_begin(struct spill_range *range, uint64_t first, uint64_t last);
-enum status spill_range_load(struct spill_range *range, const char *path) MUST_USE;
+/* The file of unit `unit`. Of documents with one key the first that is read is kept. */
+enum status spill_range_load(struct spill_range *range, const char *path, uint32_t unit) MUST_USE;
 void spill_range_sort(struct spill_range *range); /* after the last file */
 /* Both arrays belong to the range until its next use; *seen counts documents read, duplicates included. */
 void spill_range_get(const struct spill_range *range, const struct spill_document **documents, size_t *count,
 	const void **tokens, uint64_t *seen);
+/* Where a document of those came from; only of a format with sources. */
+const struct spill_place *spill_range_place(
+	const struct spill_range *range, const struct spill_document *document);
 
 #endif

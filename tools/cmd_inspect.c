@@ -4,6 +4,7 @@
 #include "common/json.h"
 #include "common/memory.h"
 #include "data/corpus.h"
+#include "data/sources.h"
 #include "data/split.h"
 #include "tokenizer/tokenizer.h"
 #include "tools/command.h"
@@ -20,7 +21,7 @@ enum { BINS = 32, BAR = 40, LENGTHS_AT_ONCE = 1 << 16 };
 struct settings {
 	const char *directory, *split;
 	uint64_t document, seq_length;
-	bool one_document, ids, json;
+	bool one_document, ids, source, json;
 };
 
 struct lengths {
@@ -46,10 +47,26 @@ static enum status print_text(const struct corpus *corpus, const int32_t *ids, u
 	return status;
 }
 
+static enum status print_source(const struct corpus *corpus, uint64_t document)
+{
+	struct sources *sources;
+	struct source source;
+	TRY(sources_open(corpus, &sources));
+	enum status status = sources_get(sources, document, &source);
+	if (status == STATUS_OK && source.line)
+		printf("%s: line %" PRIu64 " (byte %" PRIu64 ")\n", source.path, source.line, source.byte);
+	else if (status == STATUS_OK)
+		printf("%s: byte %" PRIu64 "\n", source.path, source.byte);
+	sources_close(sources);
+	return status;
+}
+
 static enum status print_document(struct corpus *corpus, const struct settings *settings)
 {
 	uint64_t first, count;
 	int32_t *ids;
+	if (settings->source)
+		return print_source(corpus, settings->document);
 	TRY(corpus_document(corpus, settings->document, &first, &count));
 	TRY(memory_alloc((void **)&ids, (size_t)count, sizeof *ids, "a document"));
 	enum status status = corpus_read(corpus, first, count, ids);
@@ -274,6 +291,8 @@ static enum status run(int argc, char **argv)
 			.default_text = ""},
 		{OPTION_FLAG(
 			"--ids", &settings.ids, "with --document: its token ids, end of document included")},
+		{OPTION_FLAG("--source", &settings.source,
+			"with --document: the file and line that it came from (of a corpus with --sources)")},
 		{OPTION_FLAG("--json", &settings.json, "print one JSON object")},
 	};
 	struct options options = OPTIONS(table, "inspect", "what a corpus holds");
@@ -281,7 +300,9 @@ static enum status run(int argc, char **argv)
 	if (options.help)
 		return STATUS_OK;
 	settings.one_document = options_given(&options, "--document");
-	FAIL_IF(settings.ids && !settings.one_document, STATUS_USAGE, "--ids needs --document beside it");
+	FAIL_IF((settings.ids || settings.source) && !settings.one_document, STATUS_USAGE,
+		"%s needs --document beside it", settings.ids ? "--ids" : "--source");
+	FAIL_IF(settings.ids && settings.source, STATUS_USAGE, "--ids and --source: one at a time");
 	FAIL_IF(settings.json && settings.one_document, STATUS_USAGE,
 		"--json and --document do not go together: a document is printed as it is");
 	TRY(split_parse(settings.split, &shares));

@@ -36,6 +36,8 @@ static enum status merge(struct corpus_merge_config *config)
 		human_grouped(result.documents).text, result.shards, result.shards == 1 ? "" : "s");
 	printf("tokens      %s\n", human_grouped(result.tokens).text);
 	printf("dropped     %s duplicates of one another\n", human_grouped(result.duplicates).text);
+	if (result.without_sources)
+		printf("sources     dropped: %s has none\n", result.without_sources);
 	printf("time        %s\n", human_seconds(seconds).text);
 	return STATUS_OK;
 }

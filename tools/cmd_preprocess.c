@@ -170,6 +170,9 @@ static enum status run(int argc, char **argv)
 			"longer documents are rejected")},
 		{OPTION_U64("--min-tokens", &config.min_tokens, 0, UINT32_MAX, "N",
 			"shorter documents are rejected")},
+		{OPTION_FLAG("--sources", &config.sources,
+			"keep each document's file and line (NNNNN.src); ferry inspect --document N --source "
+			"tells")},
 		{OPTION_FLAG("--strict", &config.strict, "invalid UTF-8 is an error, not repaired")},
 		{OPTION_CHOICE("--on-bad-line", &settings.on_bad_line, "skip|fail",
 			"list bad lines in DIR/rejects.jsonl, or stop at the first")},

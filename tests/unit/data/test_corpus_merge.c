@@ -28,6 +28,7 @@ enum { PARTS = 3 };
 
 static char root[64];
 static struct tokenizer *tokenizer;
+static bool sources; /* preprocess keeps them */
 
 /* The path of a name; kept for good, one of each. */
 static const char *in_root(const char *name)
@@ -108,6 +109,7 @@ static void preprocess(const char *const *inputs, size_t count, const char *outp
 		.workers = 2,
 		.memory = 16 << 20,
 		.max_bytes = 1 << 20,
+		.sources = sources,
 		.shard_bytes = shard_bytes,
 	};
 	struct preprocess_result result;
@@ -203,6 +205,7 @@ static void equal_to_preprocessing_all(void **state)
 	static const uint64_t sizes[] = {0, 20000, 2000};
 	for (uint32_t seed = 1; seed <= 3; seed++) {
 		uint64_t shard_bytes = sizes[seed % 3];
+		sources = seed > 1;
 		make_inputs(seed * 100, seed == 1 ? 1 : 50, seed == 3 ? 100000 : 500);
 		make_corpora(shard_bytes);
 		struct corpus_merge_config config = basic(shard_bytes);
@@ -218,6 +221,8 @@ static void equal_to_preprocessing_all(void **state)
 		assert_int_equal(result.tokens, info->tokens);
 		assert_int_equal(result.bytes, info->bytes);
 		assert_int_equal(result.shards, info->shard_count);
+		assert_null(result.without_sources);
+		assert_int_equal(info->sources, sources);
 		assert_true(shard_bytes == 0 || seed == 1 || info->shard_count > 1);
 		if (corpus_verify(corpus, 1, NULL, NULL) != STATUS_OK)
 			fail_msg("%s", error_message());
@@ -242,6 +247,25 @@ static void equal_to_preprocessing_all(void **state)
 		remove_merged();
 		assert_int_equal(directory_remove(in_root("step")), STATUS_OK);
 	}
+	sources = false;
+}
+
+/* One input that does not tell, and the output does not either. */
+static void sources_are_dropped_if_one_has_none(void **state)
+{
+	(void)state;
+	make_inputs(5, 20, 200);
+	make_corpora(0);
+	sources = true;
+	const char *part = in_root("part1");
+	assert_int_equal(directory_remove(corpora[1]), STATUS_OK);
+	preprocess(&part, 1, corpora[1], 0);
+	sources = false;
+	struct corpus_merge_config config = basic(0);
+	struct corpus_merge_result result = merge(&config);
+	assert_ptr_equal(result.without_sources, corpora[0]);
+	expect_same(in_root("whole"), config.output);
+	remove_merged();
 }
 
 /* The oracle knows nothing of this program but the hash. */
@@ -514,6 +538,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(equal_to_preprocessing_all),
+		cmocka_unit_test(sources_are_dropped_if_one_has_none),
 		cmocka_unit_test(twins_stand_in_order_of_the_whole_key),
 		cmocka_unit_test(other_tokenizers_are_refused),
 		cmocka_unit_test(wrong_directories_are_refused),

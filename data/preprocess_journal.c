@@ -1,0 +1,172 @@
+/* What a run writes down about itself, so that the same command can go on with it. */
+#include "data/preprocess_journal.h"
+
+#include "common/file.h"
+#include "common/memory.h"
+
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define LARGEST_INPUT_LIST (UINT64_C(1) << 36)
+
+/* One record an input: "bytes time path", each ended by a NUL, so that any path is fine. */
+static enum status describe_inputs(const struct preprocess_job *job, char **text, size_t *bytes)
+{
+	size_t capacity = 0;
+	*text = NULL;
+	*bytes = 0;
+	for (size_t i = 0; i < job->inputs.count; i++) {
+		const struct input_file *file = &job->inputs.files[i];
+		size_t room = strlen(file->path) + 64;
+		TRY(memory_grow((void **)text, &capacity, *bytes + room, 1, "the list of inputs"));
+		*bytes += (size_t)snprintf(*text + *bytes, room, "%" PRIu64 " %" PRIu64 " %s", file->bytes,
+				  file->modified, file->path) +
+			  1;
+	}
+	return STATUS_OK;
+}
+
+static cJSON *describe_job(const struct preprocess_job *job, struct hash128 inputs)
+{
+	const struct preprocess_config *config = job->config;
+	cJSON *json = cJSON_CreateObject();
+	const char *separator = config->document_separator;
+	bool good =
+		json && cJSON_AddStringToObject(json, "format", "ferry-preprocess") &&
+		json_add_u64(json, "version", 2) &&
+		cJSON_AddStringToObject(json, "input", token_format_name(config->token_format)) &&
+		json_add_hash128(json, "tokenizer", tokenizer_hash(config->tokenizer)) &&
+		cJSON_AddStringToObject(json, "text key", config->text_key) &&
+		(separator ? cJSON_AddStringToObject(json, "document separator", separator)
+			   : cJSON_AddNullToObject(json, "document separator")) &&
+		json_add_u64(json, "longest document", config->max_bytes) &&
+		json_add_u64(json, "least tokens", config->min_tokens) &&
+		cJSON_AddBoolToObject(json, "strict", config->strict) &&
+		cJSON_AddStringToObject(json, "on bad line", config->fail_on_bad_line ? "fail" : "skip") &&
+		json_add_hash128(json, "inputs", inputs) &&
+		json_add_u64(json, "unit bytes", job->unit_bytes) &&
+		json_add_u64(json, "shard bytes", job->shard_bytes) &&
+		json_add_u64(json, "bucket bits", (uint64_t)job->format.bucket_bits) &&
+		(!config->sources || cJSON_AddTrueToObject(json, "sources"));
+	if (good)
+		return json;
+	cJSON_Delete(json);
+	return NULL;
+}
+
+void journal_free(struct journal *journal)
+{
+	free(journal->inputs_path);
+	free(journal->job_path);
+	free(journal->inputs);
+	cJSON_Delete(journal->job);
+}
+
+enum status journal_make(struct preprocess_job *job, struct journal *journal)
+{
+	TRY(path_join(&journal->inputs_path, job->work, "inputs"));
+	TRY(path_join(&journal->job_path, job->work, "job.json"));
+	TRY(describe_inputs(job, &journal->inputs, &journal->inputs_bytes));
+	journal->job = describe_job(job, hash128(journal->inputs, journal->inputs_bytes));
+	char *text = journal->job ? cJSON_PrintUnformatted(journal->job) : NULL;
+	FAIL_IF(!text, STATUS_MEMORY, "no memory to describe the job");
+	job->format.job = hash128(text, strlen(text));
+	cJSON_free(text);
+	return STATUS_OK;
+}
+
+enum status journal_publish(const struct journal *journal)
+{
+	TRY(file_publish(journal->inputs_path, journal->inputs, journal->inputs_bytes));
+	return json_publish(journal->job_path, journal->job);
+}
+
+/* The path in a record of describe_inputs. */
+static const char *record_path(const char *record)
+{
+	for (int spaces = 0; spaces < 2; record++)
+		spaces += *record == ' ';
+	return record;
+}
+
+/* Names the first input that differs. `old` is a journal's. */
+static enum status name_changed_input(
+	const struct preprocess_job *job, const char *old, size_t old_bytes, const struct journal *journal)
+{
+	const char *a = old, *b = journal->inputs;
+	const char *a_end = old + old_bytes, *b_end = b + journal->inputs_bytes;
+	while (a < a_end && b < b_end && strcmp(a, b) == 0) {
+		a += strlen(a) + 1;
+		b += strlen(b) + 1;
+	}
+	const char *what = "has changed since";
+	const char *path = b < b_end ? record_path(b) : "";
+	const char *old_path = a < a_end ? record_path(a) : NULL;
+	int order = b == b_end ? 1 : !old_path ? -1 : strcmp(path, old_path);
+	if (order < 0)
+		what = "was not among its inputs";
+	if (order > 0) {
+		path = old_path;
+		what = "was among its inputs and is not now";
+	}
+	return error_set(STATUS_MISMATCH,
+		"%s: holds an unfinished run: %s %s; use that run's inputs to finish it, or --overwrite (or "
+		"delete %s) to begin anew",
+		job->work, path, what, job->work);
+}
+
+/* The inputs differ, as their hash says: an error that names the first. */
+static enum status refuse_inputs(const struct preprocess_job *job, const struct journal *journal)
+{
+	char *old;
+	size_t bytes;
+	TRY(file_read_all(journal->inputs_path, LARGEST_INPUT_LIST, &old, &bytes));
+	enum status status = name_changed_input(job, old, bytes, journal);
+	free(old);
+	return status;
+}
+
+static void print_value(const cJSON *value, char text[64])
+{
+	snprintf(text, 64, "nothing");
+	if (value && !cJSON_PrintPreallocated((cJSON *)(uintptr_t)value, text, 64, false))
+		snprintf(text, 64, "another");
+}
+
+/* STATUS_MISMATCH naming the first option or input that differs. job.json alone decides: its hash of the
+ * inputs still tells when the list of them has been removed already (remove_work). */
+static enum status compare_options(
+	const struct preprocess_job *job, const struct journal *journal, cJSON *old)
+{
+	const cJSON *now;
+	cJSON_ArrayForEach (now, journal->job) {
+		const cJSON *then = cJSON_GetObjectItemCaseSensitive(old, now->string);
+		char now_text[64], then_text[64];
+		if (cJSON_Compare(now, then, true))
+			continue;
+		if (strcmp(now->string, "inputs") == 0)
+			return refuse_inputs(job, journal);
+		print_value(now, now_text);
+		print_value(then, then_text);
+		return error_set(STATUS_MISMATCH,
+			"%s: holds an unfinished run whose %s is %s, not %s; give the same options to finish "
+			"it, or "
+			"--overwrite (or delete %s) to begin anew",
+			job->work, now->string, then_text, now_text, job->work);
+	}
+	return STATUS_OK;
+}
+
+/* STATUS_OK: the journal on disk is this job's. STATUS_MISMATCH: it is another's. */
+enum status journal_compare(const struct preprocess_job *job, const struct journal *journal, const char *path)
+{
+	cJSON *old;
+	enum status status = json_read_file(path, &old);
+	if (status != STATUS_OK)
+		return error_context(status, "an unfinished run cannot go on (--overwrite begins anew)");
+	status = compare_options(job, journal, old);
+	cJSON_Delete(old);
+	return status;
+}
