@@ -29,6 +29,8 @@ struct model {
 	float *mean, *rstd;    /* [R] ln_f */
 	void *arena;
 	uint64_t arena_bytes;
+	model_layer_needed *needed; /* or NULL */
+	void *needed_user;
 };
 
 /* One call's view: shapes and whether dropout is on. */
@@ -176,6 +178,12 @@ const struct parameter_table *model_parameters(const struct model *model)
 	return &model->table;
 }
 
+void model_set_gate(struct model *m, model_layer_needed *needed, void *user)
+{
+	m->needed = needed;
+	m->needed_user = user;
+}
+
 /* ---- addresses ---- */
 
 static const void *weight_at(const struct pass *p, int index)
@@ -261,27 +269,36 @@ static void layer_forward(const struct pass *p, int l, const struct layer_kept *
 			weight(p, l, FC_PROJ_BIAS), p->R, 4 * C, C);
 }
 
+static enum status gate(const struct model *m, int layer)
+{
+	return m->needed ? m->needed(m->needed_user, layer) : STATUS_OK;
+}
+
 /* All layers and ln_f: its output is left in plane 0 of wide_a, its input in plane 1. */
-static void forward(const struct pass *p)
+static enum status forward(const struct pass *p)
 {
 	struct model *m = p->m;
 	struct kernels *k = m->k;
 	int C = m->config.hidden, L = m->config.layers;
 	struct dropout embedding = dropout_of(p, 0, DROPOUT_EMBEDDING);
+	TRY(gate(m, -1));
 	k->embedding_forward(k, NULL, m->layers[0].x1, p->batch->inputs, p->batch->positions,
 		weight_at(p, PARAMETER_WTE), weight_at(p, PARAMETER_WPE), p->B, p->T, C, &embedding);
 	const void *in = m->layers[0].x1, *branch = NULL;
 	for (int l = 0; l < L; l++) {
 		const struct layer_kept *kept = &m->layers[p->training ? l : 0];
+		TRY(gate(m, l));
 		layer_forward(p, l, kept, in, branch, true);
 		in = kept->x2;
 		branch = plane(p, m->wide_b, 1);
 	}
 	struct dropout last = dropout_of(p, L - 1, DROPOUT_MLP_OUTPUT);
 	int f = final_layernorm(p);
+	TRY(gate(m, L));
 	k->layernorm_forward(k, NULL, plane(p, m->wide_a, 0), plane(p, m->wide_a, 1), m->mean, m->rstd, in,
 		branch, weight_at(p, f), weight_at(p, f + 1), p->B, p->T, C, m->config.layernorm_epsilon,
 		&last);
+	return STATUS_OK;
 }
 
 /* ---- backward ---- */
@@ -385,7 +402,7 @@ enum status model_evaluate(
 	struct model *m, const void *weights, const struct model_batch *batch, float *losses)
 {
 	struct pass p = begin(m, weights, batch);
-	forward(&p);
+	TRY(forward(&p));
 	const struct model_config *c = &m->config;
 	m->k->classifier(m->k, NULL, losses, NULL, NULL, plane(&p, m->wide_a, 0),
 		weight_at(&p, PARAMETER_WTE), batch->targets, p.R, c->hidden, c->vocabulary,
@@ -402,7 +419,7 @@ enum status model_train(struct model *m, const void *weights, void *gradients,
 	struct pass p = begin(m, weights, batch);
 	p.gradients = gradients;
 	p.training = true;
-	forward(&p);
+	TRY(forward(&p));
 	head_backward(&p, scale, accumulate, losses);
 	if (done)
 		TRY(done(user, c->layers));
@@ -430,7 +447,7 @@ enum status model_logits(
 	struct model *m, const void *weights, const struct model_batch *batch, bool all, float *logits)
 {
 	struct pass p = begin(m, weights, batch);
-	forward(&p);
+	TRY(forward(&p));
 	const struct model_config *c = &m->config;
 	size_t row = (size_t)c->hidden * dtype_bytes(m->k->act);
 	char *x = m->wide_a;

@@ -43,11 +43,18 @@ struct model_batch {
 
 struct model;
 
+/*
+ * Told before a layer's weights are first read by each call below: -1 (embeddings; the head's too), 0 .. L-1,
+ * L (ln_f). It may queue work on the model's stream, and wait for what brings the weights (offload.h).
+ */
+typedef enum status model_layer_needed(void *user, int layer);
+
 /* Takes all the memory that the model will need. */
 enum status model_open(const struct model_config *config, const struct model_options *options,
 	struct kernels *kernels, struct model **out) MUST_USE;
 void model_close(struct model *model);
 const struct parameter_table *model_parameters(const struct model *model);
+void model_set_gate(struct model *model, model_layer_needed *needed /* or NULL */, void *user);
 /* Bytes of activations and scratch that model_open takes for these (the kernels' own scratch not counted). */
 uint64_t model_activation_bytes(
 	const struct model_config *config, const struct model_options *options, enum dtype act);

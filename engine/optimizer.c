@@ -5,19 +5,13 @@
 #include <math.h>
 #include <stdlib.h>
 
-/* Neighbours of one group, gaps behind them included. */
-struct segment {
-	uint64_t offset, elements;
-	int group;
-};
-
 struct optimizer {
 	struct optimizer_config config;
 	struct kernels *kernels;
-	uint64_t elements;
+	uint64_t elements, updated; /* of all gradients; of those that are updated here */
 	float *exp_avg, *exp_avg_sq;
 	struct gradient_stats *stats, *host_stats; /* in the kernels' memory; on the host */
-	struct segment *segments;
+	struct optimizer_segment *segments;
 	int segment_count;
 };
 
@@ -36,18 +30,31 @@ enum status optimizer_config_check(const struct optimizer_config *c)
 	return STATUS_OK;
 }
 
-static void cut_segments(struct optimizer *o, const struct parameter_table *table)
+int optimizer_cut(const struct parameter_table *table, struct optimizer_segment *out)
 {
+	int count = 0;
 	for (int i = 0; i < table->count; i++) {
 		const struct parameter *p = &table->items[i];
 		uint64_t end = i + 1 < table->count ? table->items[i + 1].offset : table->elements;
-		struct segment *last = o->segment_count ? &o->segments[o->segment_count - 1] : NULL;
+		struct optimizer_segment *last = count ? &out[count - 1] : NULL;
 		if (last && last->group == p->group)
 			last->elements = end - last->offset;
 		else
-			o->segments[o->segment_count++] =
-				(struct segment){p->offset, end - p->offset, p->group};
+			out[count++] = (struct optimizer_segment){p->offset, end - p->offset, p->group};
 	}
+	return count;
+}
+
+struct adamw optimizer_adamw(
+	const struct optimizer_config *config, double learning_rate, uint64_t step, double multiplier)
+{
+	struct adamw args = {.learning_rate = (float)learning_rate,
+		.beta1 = (float)config->beta1,
+		.beta2 = (float)config->beta2,
+		.epsilon = (float)config->epsilon,
+		.step = step,
+		.gradient_multiplier = (float)multiplier};
+	return args;
 }
 
 static enum status allocate(struct optimizer *o, const struct parameter_table *table)
@@ -55,15 +62,23 @@ static enum status allocate(struct optimizer *o, const struct parameter_table *t
 	struct kernels *k = o->kernels;
 	TRY(memory_alloc(
 		(void **)&o->segments, (size_t)table->count, sizeof *o->segments, "the optimizer's plan"));
-	cut_segments(o, table);
-	TRY(k->memory_alloc(k, (void **)&o->exp_avg, o->elements * 4, "Adam's first moments"));
-	TRY(k->memory_alloc(k, (void **)&o->exp_avg_sq, o->elements * 4, "Adam's second moments"));
+	o->segment_count = optimizer_cut(table, o->segments);
+	if (o->updated) {
+		TRY(k->memory_alloc(k, (void **)&o->exp_avg, o->updated * 4, "Adam's first moments"));
+		TRY(k->memory_alloc(k, (void **)&o->exp_avg_sq, o->updated * 4, "Adam's second moments"));
+	}
 	TRY(k->memory_alloc(k, (void **)&o->stats, sizeof *o->stats, "the gradients' norm"));
 	return k->host_alloc(k, (void **)&o->host_stats, sizeof *o->host_stats, "the gradients' norm");
 }
 
 enum status optimizer_open(const struct optimizer_config *config, const struct parameter_table *table,
 	struct kernels *kernels, struct optimizer **out)
+{
+	return optimizer_open_part(config, table, table->elements, kernels, out);
+}
+
+enum status optimizer_open_part(const struct optimizer_config *config, const struct parameter_table *table,
+	uint64_t elements, struct kernels *kernels, struct optimizer **out)
 {
 	struct optimizer *o;
 	*out = NULL;
@@ -72,6 +87,7 @@ enum status optimizer_open(const struct optimizer_config *config, const struct p
 	o->config = *config;
 	o->kernels = kernels;
 	o->elements = table->elements;
+	o->updated = elements;
 	enum status status = allocate(o, table);
 	if (status != STATUS_OK) {
 		optimizer_close(o);
@@ -87,9 +103,9 @@ void optimizer_close(struct optimizer *o)
 		return;
 	struct kernels *k = o->kernels;
 	if (o->exp_avg)
-		k->memory_free(k, o->exp_avg, o->elements * 4);
+		k->memory_free(k, o->exp_avg, o->updated * 4);
 	if (o->exp_avg_sq)
-		k->memory_free(k, o->exp_avg_sq, o->elements * 4);
+		k->memory_free(k, o->exp_avg_sq, o->updated * 4);
 	if (o->stats)
 		k->memory_free(k, o->stats, sizeof *o->stats);
 	if (o->host_stats)
@@ -132,19 +148,15 @@ void optimizer_update(struct optimizer *o, float *weights, void *work, const voi
 	double learning_rate, uint64_t step, double multiplier)
 {
 	struct kernels *k = o->kernels;
-	struct adamw args = {.learning_rate = (float)learning_rate,
-		.beta1 = (float)o->config.beta1,
-		.beta2 = (float)o->config.beta2,
-		.epsilon = (float)o->config.epsilon,
-		.step = step,
-		.gradient_multiplier = (float)multiplier};
+	struct adamw args = optimizer_adamw(&o->config, learning_rate, step, multiplier);
 	size_t act = dtype_bytes(k->act), grad = dtype_bytes(k->grad);
-	for (int i = 0; i < o->segment_count; i++) {
-		const struct segment *s = &o->segments[i];
+	for (int i = 0; i < o->segment_count && o->segments[i].offset < o->updated; i++) {
+		const struct optimizer_segment *s = &o->segments[i];
+		uint64_t left = o->updated - s->offset;
 		float *p = weights + s->offset, *m = o->exp_avg + s->offset, *v = o->exp_avg_sq + s->offset;
 		args.weight_decay = s->group == 0 ? (float)o->config.weight_decay : 0;
 		k->adamw(k, NULL, &args, p, m, v, work ? (char *)work + s->offset * act : NULL, p, m, v,
-			(const char *)gradients + s->offset * grad, s->elements);
+			(const char *)gradients + s->offset * grad, s->elements < left ? s->elements : left);
 	}
 	k->weights_changed(k);
 }

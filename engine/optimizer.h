@@ -38,9 +38,13 @@ enum status optimizer_config_check(const struct optimizer_config *config) MUST_U
 /* The table and the kernels must outlive it. Moments are 0. */
 enum status optimizer_open(const struct optimizer_config *config, const struct parameter_table *table,
 	struct kernels *kernels, struct optimizer **out) MUST_USE;
+/* It measures all gradients, but has moments for and updates the first `elements` alone (offload.h has the
+ * rest); 0: none. */
+enum status optimizer_open_part(const struct optimizer_config *config, const struct parameter_table *table,
+	uint64_t elements, struct kernels *kernels, struct optimizer **out) MUST_USE;
 void optimizer_close(struct optimizer *optimizer);
 
-/* [table->elements], f32, in the kernels' memory; for checkpoints. */
+/* [elements], f32, in the kernels' memory; for checkpoints. */
 float *optimizer_exp_avg(struct optimizer *optimizer);
 float *optimizer_exp_avg_sq(struct optimizer *optimizer);
 
@@ -50,5 +54,19 @@ double optimizer_clip(const struct optimizer *optimizer, double norm);
 /* `work` (act, [elements]) is NULL where act is f32. `step` is 1 for the first update. */
 void optimizer_update(struct optimizer *optimizer, float *weights, void *work, const void *gradients,
 	double learning_rate, uint64_t step, double multiplier);
+
+/* ---- what every implementation of the update has in common ---- */
+
+/* Neighbours of one group, gaps behind them included. */
+struct optimizer_segment {
+	uint64_t offset, elements;
+	int group;
+};
+
+/* All of the table, in order; returns how many. */
+int optimizer_cut(const struct parameter_table *table, struct optimizer_segment *out /* [table->count] */);
+/* optimizer_update's arguments as the kernels want them; weight_decay is the segment's: left 0. */
+struct adamw optimizer_adamw(
+	const struct optimizer_config *config, double learning_rate, uint64_t step, double multiplier);
 
 #endif

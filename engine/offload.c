@@ -1,0 +1,609 @@
+#include "engine/offload_parts.h"
+
+#include "common/memory.h"
+
+#include <assert.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { GAPS = 64 }; /* runs of looked-up rows in a bucket: shorter gaps between them are copied too */
+
+/* ---- the plan: where buckets begin and which have a shadow ---- */
+
+static uint64_t bucket_limit(const struct offload_config *c)
+{
+	uint64_t wanted = c->bucket_elements ? c->bucket_elements : OFFLOAD_BUCKET;
+	return (wanted + OFFLOAD_ALIGNED - 1) / OFFLOAD_ALIGNED * OFFLOAD_ALIGNED;
+}
+
+static uint64_t slot_total(const struct offload_config *c, enum dtype act, enum dtype grad)
+{
+	uint64_t bytes = bucket_limit(c) * (dtype_bytes(act) + dtype_bytes(grad));
+	uint64_t slots = c->pinned ? c->pinned / bytes : OFFLOAD_SLOTS;
+	return slots < 2 ? 2 : slots;
+}
+
+/* Buckets of equal size for [from, to), none if it is empty; `out` NULL: only counted. */
+static int cut_range(
+	const struct offload_config *c, uint64_t from, uint64_t to, int layer, struct offload_bucket *out)
+{
+	if (from >= to)
+		return 0;
+	uint64_t pieces = (to - from + bucket_limit(c) - 1) / bucket_limit(c);
+	uint64_t size =
+		((to - from + pieces - 1) / pieces + OFFLOAD_ALIGNED - 1) / OFFLOAD_ALIGNED * OFFLOAD_ALIGNED;
+	int count = 0;
+	for (uint64_t at = from; at < to; at += size, count++)
+		if (out)
+			out[count] = (struct offload_bucket){
+				.whole = {at, to - at < size ? to - at : size}, .layer = layer};
+	return count;
+}
+
+/* Runs of one layer's parameters; the two embeddings are apart, for their gradients are final apart. */
+static int cut_buckets(const struct offload_config *c, const struct parameter_table *table, uint64_t first,
+	struct offload_bucket *out)
+{
+	int count = 0;
+	for (int i = 0; i < table->count;) {
+		int end = i + 1, layer = table->items[i].layer;
+		while (end < table->count && end > PARAMETER_LAYERS && table->items[end].layer == layer)
+			end++;
+		uint64_t from = table->items[i].offset;
+		uint64_t to = end < table->count ? table->items[end].offset : table->elements;
+		int some = cut_range(c, from > first ? from : first, to, layer, out ? out + count : NULL);
+		for (int b = 0; out && b < some; b++)
+			out[count + b].wte = i == PARAMETER_WTE;
+		count += some;
+		i = end;
+	}
+	return count;
+}
+
+/* In the order in which gradients become final, while memory lasts: ln_f, wte, the layers from the last.
+ * (wpe's are final with the step.) Calls `take` for each; returns the elements. */
+static uint64_t choose_shadows(const struct offload_config *c, struct offload_bucket *buckets, int count,
+	int layers, void (*take)(void *context, struct offload_bucket *bucket, uint64_t at), void *context)
+{
+	uint64_t room = c->delayed ? 0 : c->speculation / (4 * OFFLOAD_STATES), taken = 0;
+	for (int rank = 0; rank <= layers + 1; rank++)
+		for (int i = 0; i < count; i++) {
+			struct offload_bucket *b = &buckets[i];
+			bool now = rank == 0   ? b->layer == layers
+				   : rank == 1 ? b->wte
+					       : b->layer == layers + 1 - rank;
+			if (!now || taken + b->whole.elements > room)
+				continue;
+			if (take)
+				take(context, b, taken);
+			taken += b->whole.elements;
+		}
+	return taken;
+}
+
+static int layers_of(const struct parameter_table *table)
+{
+	return table->items[table->count - 1].layer;
+}
+
+void offload_measure(const struct offload_config *config, const struct parameter_table *table, uint64_t first,
+	enum dtype act, enum dtype grad, struct offload_memory *out)
+{
+	uint64_t own = table->elements - first, shadows = 0;
+	int count = cut_buckets(config, table, first, NULL);
+	struct offload_bucket *buckets = calloc((size_t)count + 1, sizeof *buckets);
+	if (buckets) {
+		cut_buckets(config, table, first, buckets);
+		shadows = choose_shadows(config, buckets, count, layers_of(table), NULL, NULL);
+	}
+	free(buckets);
+	out->host = 4 * OFFLOAD_STATES * (own + shadows);
+	out->pinned =
+		slot_total(config, act, grad) * bucket_limit(config) * (dtype_bytes(act) + dtype_bytes(grad));
+	out->device = (config->delayed ? own : shadows) * dtype_bytes(act);
+}
+
+/* ---- opening ---- */
+
+static enum status open_plan(struct offload *o)
+{
+	TRY(memory_alloc(
+		(void **)&o->segments, (size_t)o->table->count, sizeof *o->segments, "the optimizer's plan"));
+	o->segment_count = optimizer_cut(o->table, o->segments);
+	o->layers = layers_of(o->table);
+	int count = cut_buckets(&o->config, o->table, o->first, NULL);
+	TRY(memory_alloc((void **)&o->buckets, (size_t)count + 1, sizeof *o->buckets, "the buckets"));
+	cut_buckets(&o->config, o->table, o->first, o->buckets);
+	o->bucket_count = count;
+	o->job_room = 4 * (uint64_t)count + 8;
+	return memory_alloc((void **)&o->jobs, o->job_room, sizeof *o->jobs, "the buckets' jobs");
+}
+
+static void take_shadow(void *context, struct offload_bucket *b, uint64_t at)
+{
+	struct offload *o = context;
+	for (int i = 0; i < OFFLOAD_STATES; i++)
+		b->next[i] = o->shadow[i] + at;
+	b->incoming = (char *)o->incoming + at * dtype_bytes(o->k->act);
+}
+
+static enum status open_states(struct offload *o)
+{
+	static const char *const what[] = {
+		"the master weights", "Adam's first moments", "Adam's second moments"};
+	struct kernels *host = &o->host;
+	for (int i = 0; i < OFFLOAD_STATES; i++)
+		TRY(host->memory_alloc(host, (void **)&o->flat[i], o->elements * 4, what[i]));
+	for (int b = 0; b < o->bucket_count; b++)
+		for (int i = 0; i < OFFLOAD_STATES; i++)
+			o->buckets[b].now[i] = o->flat[i] + o->buckets[b].whole.offset;
+	o->shadow_elements = choose_shadows(&o->config, o->buckets, o->bucket_count, o->layers, NULL, NULL);
+	o->incoming_elements = o->config.delayed ? o->elements - o->first : o->shadow_elements;
+	for (int i = 0; i < OFFLOAD_STATES && o->shadow_elements; i++)
+		TRY(host->memory_alloc(host, (void **)&o->shadow[i], o->shadow_elements * 4, what[i]));
+	if (o->incoming_elements)
+		TRY(o->k->memory_alloc(o->k, &o->incoming, o->incoming_elements * dtype_bytes(o->k->act),
+			"the weights that come up"));
+	choose_shadows(&o->config, o->buckets, o->bucket_count, o->layers, take_shadow, o);
+	for (int b = 0; b < o->bucket_count && o->config.delayed; b++)
+		o->buckets[b].incoming = (char *)o->incoming +
+					 (o->buckets[b].whole.offset - o->first) * dtype_bytes(o->k->act);
+	return STATUS_OK;
+}
+
+static enum status open_slots(struct offload *o)
+{
+	size_t grad = dtype_bytes(o->k->grad), act = dtype_bytes(o->k->act);
+	o->slot_elements = bucket_limit(&o->config);
+	o->slot_count = slot_total(&o->config, o->k->act, o->k->grad);
+	TRY(memory_alloc((void **)&o->slots, o->slot_count, sizeof *o->slots, "the pinned slots"));
+	o->pinned_bytes = o->slot_count * o->slot_elements * (grad + act);
+	TRY(o->k->host_alloc(o->k, &o->pinned, o->pinned_bytes, "gradients on their way to the host"));
+	char *at = o->pinned;
+	for (uint64_t i = 0; i < o->slot_count; i++, at += o->slot_elements * (grad + act))
+		o->slots[i] = (struct offload_slot){.gradients = at, .work = at + o->slot_elements * grad};
+	return STATUS_OK;
+}
+
+static enum status open_streams(struct offload *o)
+{
+	struct kernels *k = o->k;
+	TRY(k->stream_open(k, &o->down));
+	TRY(k->stream_open(k, &o->up));
+	TRY(k->event_open(k, &o->applied));
+	TRY(memory_alloc(
+		(void **)&o->final, (size_t)o->layers + 1, sizeof(struct event *), "the layers' events"));
+	for (int i = 0; i <= o->layers; i++)
+		TRY(k->event_open(k, &o->final[i]));
+	for (int b = 0; b < o->bucket_count; b++) {
+		TRY(k->event_open(k, &o->buckets[b].downloaded));
+		TRY(k->event_open(k, &o->buckets[b].uploaded));
+		o->buckets[b].landed = o->buckets[b].arrived = true;
+	}
+	return STATUS_OK;
+}
+
+/* Room for the runs of looked-up rows. */
+static enum status open_rows(struct offload *o)
+{
+	int count = 0;
+	for (int b = 0; b < o->bucket_count; b++)
+		count += o->buckets[b].wte && o->buckets[b].next[0];
+	if (!count)
+		return STATUS_OK;
+	TRY(memory_alloc((void **)&o->rows, (size_t)count * (GAPS + 2), sizeof *o->rows, "looked-up rows"));
+	struct offload_run *at = o->rows;
+	for (int b = 0; b < o->bucket_count; b++)
+		if (o->buckets[b].wte && o->buckets[b].next[0]) {
+			o->buckets[b].rows = at;
+			at += GAPS + 2;
+		}
+	return memory_alloc(
+		(void **)&o->looked_up, (size_t)o->table->items[PARAMETER_WTE].rows, 1, "looked-up rows");
+}
+
+static enum status open_parts(struct offload *o)
+{
+	struct kernels_config host = {.act = o->k->act, .grad = o->k->grad, .threads = 1};
+	TRY(kernels_open_cpu(&host, &o->host));
+	TRY(open_plan(o));
+	TRY(open_states(o));
+	TRY(open_slots(o));
+	TRY(open_streams(o));
+	TRY(open_rows(o));
+	TRY(crew_open(o->config.threads, &o->crew));
+	return offload_conductor_start(o);
+}
+
+enum status offload_open(const struct offload_config *config, const struct optimizer_config *optimizer,
+	const struct parameter_table *table, uint64_t first, struct kernels *device, void *weights,
+	struct offload **out)
+{
+	struct offload *o;
+	*out = NULL;
+	assert(first % OFFLOAD_ALIGNED == 0);
+	TRY(optimizer_config_check(optimizer));
+	TRY(memory_alloc((void **)&o, 1, sizeof *o, "the offload"));
+	o->config = *config;
+	o->optimizer = *optimizer;
+	o->table = table;
+	o->first = first;
+	o->elements = table->elements;
+	o->k = device;
+	o->weights = weights;
+	pthread_mutex_init(&o->lock, NULL);
+	pthread_cond_init(&o->wake, NULL);
+	pthread_cond_init(&o->moved, NULL);
+	enum status status = open_parts(o);
+	if (status != STATUS_OK) {
+		offload_close(o);
+		return status;
+	}
+	*out = o;
+	return STATUS_OK;
+}
+
+/* What a stream still does must be done before its memory goes; nobody asks for its failures any more. */
+static void drain(struct offload *o, struct stream *s)
+{
+	enum status ignored = o->k->stream_wait(o->k, s);
+	(void)ignored;
+}
+
+static void close_streams(struct offload *o)
+{
+	struct kernels *k = o->k;
+	if (o->down)
+		k->stream_close(k, o->down);
+	if (o->up)
+		k->stream_close(k, o->up);
+	k->event_close(k, o->applied);
+	for (int i = 0; o->final && i <= o->layers; i++)
+		k->event_close(k, o->final[i]);
+	for (int b = 0; b < o->bucket_count; b++) {
+		k->event_close(k, o->buckets[b].downloaded);
+		k->event_close(k, o->buckets[b].uploaded);
+	}
+}
+
+static void close_memory(struct offload *o)
+{
+	struct kernels *host = &o->host;
+	if (o->pinned)
+		o->k->host_free(o->k, o->pinned, o->pinned_bytes);
+	if (o->incoming)
+		o->k->memory_free(o->k, o->incoming, o->incoming_elements * dtype_bytes(o->k->act));
+	for (int i = 0; i < OFFLOAD_STATES && host->self; i++) {
+		host->memory_free(host, o->flat[i], o->elements * 4);
+		host->memory_free(host, o->shadow[i], o->shadow_elements * 4);
+	}
+	if (host->self)
+		host->close(host);
+}
+
+void offload_close(struct offload *o)
+{
+	if (!o)
+		return;
+	offload_conductor_stop(o);
+	crew_close(o->crew);
+	if (o->down)
+		drain(o, o->down);
+	if (o->up)
+		drain(o, o->up);
+	drain(o, NULL);
+	close_streams(o);
+	close_memory(o);
+	pthread_cond_destroy(&o->moved);
+	pthread_cond_destroy(&o->wake);
+	pthread_mutex_destroy(&o->lock);
+	free(o->final);
+	free(o->rows);
+	free(o->looked_up);
+	free(o->slots);
+	free(o->jobs);
+	free(o->buckets);
+	free(o->segments);
+	free(o);
+}
+
+float *offload_master(struct offload *o)
+{
+	return o->flat[OFFLOAD_MASTER];
+}
+
+float *offload_exp_avg(struct offload *o)
+{
+	return o->flat[OFFLOAD_AVG];
+}
+
+float *offload_exp_avg_sq(struct offload *o)
+{
+	return o->flat[OFFLOAD_AVG_SQ];
+}
+
+uint64_t offload_count(const struct offload *o, enum offload_outcome outcome)
+{
+	return o->counts[outcome];
+}
+
+/* ---- waiting for the conductor ---- */
+
+static enum status wait_landed(struct offload *o, const struct offload_bucket *b)
+{
+	pthread_mutex_lock(&o->lock);
+	while (!b->landed)
+		pthread_cond_wait(&o->moved, &o->lock);
+	struct error_copy failure = o->failure;
+	pthread_mutex_unlock(&o->lock);
+	return failure.status == STATUS_OK ? STATUS_OK : error_restore(&failure);
+}
+
+static enum status wait_idle(struct offload *o)
+{
+	pthread_mutex_lock(&o->lock);
+	while (o->head < o->tail)
+		pthread_cond_wait(&o->moved, &o->lock);
+	struct error_copy failure = o->failure;
+	pthread_mutex_unlock(&o->lock);
+	return failure.status == STATUS_OK ? STATUS_OK : error_restore(&failure);
+}
+
+/* With the lock held. */
+static uint64_t push(
+	struct offload *o, enum offload_kind kind, struct offload_bucket *b, struct event *after, double clip)
+{
+	struct offload_job job = {.kind = kind,
+		.bucket = b,
+		.gradients = o->step.gradients,
+		.after = after,
+		.args = optimizer_adamw(
+			&o->optimizer, o->step.learning_rate, o->step.update, clip / o->step.loss_scale)};
+	if (kind != OFFLOAD_SPECULATE)
+		b->landed = false;
+	return offload_push(o, &job);
+}
+
+/* ---- weights on their way to the device ---- */
+
+static size_t bucket_bytes(const struct offload *o, const struct offload_bucket *b)
+{
+	return b->whole.elements * dtype_bytes(o->k->act);
+}
+
+static void *weights_at(const struct offload *o, const struct offload_bucket *b)
+{
+	return o->weights + b->whole.offset * dtype_bytes(o->k->act);
+}
+
+/* Queued on the default stream. */
+static void arrive(struct offload *o, struct offload_bucket *b, bool from_incoming)
+{
+	struct kernels *k = o->k;
+	k->event_await(k, b->uploaded, NULL);
+	if (from_incoming)
+		k->copy(k, NULL, weights_at(o, b), b->incoming, bucket_bytes(o, b));
+}
+
+enum status offload_gate(void *offload, int layer)
+{
+	struct offload *o = offload;
+	bool changed = false;
+	for (int i = 0; i < o->bucket_count; i++) {
+		struct offload_bucket *b = &o->buckets[i];
+		if (b->layer != layer || b->arrived)
+			continue;
+		TRY(wait_landed(o, b));
+		arrive(o, b, b->committed);
+		b->arrived = changed = true;
+	}
+	if (changed)
+		o->k->weights_changed(o->k);
+	return STATUS_OK;
+}
+
+/* The last step's delayed update becomes the weights. */
+static enum status apply_delayed(struct offload *o)
+{
+	struct kernels *k = o->k;
+	bool changed = false;
+	for (int i = 0; i < o->bucket_count; i++) {
+		struct offload_bucket *b = &o->buckets[i];
+		if (!b->delayed)
+			continue;
+		TRY(wait_landed(o, b));
+		arrive(o, b, true);
+		b->delayed = false;
+		changed = true;
+	}
+	if (changed) {
+		k->weights_changed(k);
+		/* `incoming` must have been read before the next weights are written there. */
+		k->event_record(k, o->applied, NULL);
+		k->event_await(k, o->applied, o->up);
+	}
+	return STATUS_OK;
+}
+
+static enum status gate_all(struct offload *o)
+{
+	for (int layer = -1; layer <= o->layers; layer++)
+		TRY(offload_gate(o, layer));
+	return STATUS_OK;
+}
+
+enum status offload_publish(struct offload *o)
+{
+	o->step = (struct offload_step){.loss_scale = 1};
+	TRY(wait_idle(o));
+	pthread_mutex_lock(&o->lock);
+	for (int i = 0; i < o->bucket_count; i++) {
+		struct offload_bucket *b = &o->buckets[i];
+		b->arrived = b->committed = b->delayed = false;
+		push(o, OFFLOAD_PUBLISH, b, NULL, 1);
+	}
+	pthread_mutex_unlock(&o->lock);
+	return gate_all(o);
+}
+
+/* A shadow that is the state goes back to its place in the flat arrays. */
+static void gather_share(void *context, int member)
+{
+	struct offload *o = context;
+	for (int i = member; i < o->bucket_count; i += crew_members(o->crew)) {
+		struct offload_bucket *b = &o->buckets[i];
+		for (int s = 0; s < OFFLOAD_STATES; s++) {
+			float *place = o->flat[s] + b->whole.offset;
+			if (b->now[s] == place)
+				continue;
+			memcpy(place, b->now[s], b->whole.elements * 4);
+			b->next[s] = b->now[s];
+			b->now[s] = place;
+		}
+	}
+}
+
+enum status offload_settle(struct offload *o)
+{
+	TRY(gate_all(o));
+	TRY(apply_delayed(o));
+	TRY(wait_idle(o));
+	crew_run(o->crew, gather_share, o);
+	TRY(o->k->stream_wait(o->k, o->down));
+	return o->k->stream_wait(o->k, o->up);
+}
+
+/* ---- a step ---- */
+
+static void add_run(struct offload_bucket *b, uint64_t from, uint64_t to, uint64_t gap)
+{
+	uint64_t begin = b->whole.offset, end = begin + b->whole.elements;
+	from = from / OFFLOAD_ALIGNED * OFFLOAD_ALIGNED;
+	to = (to + OFFLOAD_ALIGNED - 1) / OFFLOAD_ALIGNED * OFFLOAD_ALIGNED;
+	from = from > begin ? from : begin;
+	to = to < end ? to : end;
+	struct offload_run *last = b->row_count ? &b->rows[b->row_count - 1] : NULL;
+	if (last && from <= last->offset + last->elements + gap)
+		last->elements = to - last->offset;
+	else
+		b->rows[b->row_count++] = (struct offload_run){from, to - from};
+}
+
+/* The runs of a bucket of wte that hold looked-up rows; close ones become one. */
+static void find_rows(struct offload *o, struct offload_bucket *b)
+{
+	const struct parameter *wte = &o->table->items[PARAMETER_WTE];
+	uint64_t begin = b->whole.offset - wte->offset, end = begin + b->whole.elements;
+	uint64_t width = (uint64_t)wte->columns, gap = b->whole.elements / GAPS;
+	b->row_count = 0;
+	for (uint64_t r = begin / width; r < (uint64_t)wte->rows && r * width < end; r++)
+		if (o->looked_up[r])
+			add_run(b, wte->offset + r * width, wte->offset + (r + 1) * width, gap);
+}
+
+/* Not before the last step's commits have used theirs: after the forward, which waited for them. */
+static void find_all_rows(struct offload *o)
+{
+	memset(o->looked_up, 0, (size_t)o->table->items[PARAMETER_WTE].rows);
+	for (uint64_t i = 0; i < o->step.token_count; i++)
+		o->looked_up[o->step.tokens[i]] = 1;
+	for (int i = 0; i < o->bucket_count; i++)
+		if (o->buckets[i].rows)
+			find_rows(o, &o->buckets[i]);
+}
+
+void offload_begin(struct offload *o, const struct offload_step *step)
+{
+	o->step = *step;
+	o->speculating = o->shadow_elements && o->good >= OFFLOAD_RECENT;
+	for (int i = 0; i < o->bucket_count; i++)
+		o->buckets[i].tried = false;
+}
+
+/* The embedding's backward is about to add to wte's gradient: it waits for the copies of it that are queued,
+ * and those that are not will not be. */
+static void guard_embedding(struct offload *o)
+{
+	pthread_mutex_lock(&o->lock);
+	for (int i = 0; i < o->bucket_count; i++) {
+		struct offload_bucket *b = &o->buckets[i];
+		if (!b->wte || !b->tried)
+			continue;
+		if (b->speculated < o->issued) {
+			o->k->event_await(o->k, b->downloaded, NULL);
+		} else {
+			o->jobs[b->speculated % o->job_room].cancelled = true;
+			b->tried = false;
+		}
+	}
+	pthread_mutex_unlock(&o->lock);
+}
+
+enum status offload_layer_done(void *offload, int layer)
+{
+	struct offload *o = offload;
+	struct kernels *k = o->k;
+	if (!o->speculating || layer < 0)
+		return STATUS_OK;
+	if (layer == o->layers && o->looked_up && o->step.tokens)
+		find_all_rows(o);
+	if (layer == 0)
+		guard_embedding(o);
+	k->event_record(k, o->final[layer], NULL);
+	pthread_mutex_lock(&o->lock);
+	for (int i = 0; i < o->bucket_count; i++) {
+		struct offload_bucket *b = &o->buckets[i];
+		bool early = b->wte && layer == o->layers && o->step.tokens;
+		if (!b->next[0] || (b->layer != layer && !early))
+			continue;
+		b->speculated = push(o, OFFLOAD_SPECULATE, b, o->final[layer], 1);
+		b->tried = true;
+	}
+	pthread_mutex_unlock(&o->lock);
+	return STATUS_OK;
+}
+
+/* Speculation that has not begun need not; what has begun is finished, in any case. With the lock held. */
+static bool cancel_unstarted(struct offload *o)
+{
+	bool tried = false;
+	for (uint64_t n = o->head; n < o->tail; n++) {
+		struct offload_job *job = &o->jobs[n % o->job_room];
+		if (job->kind != OFFLOAD_SPECULATE || job->started)
+			continue;
+		job->cancelled = true;
+		job->bucket->tried = false;
+	}
+	for (int i = 0; i < o->bucket_count; i++)
+		tried |= o->buckets[i].tried;
+	return tried;
+}
+
+static void push_updates(struct offload *o, double clip)
+{
+	for (int i = 0; i < o->bucket_count; i++) {
+		struct offload_bucket *b = &o->buckets[i];
+		b->committed = b->tried && clip == 1;
+		push(o, b->committed ? OFFLOAD_COMMIT : OFFLOAD_UPDATE, b, NULL, clip);
+		b->arrived = o->config.delayed;
+		b->delayed = o->config.delayed;
+	}
+}
+
+enum status offload_finish(struct offload *o, bool overflow, double clip)
+{
+	o->speculating = false;
+	o->good = !overflow && clip == 1 ? o->good + 1 : 0;
+	TRY(apply_delayed(o));
+	pthread_mutex_lock(&o->lock);
+	bool tried = cancel_unstarted(o);
+	if (!overflow)
+		push_updates(o, clip);
+	pthread_mutex_unlock(&o->lock);
+	o->counts[!tried      ? OFFLOAD_SERIAL
+		  : overflow  ? OFFLOAD_DROPPED
+		  : clip == 1 ? OFFLOAD_COMMITTED
+			      : OFFLOAD_REDONE]++;
+	/* A skipped step's gradients may be written over when this returns. */
+	return overflow ? wait_idle(o) : STATUS_OK;
+}

@@ -1,0 +1,119 @@
+/*
+ * offload.h: ZeRO-Offload: weights, activations and gradients on the device, the optimizer on the host.
+ *
+ * The fp32 master weights and AdamW's two moments lie in host memory, 12 bytes a parameter that the device
+ * then need not hold. The flat array (parameters.h) is cut into buckets, pieces of a layer. A bucket's
+ * gradients go down through a pinned slot, the host runs AdamW on them (unscaling, update and rounding in one
+ * pass), and the rounded weights go back up. Three streams and one host crew work at once:
+ *
+ *    compute   | forward        | head | layer L-1 | ... | layer 0 | embeddings | norm |  forward, layer by
+ * layer down      |                       | wte, ln_f | L-1 | ...     | 0          |      | rows host      |
+ * | wte, ln_f   | L-1 | ...   | 0      |      | rows, wpe | up        |                                | wte,
+ * ln_f    | L-1 | ...      | 0    |    | rows, wpe | decision ^
+ *
+ * Speculative, and exact. The whole step's norm and overflow are known only at its end, but AdamW begins as
+ * soon as a layer's gradients are final, assuming that the step will be neither clipped nor skipped: it
+ * writes p, m and v to a second copy (the shadow), and the rounded weights go up into a waiting area of the
+ * device (`incoming`). Nothing that the model uses is touched. Then, at the decision (offload_finish):
+ *
+ *    commit     the assumption was right: bucket and shadow change places (two pointers), `incoming` is
+ * copied over the weights within the device redo       clipped: the update is done again with the right
+ * factor from the old state, which is untouched, and the gradients, which the device keeps until the next
+ * backward drop       overflow: nothing is done
+ *
+ * Each gives the bits of the serial algorithm (optimizer.h: measure, clip, update). A bucket speculates where
+ * it has a shadow (config.speculation bytes of host memory, and its rounded weights' on the device), and only
+ * in steps where the last OFFLOAD_RECENT would have committed. All other buckets are updated in place behind
+ * the decision, first layers first; the next forward waits for each layer's weights alone (offload_gate).
+ *
+ * The token embedding is tied: the classifier writes its gradient first, the embedding's backward adds to the
+ * rows that the step looked up, last of all. The other rows are final with the classifier, so wte speculates
+ * whole, early, and the looked-up rows alone are done over before the commit (from the old state again).
+ *
+ * config.delayed is ZeRO-Offload's one-step delay: an update is computed during the next step, and seen by
+ * the one after. It changes the results; it does not speculate. offload_settle ends a delay.
+ *
+ * Some of the optimizer may stay on the device: the flat array's first elements (the layers whose gradients
+ * come last and whose weights are wanted first). Those are optimizer.h's; the offload has the rest.
+ *
+ * Memory: the offload owns the host's copies, pinned slots and `incoming`; weights and gradients are the
+ * caller's. Threads: one calls. A conductor thread moves the buckets and leads the crew that computes
+ * (crew.h). Waiting is on events and condition variables. Errors of the threads and of the device's copies
+ * are returned by the next call that waits, and by all further ones: the host's copies must then not be used.
+ */
+#ifndef ENGINE_OFFLOAD_H
+#define ENGINE_OFFLOAD_H
+
+#include "engine/optimizer.h"
+
+enum { OFFLOAD_BUCKET = 4 << 20, OFFLOAD_SLOTS = 4, OFFLOAD_RECENT = 4 };
+
+struct offload_config {
+	int threads;              /* of the host's crew; 0: one a processor */
+	uint64_t bucket_elements; /* the most; 0: OFFLOAD_BUCKET */
+	uint64_t pinned;          /* bytes of slots, two slots at least; 0: OFFLOAD_SLOTS slots */
+	uint64_t speculation;     /* host bytes of shadows (12 an element); 0: no speculation */
+	bool delayed;
+};
+
+/* Bytes. */
+struct offload_memory {
+	uint64_t host;   /* master and moments, shadows */
+	uint64_t pinned; /* slots */
+	uint64_t device; /* incoming */
+};
+
+struct offload_step {
+	const void
+		*gradients; /* grad [elements], on the device; with a delay: not written in the next step */
+	double learning_rate;
+	double loss_scale;
+	uint64_t update; /* Adam's t */
+	/* Inputs of the step's last micro-batch, on the host, until the finish; NULL: not known, so wte is
+	 * late. */
+	const int32_t *tokens; /* [token_count] */
+	uint64_t token_count;
+};
+
+enum offload_outcome { OFFLOAD_COMMITTED, OFFLOAD_REDONE, OFFLOAD_DROPPED, OFFLOAD_SERIAL, OFFLOAD_OUTCOMES };
+
+struct offload;
+
+/*
+ * For elements `first` (a multiple of 64) to the end. `weights` (act [elements], on the device) and the
+ * kernels must outlive it, and so must the table. The host's copies are 0: fill them, then offload_publish.
+ */
+enum status offload_open(const struct offload_config *config, const struct optimizer_config *optimizer,
+	const struct parameter_table *table, uint64_t first, struct kernels *device, void *weights,
+	struct offload **out) MUST_USE;
+void offload_close(struct offload *offload); /* waits for the threads; NULL is allowed */
+/* What offload_open will take. */
+void offload_measure(const struct offload_config *config, const struct parameter_table *table, uint64_t first,
+	enum dtype act, enum dtype grad, struct offload_memory *out);
+
+/* [elements] each, ordinary memory; elements before `first` are never touched here. Valid after open, publish
+ * and settle, until the next finish. */
+float *offload_master(struct offload *offload);
+float *offload_exp_avg(struct offload *offload);
+float *offload_exp_avg_sq(struct offload *offload);
+
+/* The master's values, rounded, to the device. */
+enum status offload_publish(struct offload *offload) MUST_USE;
+
+/* Before the model_train of a step's last micro-batch, which is then given offload_layer_done. */
+void offload_begin(struct offload *offload, const struct offload_step *step);
+enum status offload_layer_done(void *offload, int layer) MUST_USE; /* model_layer_done */
+/* Once the norm is known (the device's default stream has been waited for). `clip` is 1 when not clipped. */
+enum status offload_finish(struct offload *offload, bool overflow, double clip) MUST_USE;
+
+/* model_layer_needed: before a layer's weights are read on the device's default stream. Waits until they are
+ * on their way, and makes the stream wait for them. */
+enum status offload_gate(void *offload, int layer) MUST_USE;
+/* All updates are done: the host's copies are those of the last finish and lie in the arrays above, the
+ * device's weights are theirs. */
+enum status offload_settle(struct offload *offload) MUST_USE;
+
+/* How often each outcome came, of finishes. SERIAL: nothing was speculated. */
+uint64_t offload_count(const struct offload *offload, enum offload_outcome outcome);
+
+#endif

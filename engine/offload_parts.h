@@ -1,0 +1,111 @@
+/* offload_parts.h: what the caller's side of the offload (offload.c) and its conductor thread share. */
+#ifndef ENGINE_OFFLOAD_PARTS_H
+#define ENGINE_OFFLOAD_PARTS_H
+
+#include "engine/crew.h"
+#include "engine/offload.h"
+
+#include <pthread.h>
+
+enum { OFFLOAD_ALIGNED = 64 }; /* elements; buckets and runs start at multiples */
+enum { OFFLOAD_MASTER, OFFLOAD_AVG, OFFLOAD_AVG_SQ, OFFLOAD_STATES };
+
+/* Of the flat array. */
+struct offload_run {
+	uint64_t offset, elements;
+};
+
+struct offload_bucket {
+	struct offload_run whole;
+	int layer;
+	bool wte;
+	struct event *downloaded, *uploaded; /* the latest copy */
+	void *incoming;                      /* act, on the device; NULL: weights go to their place at once */
+	/* The conductor's, and the caller's while the conductor is idle: the state, and where the next one is
+	 * written before a commit (NULL: no shadow). */
+	float *now[OFFLOAD_STATES], *next[OFFLOAD_STATES];
+	/* Under the lock. */
+	bool landed;         /* no update is under way: the rounded weights' copy is queued */
+	uint64_t speculated; /* number of the latest speculative job */
+	/* The caller's. */
+	bool arrived;             /* the default stream has been made to wait for the weights */
+	bool committed;           /* the weights that are to arrive are in `incoming` */
+	bool delayed;             /* so are these, for the next finish */
+	bool tried;               /* speculated on in this step */
+	struct offload_run *rows; /* wte: runs that hold the looked-up rows */
+	int row_count;
+};
+
+enum offload_kind {
+	OFFLOAD_SPECULATE, /* whole bucket, to the shadow and to incoming */
+	OFFLOAD_COMMIT,    /* rows, likewise; then the shadow is the state */
+	OFFLOAD_UPDATE,    /* whole bucket, in place */
+	OFFLOAD_PUBLISH,   /* the weights alone */
+};
+
+struct offload_slot {
+	void *gradients, *work;      /* grad and act, [slot_elements], pinned */
+	struct offload_bucket *last; /* whose weights went up from here last */
+};
+
+struct offload_job {
+	enum offload_kind kind;
+	struct offload_bucket *bucket;
+	const void *gradients; /* [elements], on the device */
+	struct event *after;   /* the gradients are final; NULL: they are */
+	struct adamw args;     /* without weight decay */
+	struct offload_slot *slot;
+	bool started, cancelled;
+};
+
+struct offload {
+	struct offload_config config;
+	struct optimizer_config optimizer;
+	const struct parameter_table *table;
+	uint64_t first, elements;
+	struct kernels *k;   /* the device's */
+	struct kernels host; /* one thread: the crew shares it */
+	char *weights;       /* act [elements], on the device */
+	struct optimizer_segment *segments;
+	int segment_count, layers;
+	float *flat[OFFLOAD_STATES];   /* [elements] */
+	float *shadow[OFFLOAD_STATES]; /* [shadow_elements] */
+	uint64_t shadow_elements;
+	void *incoming; /* act [incoming_elements] */
+	uint64_t incoming_elements;
+	struct offload_bucket *buckets; /* in order of the flat array */
+	int bucket_count;
+	struct offload_run *rows; /* of all wte's buckets */
+	uint8_t *looked_up;       /* [wte's rows] */
+	struct stream *down, *up;
+	struct event **final; /* [layers + 1]: a layer's gradients, in this step */
+	struct event *applied;
+	void *pinned;
+	uint64_t pinned_bytes, slot_elements;
+	struct offload_slot *slots;
+	uint64_t slot_count;
+	struct crew *crew;
+	/* the caller's */
+	struct offload_step step;
+	bool speculating;
+	int good; /* steps in a row that were, or would have been, committed */
+	uint64_t counts[OFFLOAD_OUTCOMES];
+	/* under the lock: jobs in a ring, numbered from 0: done < head <= issued <= tail */
+	pthread_mutex_t lock;
+	pthread_cond_t wake, moved; /* the conductor: there is work; the caller: some of it is done */
+	pthread_t conductor;
+	bool running, stop;
+	struct offload_job *jobs; /* [job_room] */
+	uint64_t job_room, head, issued, tail;
+	uint64_t slots_issued, slots_done;
+	struct error_copy failure;
+};
+
+/* ---- the conductor's side ---- */
+
+enum status offload_conductor_start(struct offload *o) MUST_USE;
+void offload_conductor_stop(struct offload *o); /* after all jobs */
+/* With the lock held. Returns the job's number. */
+uint64_t offload_push(struct offload *o, const struct offload_job *job);
+
+#endif
