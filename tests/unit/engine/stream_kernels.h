@@ -26,7 +26,7 @@ enum { STREAMED_ROOM = 1 << 14, STREAMED_ARGUMENTS = 192, STREAMED_HOST = 64 };
 
 static atomic_int streamed_unpinned;
 static atomic_int streamed_failing = -1; /* operations until one fails; -1: none does */
-static int streamed_jitter; /* a stream sleeps up to so many microseconds before some operations */
+static atomic_int streamed_jitter; /* a stream sleeps up to so many microseconds before some operations */
 
 /*
  * What orders two threads here is what would on a device, and no more, or the thread sanitizer would take a

@@ -1,0 +1,93 @@
+/* trainer_parts.h: what the trainer's files share. trainer.h is the manual. */
+#ifndef ENGINE_TRAINER_PARTS_H
+#define ENGINE_TRAINER_PARTS_H
+
+#include "engine/model.h"
+#include "engine/staging.h"
+#include "engine/trainer.h"
+
+#include <stdatomic.h>
+
+struct trainer {
+	struct trainer_config config;
+	struct trainer_events events;
+	struct kernels kernels;
+	bool kernels_open;
+	struct collective ranks;
+	struct model *model;
+	struct optimizer *optimizer;
+	struct loader *loader;
+	const struct parameter_table *table; /* the model's */
+	uint64_t elements;
+	float *master;           /* [elements] */
+	void *working;           /* act [elements]; the master itself where act is f32 */
+	void *gradients;         /* grad [elements] */
+	uint64_t local_batch;    /* windows of a step on this rank */
+	struct staging *staging; /* NULL: the kernels' memory is the host's */
+	/* One step's windows on the host (pinned), and one micro-batch in the kernels' memory. */
+	int32_t *inputs, *targets;                /* [local_batch][T] */
+	int32_t *device_inputs, *device_targets;  /* [micro_batch][T] */
+	int32_t *first, *positions;               /* [local_batch][T]; NULL: documents are not kept apart */
+	int32_t *device_first, *device_positions; /* [micro_batch][T] */
+	float *losses;                            /* [local_batch][T] */
+	float *device_losses;                     /* [micro_batch][T] */
+	struct event *begin_model, *end_model;    /* of a step */
+	int32_t *evaluation_tokens;               /* [T + 1] */
+	struct mixture_source sources[MIXTURE_LIMIT]; /* of training */
+	int source_count;
+	struct mixture mixture, evaluation[SPLIT_PARTS]; /* evaluation: where there are windows */
+	uint64_t evaluation_windows[SPLIT_PARTS];        /* 0: none */
+	struct checkpoint_state state;
+	uint64_t epoch[MIXTURE_LIMIT];     /* of the last window trained on, or 0 */
+	uint64_t new_epoch[MIXTURE_LIMIT]; /* the same, of the step under way */
+	double epochs[MIXTURE_LIMIT];
+	int skips; /* in a row */
+	uint64_t saved_step;
+	bool validated; /* at the present step */
+	atomic_bool stop, save_soon;
+};
+
+double trainer_now(void); /* seconds */
+
+/* ---- trainer_data.c ---- */
+
+struct trainer_gathered {
+	uint64_t counted;       /* targets, over all ranks */
+	uint64_t first_ordinal; /* of this rank's first window */
+	uint64_t last_epoch;
+};
+
+int trainer_source_count(const struct trainer_config *config);
+struct trainer_source trainer_source_of(const struct trainer_config *config, int i);
+/* A training split that is too short for a window is an error; another part is left out. */
+enum status trainer_open_samplers(struct trainer *t) MUST_USE;
+enum status trainer_open_loader(struct trainer *t) MUST_USE;
+/* A window of T + 1 tokens to T inputs and T targets; adds how many targets count. */
+enum status trainer_split_window(const struct trainer *t, const int32_t *tokens, int32_t *inputs,
+	int32_t *targets, uint64_t *counted) MUST_USE;
+/* All windows of the step: their targets must be counted before the first gradient is scaled. */
+enum status trainer_gather(struct trainer *t, struct trainer_gathered *out) MUST_USE;
+/* Where the corpora stand after a step; which began anew. */
+void trainer_tell_positions(struct trainer *t);
+void trainer_notice_epochs(struct trainer *t);
+
+/* ---- trainer_resume.c ---- */
+
+void trainer_fresh_state(struct trainer *t);
+enum status trainer_resume(
+	struct trainer *t, struct checkpoint *from, const struct checkpoint_state *s) MUST_USE;
+
+/* ---- trainer_step.c ---- */
+
+/* `windows` of the step's, from the one `at`, to the kernels. */
+struct model_batch trainer_stage(struct trainer *t, uint64_t at, uint64_t windows, uint64_t ordinal);
+/* The losses of the micro-batch just queued, to the step's; there after the next wait. */
+void trainer_fetch_losses(struct trainer *t, uint64_t at, uint64_t windows);
+void trainer_add_losses(const struct trainer *t, uint64_t windows, double *sum); /* in order */
+enum status trainer_train_step(struct trainer *t) MUST_USE;
+
+/* ---- trainer_validate.c ---- */
+
+enum status trainer_validate(struct trainer *t, enum split_part part, bool final, bool *best) MUST_USE;
+
+#endif

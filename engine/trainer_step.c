@@ -1,0 +1,160 @@
+/* A training step: windows in, gradients, update. */
+#include "engine/trainer_parts.h"
+
+#include "engine/document_masks.h"
+
+#include <inttypes.h>
+#include <math.h>
+
+/* Where each token's document begins, and its place in it, to the kernels, where they are wanted. */
+static void stage_masks(struct trainer *t, uint64_t at, uint64_t windows)
+{
+	struct kernels *k = &t->kernels;
+	int32_t eod = (int32_t)corpus_get_info(t->config.corpus)->eod;
+	uint64_t skip = at * t->config.window_tokens;
+	int batch = (int)windows, count = (int)t->config.window_tokens;
+	size_t bytes = windows * t->config.window_tokens * 4;
+	if (t->first) {
+		document_masks(t->inputs + skip, batch, count, eod, t->first + skip, NULL);
+		k->copy_in(k, NULL, t->device_first, t->first + skip, bytes);
+	}
+	if (t->positions) {
+		document_masks(t->inputs + skip, batch, count, eod, NULL, t->positions + skip);
+		k->copy_in(k, NULL, t->device_positions, t->positions + skip, bytes);
+	}
+}
+
+/* `windows` of the step's, from the one `at`, to the kernels. */
+struct model_batch trainer_stage(struct trainer *t, uint64_t at, uint64_t windows, uint64_t ordinal)
+{
+	struct kernels *k = &t->kernels;
+	uint64_t skip = at * t->config.window_tokens;
+	size_t bytes = windows * t->config.window_tokens * 4;
+	k->copy_in(k, NULL, t->device_inputs, t->inputs + skip, bytes);
+	k->copy_in(k, NULL, t->device_targets, t->targets + skip, bytes);
+	stage_masks(t, at, windows);
+	struct model_batch batch = {.inputs = t->device_inputs,
+		.targets = t->device_targets,
+		.first = t->device_first,
+		.positions = t->device_positions,
+		.batch = (int)windows,
+		.sequence = (int)t->config.window_tokens,
+		.window = ordinal};
+	return batch;
+}
+
+/* The losses of the micro-batch just queued, to the step's; there after the next wait. */
+void trainer_fetch_losses(struct trainer *t, uint64_t at, uint64_t windows)
+{
+	struct kernels *k = &t->kernels;
+	uint64_t tokens = t->config.window_tokens;
+	k->copy_out(k, NULL, t->losses + at * tokens, t->device_losses, windows * tokens * 4);
+}
+
+/* In order. */
+void trainer_add_losses(const struct trainer *t, uint64_t windows, double *sum)
+{
+	for (uint64_t i = 0; i < windows * t->config.window_tokens; i++)
+		*sum += (double)t->losses[i];
+}
+
+/* Queues all of it, and waits for nothing. */
+static enum status forward_backward(struct trainer *t, const struct trainer_gathered *g)
+{
+	struct kernels *k = &t->kernels;
+	uint64_t micro = t->config.micro_batch;
+	double counted = g->counted ? (double)g->counted : 1;
+	float scale = (float)(t->state.loss_scale.scale / counted);
+	k->event_record(k, t->begin_model, NULL);
+	for (uint64_t at = 0; at < t->local_batch; at += micro) {
+		struct model_batch batch = trainer_stage(t, at, micro, g->first_ordinal + at);
+		TRY(model_train(t->model, t->working, t->gradients, &batch, scale, at > 0, t->device_losses,
+			NULL, NULL));
+		trainer_fetch_losses(t, at, micro);
+	}
+	k->event_record(k, t->end_model, NULL);
+	return STATUS_OK;
+}
+
+static enum status sum_losses(struct trainer *t, const struct trainer_gathered *g, double *loss)
+{
+	double sum = 0;
+	trainer_add_losses(t, t->local_batch, &sum);
+	TRY(t->ranks.sum(&t->ranks, &sum, 1));
+	*loss = sum / (g->counted ? (double)g->counted : 1);
+	return STATUS_OK;
+}
+
+/* Too many skipped steps in a row: more of them would not help. */
+static enum status check_skips(struct trainer *t)
+{
+	FAIL_IF(++t->skips >= TRAINER_SKIPS, STATUS_CORRUPT,
+		"the gradients of %d iterations in a row, up to %" PRIu64
+		", hold an inf or NaN: the run has diverged; resume from an older checkpoint with a lower "
+		"--lr, "
+		"or use --bf16 in place of --fp16",
+		t->skips, t->state.step + 1);
+	return STATUS_OK;
+}
+
+/* The step's only wait is for the norm; the losses have come with it. */
+static enum status update(struct trainer *t, const struct trainer_gathered *g, struct trainer_step *report)
+{
+	struct checkpoint_state *s = &t->state;
+	struct optimizer_measure measure;
+	void *working = t->working == (void *)t->master ? NULL : t->working;
+	TRY(optimizer_measure(t->optimizer, t->gradients, s->loss_scale.scale, &measure));
+	report->seconds_model = t->kernels.event_seconds(&t->kernels, t->begin_model, t->end_model);
+	TRY(sum_losses(t, g, &report->loss));
+	report->gradient_norm = measure.norm;
+	report->loss_scale = s->loss_scale.scale;
+	report->overflow = measure.overflow;
+	report->clip = 1;
+	if (measure.overflow) {
+		TRY(check_skips(t));
+		s->skipped++;
+		report->learning_rate = s->updates ? schedule_learning_rate(&s->schedule, s->updates) : 0;
+	} else {
+		t->skips = 0;
+		report->clip = optimizer_clip(t->optimizer, measure.norm);
+		report->learning_rate = schedule_learning_rate(&s->schedule, s->updates + 1);
+		optimizer_update(t->optimizer, t->master, working, t->gradients, report->learning_rate,
+			s->updates + 1, report->clip / s->loss_scale.scale);
+		s->updates++;
+	}
+	report->next_loss_scale = loss_scale_update(&s->loss_scale, measure.overflow);
+	return STATUS_OK;
+}
+
+enum status trainer_train_step(struct trainer *t)
+{
+	struct checkpoint_state *s = &t->state;
+	struct trainer_gathered gathered;
+	struct trainer_step report = {0};
+	double start = trainer_now();
+	TRY(trainer_gather(t, &gathered));
+	double have_data = trainer_now();
+	TRY(forward_backward(t, &gathered));
+	TRY(update(t, &gathered, &report));
+	double end = trainer_now();
+	s->step++;
+	s->tokens += gathered.counted;
+	s->ordinal += t->config.global_batch;
+	trainer_tell_positions(t);
+	overfitting_add_training(&s->overfitting, report.loss);
+	report.step = s->step;
+	report.updates = s->updates;
+	report.skipped = s->skipped;
+	report.counted = gathered.counted;
+	report.tokens = s->tokens;
+	report.epoch = gathered.last_epoch;
+	report.epochs = t->epochs;
+	report.sources = t->source_count;
+	report.ordinal = s->ordinal;
+	report.seconds = end - start;
+	report.seconds_data = have_data - start;
+	report.seconds_optimizer = fmax(0, report.seconds - report.seconds_data - report.seconds_model);
+	t->validated = false;
+	trainer_notice_epochs(t);
+	return t->events.step ? t->events.step(t->events.user, &report) : STATUS_OK;
+}

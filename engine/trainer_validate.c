@@ -1,0 +1,64 @@
+/* Validation, and what it says of the run. */
+#include "engine/trainer_parts.h"
+
+#include "common/log.h"
+
+#include <inttypes.h>
+#include <math.h>
+
+static enum status evaluate_windows(struct trainer *t, struct mixture *mixture, uint64_t first,
+	uint64_t windows, double *sum, uint64_t *counted)
+{
+	uint64_t tokens = t->config.window_tokens;
+	for (uint64_t w = 0; w < windows; w++) {
+		struct sampler_window window = mixture_get(mixture, first + w);
+		TRY(corpus_read(mixture->sources[window.source].corpus, window.first_token, tokens + 1,
+			t->evaluation_tokens));
+		TRY(trainer_split_window(
+			t, t->evaluation_tokens, t->inputs + w * tokens, t->targets + w * tokens, counted));
+	}
+	struct kernels *k = &t->kernels;
+	struct model_batch batch = trainer_stage(t, 0, windows, first);
+	TRY(model_evaluate(t->model, t->working, &batch, t->device_losses));
+	trainer_fetch_losses(t, 0, windows);
+	TRY(k->stream_wait(k, NULL));
+	trainer_add_losses(t, windows, sum);
+	return STATUS_OK;
+}
+
+/* Records a validation loss; returns true where it is the best yet. */
+static bool judge(struct trainer *t, double loss)
+{
+	struct overfitting *o = &t->state.overfitting;
+	enum overfitting_verdict verdict = overfitting_add_validation(o, t->state.step, loss);
+	if (verdict == OVERFITTING_RISING)
+		log_warn("validation loss has not improved since iteration %" PRIu64
+			 " (%.4f; now %.4f) while training loss fell from %.4f to %.4f: the model has begun "
+			 "to memorize its text. %s; more text, or fewer iterations, would help",
+			o->best_step, o->best_loss, loss, o->best_train_loss, overfitting_training_loss(o),
+			t->config.save ? "The best checkpoint is kept" : "Nothing is saved");
+	return verdict == OVERFITTING_BEST;
+}
+
+enum status trainer_validate(struct trainer *t, enum split_part part, bool final, bool *best)
+{
+	uint64_t all = t->evaluation_windows[part];
+	struct trainer_validation report = {
+		.step = t->state.step, .part = part, .final = final, .windows = all};
+	double sum = 0, start = trainer_now();
+	if (!all)
+		return STATUS_OK;
+	for (uint64_t at = 0; at < all; at += t->config.micro_batch) {
+		uint64_t windows = all - at < t->config.micro_batch ? all - at : t->config.micro_batch;
+		TRY(evaluate_windows(t, &t->evaluation[part], at, windows, &sum, &report.counted));
+	}
+	report.loss = sum / (report.counted ? (double)report.counted : 1);
+	report.perplexity = exp(fmin(20, report.loss));
+	if (part == SPLIT_VALID) {
+		report.best = judge(t, report.loss);
+		*best = report.best;
+		t->validated = true;
+	}
+	report.seconds = trainer_now() - start;
+	return t->events.validation ? t->events.validation(t->events.user, &report) : STATUS_OK;
+}
