@@ -348,10 +348,11 @@ uint64_t file_writer_offset(const struct file_writer *writer)
 	return writer->flushed + writer->used;
 }
 
-enum status file_writer_publish(struct file_writer *writer)
+/* Closes the file and gives it its name. */
+static enum status finish_writer(struct file_writer *writer, bool synced)
 {
 	enum status status = writer_flush(writer);
-	if (status == STATUS_OK)
+	if (status == STATUS_OK && synced)
 		status = sync_descriptor(writer->fd, writer->temporary);
 	if (status == STATUS_OK)
 		status = file_close(writer->fd, writer->temporary);
@@ -365,9 +366,20 @@ enum status file_writer_publish(struct file_writer *writer)
 		file_writer_abandon(writer);
 		return status;
 	}
-	status = sync_parent(writer->path);
+	if (synced)
+		status = sync_parent(writer->path);
 	writer_free(writer);
 	return status;
+}
+
+enum status file_writer_publish(struct file_writer *writer)
+{
+	return finish_writer(writer, true);
+}
+
+enum status file_writer_publish_unsynced(struct file_writer *writer)
+{
+	return finish_writer(writer, false);
 }
 
 void file_writer_abandon(struct file_writer *writer)

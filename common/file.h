@@ -51,6 +51,9 @@ uint64_t file_writer_offset(const struct file_writer *writer); /* bytes written 
 /* Flush, fsync, rename, fsync of the directory. Frees the writer in every case; on error nothing is
  * published. */
 enum status file_writer_publish(struct file_writer *writer) MUST_USE;
+/* The same without any fsync: whole for whoever looks, but after a power failure the file may be damaged, or
+ * not there. For files that are verified when they are used then, and can be made anew. */
+enum status file_writer_publish_unsynced(struct file_writer *writer) MUST_USE;
 /* Removes the temporary and frees. NULL is fine. */
 void file_writer_abandon(struct file_writer *writer);
 

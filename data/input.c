@@ -187,7 +187,7 @@ void input_list_close(struct input_list *list)
 
 /* ---- bytes of a file, decompressed ---- */
 
-enum { CHUNK = 1 << 20, SMALL_CHUNK = 64 << 10, PACKED_CHUNK = 256 << 10 };
+enum { LARGE_BUFFER = 8 << 20, CHUNK = 1 << 20, SMALL_CHUNK = 64 << 10, PACKED_CHUNK = 256 << 10 };
 
 struct input_reader {
 	const struct input_file *file;
@@ -399,6 +399,15 @@ static enum status read_plain(struct input_reader *reader, char *to, size_t room
 
 /* ---- records ---- */
 
+/* To hold `bytes` and the padding. */
+static enum status grow_buffer(char **buffer, size_t *capacity, size_t bytes)
+{
+	size_t whole = *buffer ? *capacity + INPUT_PADDING : 0;
+	TRY(memory_grow((void **)buffer, &whole, bytes + INPUT_PADDING, 1, "an input buffer"));
+	*capacity = whole - INPUT_PADDING;
+	return STATUS_OK;
+}
+
 /* Reads more behind buffer[fill), making room first. */
 static enum status refill(struct input_reader *reader)
 {
@@ -408,13 +417,9 @@ static enum status refill(struct input_reader *reader)
 		reader->scanned -= reader->start;
 		reader->start = 0;
 	}
-	size_t wanted = reader->fill + CHUNK + INPUT_PADDING;
-	if (wanted > reader->capacity + INPUT_PADDING || !reader->buffer) {
-		size_t capacity = reader->buffer ? reader->capacity + INPUT_PADDING : 0;
-		/* Twice the chunk at first, so that a record that straddles two chunks needs no growth. */
-		TRY(memory_grow((void **)&reader->buffer, &capacity, wanted + CHUNK, 1, "an input buffer"));
-		reader->capacity = capacity - INPUT_PADDING;
-	}
+	/* Twice the chunk at first, so that a record that straddles two chunks needs no growth. */
+	if (!reader->buffer || reader->fill + CHUNK > reader->capacity)
+		TRY(grow_buffer(&reader->buffer, &reader->capacity, reader->fill + 2 * CHUNK));
 	size_t got;
 	char *to = reader->buffer + reader->fill;
 	size_t room = reader->capacity - reader->fill;
@@ -523,6 +528,64 @@ enum status input_reader_next(struct input_reader *reader, struct input_record *
 	consume(reader, bytes + tail);
 	*more = true;
 	return STATUS_OK;
+}
+
+/* ---- batches ---- */
+
+/* Whether the next record ends in the buffer: then input_reader_next leaves the buffer where it is. */
+static bool is_buffered(struct input_reader *reader)
+{
+	char *found = reader->done || reader->offset >= reader->end ? NULL : find_separator(reader);
+	if (found)
+		reader->scanned = (size_t)(found - reader->buffer);
+	return found;
+}
+
+/* The buffer becomes the batch's, and the batch's the reader's, with what is not handed out yet. */
+static enum status hand_over(struct input_reader *reader, struct input_batch *batch)
+{
+	size_t rest = reader->fill - reader->start;
+	if (batch->capacity > LARGE_BUFFER) {
+		free(batch->buffer);
+		batch->buffer = NULL;
+	}
+	if (!batch->buffer || batch->capacity < rest)
+		TRY(grow_buffer(&batch->buffer, &batch->capacity, rest + 2 * CHUNK));
+	memcpy(batch->buffer, reader->buffer + reader->start, rest + INPUT_PADDING);
+	char *buffer = reader->buffer;
+	size_t capacity = reader->capacity;
+	reader->buffer = batch->buffer;
+	reader->capacity = batch->capacity;
+	reader->scanned -= reader->start;
+	reader->start = 0;
+	reader->fill = rest;
+	batch->buffer = buffer;
+	batch->capacity = capacity;
+	return STATUS_OK;
+}
+
+enum status input_reader_batch(struct input_reader *reader, struct input_batch *batch, bool *more)
+{
+	struct input_record record;
+	bool another;
+	batch->count = 0;
+	TRY(input_reader_next(reader, &record, more));
+	for (another = *more; another;) {
+		TRY(memory_grow((void **)&batch->records, &batch->record_capacity, batch->count + 1,
+			sizeof *batch->records, "a batch of records"));
+		batch->records[batch->count++] = record;
+		another = is_buffered(reader);
+		if (another)
+			TRY(input_reader_next(reader, &record, &another));
+	}
+	return *more ? hand_over(reader, batch) : STATUS_OK;
+}
+
+void input_batch_free(struct input_batch *batch)
+{
+	free(batch->records);
+	free(batch->buffer);
+	*batch = (struct input_batch){0};
 }
 
 uint64_t input_reader_stored(const struct input_reader *reader)

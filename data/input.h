@@ -73,6 +73,20 @@ enum status input_reader_open(struct input_reader *reader, const struct input_fi
 	uint64_t end, const char *separator, uint64_t limit) MUST_USE;
 /* *more is false when there are no more records. */
 enum status input_reader_next(struct input_reader *reader, struct input_record *record, bool *more) MUST_USE;
+
+/* Records that are read together and lie in memory of their own: one thread reads while others work on what
+ * it has read. Begin with zeros. */
+struct input_batch {
+	struct input_record *records; /* [count] */
+	size_t count;
+	size_t record_capacity; /* the reader's from here on */
+	char *buffer;
+	size_t capacity;
+};
+void input_batch_free(struct input_batch *batch);
+/* The next records, about a MiB of them and at least one, in place of those that the batch had; *more is
+ * false when there are none. They are valid until the batch's next use. */
+enum status input_reader_batch(struct input_reader *reader, struct input_batch *batch, bool *more) MUST_USE;
 /* Bytes of the file (as stored) read since it was opened. */
 uint64_t input_reader_stored(const struct input_reader *reader);
 /* Lines that began in the part; known when there are no more records. */

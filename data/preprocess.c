@@ -132,8 +132,10 @@ static enum status recall_units(struct preprocess_job *job)
 		if (!file_exists(path))
 			continue;
 		status = spill_inspect(path, &job->format, &counts, ignored);
+		if (status == STATUS_OK)
+			status = spill_verify(path, &job->format); /* the power may have failed since */
 		if (status == STATUS_CORRUPT) {
-			log_warn("%s; it is made anew", error_message());
+			log_warn("%s", error_message());
 			status = STATUS_OK;
 			continue;
 		}

@@ -2,10 +2,12 @@
  * preprocess.h: text to corpus, in two passes, in bounded memory, resumable.
  *
  * Pass 1: inputs (data/input.h) are cut into units; workers repair and tokenize their documents and spill
- * them by the top bits of their key, one published file a unit (data/spill.h) under DIR/work/. Pass 2: each
- * key range is read back, duplicates dropped as they meet, sorted, and appended to its shard
- * (data/shard_writer.h), in DIR/work/ too. When all is there, it is put in place as data/corpus_output.h
- * tells, corpus.json last.
+ * them by the top bits of their key, one file a unit (data/spill.h), under DIR/work/. A large plain JSONL
+ * file is cut into many units. A compressed or text file and standard input are in one, at which several
+ * workers can be: they read it in turns, a batch of records at a time, and nobody is idle while there is one
+ * to take. Pass 2: each key range is read back, duplicates dropped as they meet, sorted, and appended to its
+ * shard (data/shard_writer.h), in DIR/work/ too. When all is there, it is put in place as
+ * data/corpus_output.h tells, corpus.json last.
  *
  *    DIR/work/job.json           the options that matter; its hash is part of every spill file
  *    DIR/work/inputs             each input's size, time and path
@@ -16,9 +18,11 @@
  *    DIR/.lock                   held (flock) while a run works on DIR: a second one fails at once
  *
  * Ended at any point, the same command goes on (units and shards under way begin anew) and ends in the same
- * bytes; other options or changed inputs are STATUS_MISMATCH and say which. Standard input cannot be read
- * twice: a run that reads it goes on once its first pass is done, and reads it anew before. The bytes depend
- * on the documents and the tokenizer alone: not on input order, workers, memory or interruptions.
+ * bytes; other options or changed inputs are STATUS_MISMATCH and say which. Spill files are not synced (but
+ * for standard input's): what an earlier run left is verified whole before it is used, and made anew if a
+ * power failure damaged it. Standard input cannot be read twice: a run that reads it goes on once its first
+ * pass is done, and reads it anew before. The bytes depend on the documents and the tokenizer alone: not on
+ * input order, workers, memory or interruptions.
  *
  * A document is a JSONL line's text (data/jsonl.h), a text file, or a piece of one between separators. Empty
  * ones are dropped and counted. Longer ones than max_bytes and lines that are not JSON with the text as a

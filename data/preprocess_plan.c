@@ -5,9 +5,10 @@
 #include "data/corpus_output.h"
 
 #define MEBI             (UINT64_C(1) << 20)
-#define BUCKET_INPUT     (64 * MEBI) /* input bytes that a bucket is meant for */
-#define LEAST_UNIT_BYTES (4 * MEBI)  /* a unit costs two fsyncs */
-#define MOST_UNIT_BYTES  (64 * MEBI)
+#define BUCKET_INPUT     (8 * MEBI) /* input bytes that a bucket is meant for */
+#define UNITS            256        /* aimed at: every key range of the second pass reads from all of them */
+#define LEAST_UNIT_BYTES (4 * MEBI)
+#define MOST_UNIT_BYTES  (1024 * MEBI)
 
 enum {
 	PACKED_WEIGHT = 4 /* compressed text is about this much larger */,
@@ -119,7 +120,7 @@ enum status job_plan(struct preprocess_job *job)
 	}
 	job->unit_bytes = job->config->unit_bytes;
 	if (!job->unit_bytes) {
-		job->unit_bytes = total / 64;
+		job->unit_bytes = total / UNITS;
 		if (job->unit_bytes < LEAST_UNIT_BYTES)
 			job->unit_bytes = LEAST_UNIT_BYTES;
 		if (job->unit_bytes > MOST_UNIT_BYTES)

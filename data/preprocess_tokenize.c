@@ -1,4 +1,12 @@
-/* Pass 1: documents to tokens to spill files. */
+/*
+ * Pass 1: documents to tokens to spill files.
+ *
+ * A worker takes a unit that nobody has begun or, when there is none left, helps with one under way: whoever
+ * works on a unit takes a batch of records at a time, one after another, and spills them through a buffer of
+ * its own; who leaves it last publishes its file. So all work on one large compressed file or on standard
+ * input, and to the end. Units are begun, and a unit's batches taken, in order; after a failure those before
+ * it go on to their end, so that it is always the first failure that is reported.
+ */
 #include "data/preprocess_job.h"
 
 #include "common/file.h"
@@ -13,28 +21,50 @@
 #include <string.h>
 
 enum { PROGRESS_BYTES = 256 << 10 };
-#define LARGEST_BUFFER (UINT64_C(256) << 20)
+#define LARGEST_BUFFER (UINT64_C(64) << 20)
+
+/* A unit under way. */
+struct open_unit {
+	size_t number;
+	int members;    /* who work on it; 0: this is no unit. The crew's mutex guards it, */
+	bool exhausted; /* and this: all its batches are taken */
+	struct spill_file *spill;
+
+	pthread_mutex_t mutex; /* one reads at a time; for what follows */
+	struct input_reader *reader;
+	bool reading;   /* the reader is open on the piece */
+	uint32_t piece; /* within the unit */
+	uint64_t batches, stored;
+	uint64_t *lines; /* [line_capacity]: of each piece */
+	size_t line_capacity;
+};
 
 struct worker {
 	bool open;
 	struct token_reader *tokens; /* of files of ids; otherwise: */
-	struct input_reader *reader;
 	struct jsonl *jsonl;
 	struct encoder *encoder;
-	struct spill_writer *spill;
-	uint32_t *ids; /* [id_capacity] */
+	struct spill_buffer *spill;
+	struct input_batch batch;
 	char *repaired;
-	size_t id_capacity, repaired_capacity;
-	uint64_t *lines; /* [line_capacity]: of each piece of the unit */
-	size_t line_capacity;
+	size_t repaired_capacity;
 
 	/* since progress was last told */
-	uint64_t documents, tokens_done, text_bytes, stored;
+	uint64_t documents, tokens_done, text_bytes;
+};
+
+struct failure {
+	uint64_t unit, batch; /* UINT64_MAX: none */
+	struct error_copy error;
 };
 
 struct crew {
 	struct preprocess_job *job;
-	struct worker *workers; /* [config->workers] */
+	struct worker *workers;  /* [config->workers] */
+	struct open_unit *units; /* [config->workers]: nobody works on two */
+	pthread_mutex_t mutex;
+	size_t next; /* units before it have begun, or are done */
+	struct failure failure;
 };
 
 /* Where a record is, for messages and rejects. */
@@ -43,6 +73,7 @@ struct place {
 	struct worker *worker;
 	const struct unit *unit;
 	uint32_t piece; /* within the unit */
+	uint64_t batch; /* of the unit */
 	const struct input_file *file;
 	const struct input_record *record;
 };
@@ -55,12 +86,11 @@ static enum status open_worker(struct preprocess_job *job, struct worker *worker
 	uint64_t memory = job->config->memory / (uint64_t)job->config->workers / 2;
 	if (memory > LARGEST_BUFFER)
 		memory = LARGEST_BUFFER;
-	TRY(spill_writer_create(&job->format, memory, &worker->spill));
+	TRY(spill_buffer_create(&job->format, memory, &worker->spill));
 	const struct tokenizer *tokenizer = job->config->tokenizer;
 	if (job->config->token_format)
 		return token_reader_create(job->config->token_format, tokenizer_vocabulary(tokenizer),
 			tokenizer_eod(tokenizer), job->config->max_bytes, &worker->tokens);
-	TRY(input_reader_create(&worker->reader));
 	TRY(jsonl_open(job->config->text_key, &worker->jsonl));
 	return encoder_open(tokenizer, &worker->encoder);
 }
@@ -68,27 +98,23 @@ static enum status open_worker(struct preprocess_job *job, struct worker *worker
 static void close_worker(struct worker *worker)
 {
 	token_reader_destroy(worker->tokens);
-	input_reader_destroy(worker->reader);
 	jsonl_close(worker->jsonl);
 	if (worker->encoder)
 		encoder_close(worker->encoder);
-	spill_writer_destroy(worker->spill);
-	free(worker->ids);
+	spill_buffer_destroy(worker->spill);
+	input_batch_free(&worker->batch);
 	free(worker->repaired);
-	free(worker->lines);
 }
 
-static enum status tell_progress(struct preprocess_job *job, struct worker *worker, bool now)
+/* `stored` bytes of input were read since. */
+static enum status tell_progress(struct preprocess_job *job, struct worker *worker, uint64_t stored)
 {
-	uint64_t stored =
-		worker->tokens ? token_reader_stored(worker->tokens) : input_reader_stored(worker->reader);
-	atomic_fetch_add(&job->bytes_done, stored - worker->stored);
+	atomic_fetch_add(&job->bytes_done, stored);
 	atomic_fetch_add(&job->documents, worker->documents);
 	atomic_fetch_add(&job->tokens, worker->tokens_done);
 	atomic_fetch_add(&job->text_bytes, worker->text_bytes);
-	worker->stored = stored;
 	worker->documents = worker->tokens_done = worker->text_bytes = 0;
-	return job_progress(job, now);
+	return job_progress(job, false);
 }
 
 /* Lines of a plain file that begin before byte `begin` (not 0). Slow; for error messages. */
@@ -138,7 +164,7 @@ static struct spill_place spill_place(const struct place *place)
 static enum status list_reject(const struct place *place, const char *reason)
 {
 	const struct spill_place at = spill_place(place);
-	return spill_writer_reject(place->worker->spill, &at, reason);
+	return spill_buffer_reject(place->worker->spill, &at, reason);
 }
 
 static enum status reject(const struct place *place, const char *reason)
@@ -154,9 +180,9 @@ static enum status refuse_invalid(const struct place *place, size_t column)
 		"mend it, or run without --strict to have it replaced by U+FFFD");
 }
 
-/* To the spill, unless it is too short. */
-static enum status add_document(const struct place *place, const char *text, size_t bytes,
-	const uint32_t *ids, size_t count, uint64_t repaired)
+/* The document whose ids are in the room reserved, to the spill, unless it is too short. */
+static enum status add_document(
+	const struct place *place, const char *text, size_t bytes, size_t count, uint64_t repaired)
 {
 	struct worker *worker = place->worker;
 	uint64_t least = place->job->config->min_tokens;
@@ -166,8 +192,8 @@ static enum status add_document(const struct place *place, const char *text, siz
 		return list_reject(place, reason);
 	}
 	const struct spill_place at = spill_place(place);
-	TRY(spill_writer_add(worker->spill, hash128(text, bytes), bytes, ids, count, &at));
-	spill_writer_count(worker->spill, 0, repaired);
+	TRY(spill_buffer_add(worker->spill, hash128(text, bytes), bytes, count, &at));
+	spill_buffer_count(worker->spill, 0, repaired);
 	worker->documents++;
 	worker->tokens_done += count + 1;
 	worker->text_bytes += bytes;
@@ -178,6 +204,7 @@ static enum status add_document(const struct place *place, const char *text, siz
 static enum status take_document(const struct place *place, const char *text, size_t bytes, uint64_t repaired)
 {
 	struct worker *worker = place->worker;
+	void *ids;
 	size_t count;
 	if (bytes > place->job->config->max_bytes) {
 		char reason[96];
@@ -186,13 +213,29 @@ static enum status take_document(const struct place *place, const char *text, si
 		return reject(place, reason);
 	}
 	if (bytes == 0) {
-		spill_writer_count(worker->spill, 1, 0);
+		spill_buffer_count(worker->spill, 1, 0);
 		return STATUS_OK;
 	}
-	TRY(memory_grow((void **)&worker->ids, &worker->id_capacity, bytes, sizeof *worker->ids,
-		"a document's tokens"));
-	TRY(encoder_encode(worker->encoder, text, bytes, worker->ids, &count));
-	return add_document(place, text, bytes, worker->ids, count, repaired);
+	TRY(spill_buffer_reserve(worker->spill, bytes, &ids));
+	TRY(place->job->format.item_bytes == 2 ? encoder_encode_u16(worker->encoder, text, bytes, ids, &count)
+					       : encoder_encode(worker->encoder, text, bytes, ids, &count));
+	return add_document(place, text, bytes, count, repaired);
+}
+
+/* Ids of another program, in the spill's item size. */
+static enum status copy_ids(
+	const struct preprocess_job *job, struct spill_buffer *spill, const struct token_document *document)
+{
+	void *room;
+	TRY(spill_buffer_reserve(spill, document->count, &room));
+	if (job->format.item_bytes == 4) {
+		memcpy(room, document->ids, document->count * 4);
+		return STATUS_OK;
+	}
+	uint16_t *to = room;
+	for (size_t i = 0; i < document->count; i++)
+		to[i] = (uint16_t)document->ids[i];
+	return STATUS_OK;
 }
 
 /* A document of a file of ids, to the spill: its key is that of the text that they spell. */
@@ -210,9 +253,9 @@ static enum status take_ids(const struct place *place, const struct token_docume
 	if (bytes > place->job->config->max_bytes)
 		status = reject(place, reason);
 	else if (bytes == 0)
-		spill_writer_count(worker->spill, 1, 0);
-	else
-		status = add_document(place, text, bytes, document->ids, document->count, 0);
+		spill_buffer_count(worker->spill, 1, 0);
+	else if ((status = copy_ids(place->job, worker->spill, document)) == STATUS_OK)
+		status = add_document(place, text, bytes, document->count, 0);
 	free(text);
 	return status;
 }
@@ -274,92 +317,265 @@ static uint64_t record_limit(const struct preprocess_job *job, const struct inpu
 	return file->kind == INPUT_JSONL ? most * 6 + (1 << 20) : most;
 }
 
-static enum status take_token_piece(struct place *place)
+/* ---- units ---- */
+
+/* A unit of files of ids is cut so that one worker does it all, as one batch. */
+static enum status take_token_piece(struct place *place, uint32_t number)
 {
 	struct preprocess_job *job = place->job;
 	struct worker *worker = place->worker;
-	const struct piece *piece = &job->pieces[place->unit->first_piece + place->piece];
+	const struct piece *piece = &job->pieces[place->unit->first_piece + number];
 	struct token_document document;
 	struct input_record record = {0};
+	uint64_t told = 0;
 	bool more;
+	place->piece = number;
 	place->file = &job->inputs.files[piece->file];
 	place->record = &record;
 	TRY(token_reader_open(worker->tokens, &job->inputs, piece->file, piece->begin, piece->end));
-	worker->stored = 0;
 	for (;;) {
 		TRY(token_reader_next(worker->tokens, &document, &more));
 		if (!more)
 			break;
 		record.offset = document.offset;
 		TRY(take_ids(place, &document));
-		if (token_reader_stored(worker->tokens) - worker->stored >= PROGRESS_BYTES)
-			TRY(tell_progress(job, worker, false));
+		uint64_t stored = token_reader_stored(worker->tokens);
+		if (stored - told >= PROGRESS_BYTES) {
+			TRY(tell_progress(job, worker, stored - told));
+			told = stored;
+		}
 	}
-	TRY(tell_progress(job, worker, false));
-	worker->lines[place->piece] = 0;
+	TRY(tell_progress(job, worker, token_reader_stored(worker->tokens) - told));
 	return token_reader_finish(worker->tokens);
 }
 
-static enum status take_piece(struct place *place)
+static enum status take_tokens(struct open_unit *unit, struct place *place)
 {
-	struct preprocess_job *job = place->job;
-	struct worker *worker = place->worker;
-	const struct piece *piece = &job->pieces[place->unit->first_piece + place->piece];
-	struct input_record record;
-	uint64_t told = 0;
-	bool more;
-	place->file = &job->inputs.files[piece->file];
-	place->record = &record;
-	TRY(input_reader_open(worker->reader, place->file, piece->begin, piece->end,
-		job->config->document_separator, record_limit(job, place->file)));
-	worker->stored = 0;
-	for (;;) {
-		TRY(input_reader_next(worker->reader, &record, &more));
-		if (!more)
-			break;
-		TRY(take_record(place));
-		if (record.offset - told >= PROGRESS_BYTES) {
-			told = record.offset;
-			TRY(tell_progress(job, worker, false));
-		}
+	for (uint32_t i = 0; i < place->unit->pieces; i++) {
+		TRY(take_token_piece(place, i));
+		unit->lines[i] = 0;
 	}
-	TRY(tell_progress(job, worker, false));
-	worker->lines[place->piece] = input_reader_lines(worker->reader);
-	return input_reader_finish(worker->reader);
+	return STATUS_OK;
 }
 
-static enum status take_unit(void *context, int number, uint64_t task)
+/* The unit's next records into the worker's batch; place->file is NULL when there are none. *stored: bytes of
+ * input read. The unit's mutex is held. */
+static enum status read_batch(struct open_unit *unit, struct place *place, uint64_t *stored)
 {
-	struct crew *crew = context;
+	struct preprocess_job *job = place->job;
+	place->batch = unit->batches++;
+	place->file = NULL;
+	for (; unit->piece < place->unit->pieces; unit->piece++) {
+		const struct piece *piece = &job->pieces[place->unit->first_piece + unit->piece];
+		const struct input_file *file = &job->inputs.files[piece->file];
+		bool more;
+		if (!unit->reading)
+			TRY(input_reader_open(unit->reader, file, piece->begin, piece->end,
+				job->config->document_separator, record_limit(job, file)));
+		if (!unit->reading)
+			unit->stored = 0;
+		unit->reading = true;
+		TRY(input_reader_batch(unit->reader, &place->worker->batch, &more));
+		*stored += input_reader_stored(unit->reader) - unit->stored;
+		unit->stored = input_reader_stored(unit->reader);
+		if (more) {
+			place->piece = unit->piece;
+			place->file = file;
+			return STATUS_OK;
+		}
+		unit->reading = false;
+		unit->lines[unit->piece] = input_reader_lines(unit->reader);
+		TRY(input_reader_finish(unit->reader));
+	}
+	return STATUS_OK;
+}
+
+static enum status take_batch(struct place *place)
+{
+	const struct input_batch *batch = &place->worker->batch;
+	TRY(spill_buffer_begin_batch(place->worker->spill, place->batch));
+	for (size_t i = 0; i < batch->count; i++) {
+		place->record = &batch->records[i];
+		TRY(take_record(place));
+	}
+	return STATUS_OK;
+}
+
+/* Batches of the unit, as long as there are some and nothing before them has failed. */
+static enum status take_batches(struct crew *crew, struct open_unit *unit, struct place *place)
+{
+	for (;;) {
+		uint64_t stored = 0;
+		pthread_mutex_lock(&crew->mutex);
+		bool failed = crew->failure.unit <= unit->number;
+		pthread_mutex_unlock(&crew->mutex);
+		if (failed)
+			return STATUS_OK;
+		pthread_mutex_lock(&unit->mutex);
+		enum status status = read_batch(unit, place, &stored);
+		if (status != STATUS_OK)
+			unit->piece = (uint32_t)place->unit->pieces; /* nobody reads on */
+		pthread_mutex_unlock(&unit->mutex);
+		TRY(status);
+		if (!place->file)
+			return STATUS_OK;
+		TRY(take_batch(place));
+		TRY(tell_progress(crew->job, place->worker, stored));
+	}
+}
+
+static enum status begin_unit(struct crew *crew, struct open_unit *unit)
+{
 	struct preprocess_job *job = crew->job;
-	struct worker *worker = &crew->workers[number];
-	struct unit *unit = &job->units[task];
-	struct place place = {.job = job, .worker = worker, .unit = unit};
-	struct spill_counts counts;
 	char path[JOB_PATH];
-	if (unit->done)
-		return STATUS_OK;
-	TRY(job_progress(job, false));
-	TRY(open_worker(job, worker));
-	TRY(memory_grow((void **)&worker->lines, &worker->line_capacity, unit->pieces, sizeof *worker->lines,
-		"line counts"));
-	job_unit_path(job, task, path);
-	TRY(spill_writer_begin(worker->spill, path));
-	for (place.piece = 0; place.piece < unit->pieces; place.piece++)
-		TRY(worker->tokens ? take_token_piece(&place) : take_piece(&place));
-	TRY(spill_writer_publish(worker->spill, worker->lines, unit->pieces, &counts));
+	if (!unit->reader)
+		TRY(input_reader_create(&unit->reader));
+	TRY(memory_grow((void **)&unit->lines, &unit->line_capacity, job->units[unit->number].pieces,
+		sizeof *unit->lines, "line counts"));
+	job_unit_path(job, unit->number, path);
+	return spill_file_create(&job->format, path, &unit->spill);
+}
+
+/* This worker's part in the unit. */
+static enum status work_on(struct crew *crew, struct open_unit *unit, struct place *place)
+{
+	struct worker *worker = place->worker;
+	place->unit = &crew->job->units[unit->number];
+	place->batch = 0;
+	TRY(job_progress(crew->job, false));
+	TRY(open_worker(crew->job, worker));
+	pthread_mutex_lock(&unit->mutex);
+	enum status status = unit->spill ? STATUS_OK : begin_unit(crew, unit);
+	pthread_mutex_unlock(&unit->mutex);
+	TRY(status);
+	spill_buffer_begin(worker->spill, unit->spill);
+	TRY(worker->tokens ? take_tokens(unit, place) : take_batches(crew, unit, place));
+	return spill_buffer_flush(worker->spill);
+}
+
+static void note_failure(struct crew *crew, uint64_t unit, uint64_t batch, enum status status)
+{
+	struct failure *failure = &crew->failure;
+	pthread_mutex_lock(&crew->mutex);
+	if (unit < failure->unit || (unit == failure->unit && batch < failure->batch)) {
+		failure->unit = unit;
+		failure->batch = batch;
+		error_save(status, &failure->error);
+	}
+	pthread_mutex_unlock(&crew->mutex);
+}
+
+/* One that nobody has begun, else the one under way that has the fewest at work; NULL when there is none. */
+static struct open_unit *join_unit(struct crew *crew)
+{
+	const struct preprocess_job *job = crew->job;
+	struct open_unit *unit = NULL;
+	pthread_mutex_lock(&crew->mutex);
+	bool failed = crew->failure.unit != UINT64_MAX;
+	while (crew->next < job->unit_count && job->units[crew->next].done)
+		crew->next++;
+	bool begin = !failed && crew->next < job->unit_count;
+	for (int i = 0; i < job->config->workers && !failed; i++) {
+		struct open_unit *other = &crew->units[i];
+		if (begin ? !other->members
+			  : other->members && !other->exhausted && (!unit || other->members < unit->members))
+			unit = other;
+	}
+	if (begin) {
+		unit->number = crew->next++;
+		unit->exhausted = job->config->token_format != TOKEN_FORMAT_NONE;
+		unit->reading = false;
+		unit->piece = 0;
+		unit->batches = 0;
+	}
+	if (unit)
+		unit->members++;
+	pthread_mutex_unlock(&crew->mutex);
+	return unit;
+}
+
+/* Standard input cannot be read again, the other inputs can, so that what a power failure takes is no loss.
+ */
+static bool reads_standard_input(const struct preprocess_job *job, const struct unit *unit)
+{
+	return job->inputs.files[job->pieces[unit->first_piece].file].standard_input;
+}
+
+static enum status publish_unit(struct crew *crew, struct open_unit *open)
+{
+	struct preprocess_job *job = crew->job;
+	struct unit *unit = &job->units[open->number];
+	struct spill_file *spill = open->spill;
+	struct spill_counts counts;
+	open->spill = NULL;
+	TRY(spill_file_publish(spill, open->lines, unit->pieces, reads_standard_input(job, unit), &counts));
 	unit->done = true;
 	return job_progress(job, true);
 }
 
+/* After the worker's part, which ended well or not. */
+static void leave_unit(struct crew *crew, struct open_unit *unit)
+{
+	pthread_mutex_lock(&crew->mutex);
+	unit->exhausted = true;
+	bool last = unit->members == 1, failed = crew->failure.unit <= unit->number;
+	if (!last)
+		unit->members--;
+	pthread_mutex_unlock(&crew->mutex);
+	if (!last)
+		return;
+	if (!failed) {
+		enum status status = publish_unit(crew, unit);
+		if (status != STATUS_OK)
+			note_failure(crew, unit->number, UINT64_MAX, status);
+	}
+	spill_file_abandon(unit->spill);
+	unit->spill = NULL;
+	pthread_mutex_lock(&crew->mutex);
+	unit->members = 0;
+	pthread_mutex_unlock(&crew->mutex);
+}
+
+/* What one worker does. Failures are the crew's. */
+static enum status work(void *context, int number, uint64_t task)
+{
+	struct crew *crew = context;
+	struct place place = {.job = crew->job, .worker = &crew->workers[number]};
+	struct open_unit *unit;
+	(void)task;
+	while ((unit = join_unit(crew))) {
+		enum status status = work_on(crew, unit, &place);
+		if (status != STATUS_OK)
+			note_failure(crew, unit->number, place.batch, status);
+		leave_unit(crew, unit);
+	}
+	return STATUS_OK;
+}
+
+static enum status run_crew(struct crew *crew)
+{
+	int workers = crew->job->config->workers;
+	TRY(memory_alloc((void **)&crew->workers, (size_t)workers, sizeof *crew->workers, "workers"));
+	TRY(memory_alloc((void **)&crew->units, (size_t)workers, sizeof *crew->units, "workers"));
+	for (int i = 0; i < workers; i++)
+		pthread_mutex_init(&crew->units[i].mutex, NULL);
+	TRY(threads_run(workers, (uint64_t)workers, work, crew));
+	return crew->failure.unit == UINT64_MAX ? STATUS_OK : error_restore(&crew->failure.error);
+}
+
 enum status job_tokenize(struct preprocess_job *job)
 {
-	struct crew crew = {.job = job};
-	TRY(memory_alloc(
-		(void **)&crew.workers, (size_t)job->config->workers, sizeof *crew.workers, "workers"));
-	enum status status = threads_run(job->config->workers, job->unit_count, take_unit, &crew);
-	for (int i = 0; i < job->config->workers; i++)
+	struct crew crew = {.job = job, .failure = {.unit = UINT64_MAX, .batch = UINT64_MAX}};
+	pthread_mutex_init(&crew.mutex, NULL);
+	enum status status = run_crew(&crew);
+	for (int i = 0; i < job->config->workers && crew.units; i++) {
 		close_worker(&crew.workers[i]);
+		input_reader_destroy(crew.units[i].reader);
+		free(crew.units[i].lines);
+		pthread_mutex_destroy(&crew.units[i].mutex);
+	}
+	pthread_mutex_destroy(&crew.mutex);
 	free(crew.workers);
+	free(crew.units);
 	return status;
 }

@@ -1,353 +1,11 @@
-#include "data/spill.h"
-
 #include "common/endian.h"
 #include "common/file.h"
 #include "common/memory.h"
+#include "data/spill_format.h"
 
 #include <assert.h>
-#include <fcntl.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-
-enum {
-	HEADER_BYTES = 24,
-	SOURCED_BYTES = HEADER_BYTES + 20, /* a header with its place */
-	SEGMENT_BYTES = 40,
-	BLOCK_BYTES = 24,
-	TRAILER_BYTES = 48,
-	COUNTS = 16,
-	REJECT_BYTES = 24,
-	REJECT_BLOCK = 1 << 20,
-};
-static const char magic[8] = {'F', 'E', 'R', 'R', 'Y', 'S', 'P', 'L'};
-
-struct segment {
-	uint64_t offset, bytes, tokens, hash, documents;
-};
-
-struct block {
-	uint64_t offset, bytes, hash;
-};
-
-struct pending {
-	struct hash128 key;
-	uint64_t first; /* of its tokens, in items */
-	uint32_t tokens, bytes;
-	struct spill_place place;
-};
-
-struct spill_writer {
-	struct spill_format format;
-	uint64_t memory;
-	uint32_t buckets;
-	struct file_writer *file; /* NULL between units */
-	struct spill_counts counts;
-
-	uint8_t *tokens; /* [token_capacity] items of item_bytes */
-	size_t token_capacity, token_count;
-	struct pending *documents; /* [document_count], in order of arrival */
-	size_t document_capacity, document_count;
-
-	uint32_t *order; /* [document_count]: documents by bucket */
-	size_t order_capacity;
-	size_t *bucket_end; /* [buckets + 1] */
-	uint8_t *gathered;  /* one segment: headers and tokens */
-	size_t gathered_capacity;
-
-	struct segment *segments; /* [run][buckets] */
-	size_t segment_capacity, runs;
-	uint8_t *rejects; /* [reject_bytes], the block under way */
-	size_t reject_capacity, reject_bytes;
-	struct block *blocks;
-	size_t block_capacity, block_count;
-};
-
-static uint32_t bucket_of(const struct spill_format *format, uint64_t key)
-{
-	return format->bucket_bits ? (uint32_t)(key >> (64 - format->bucket_bits)) : 0;
-}
-
-static size_t header_bytes(const struct spill_format *format)
-{
-	return format->sources ? SOURCED_BYTES : HEADER_BYTES;
-}
-
-/* ---- writing ---- */
-
-enum status spill_writer_create(const struct spill_format *format, uint64_t memory, struct spill_writer **out)
-{
-	struct spill_writer *writer;
-	assert(format->bucket_bits >= 0 && format->bucket_bits <= SPILL_LARGEST_BITS);
-	TRY(memory_alloc((void **)&writer, 1, sizeof *writer, "a spill buffer"));
-	writer->format = *format;
-	writer->memory = memory;
-	writer->buckets = 1u << format->bucket_bits;
-	enum status status = memory_alloc((void **)&writer->bucket_end, writer->buckets + 1,
-		sizeof *writer->bucket_end, "a spill buffer");
-	if (status != STATUS_OK) {
-		spill_writer_destroy(writer);
-		return status;
-	}
-	*out = writer;
-	return STATUS_OK;
-}
-
-void spill_writer_destroy(struct spill_writer *writer)
-{
-	if (!writer)
-		return;
-	file_writer_abandon(writer->file);
-	free(writer->tokens);
-	free(writer->documents);
-	free(writer->order);
-	free(writer->bucket_end);
-	free(writer->gathered);
-	free(writer->segments);
-	free(writer->rejects);
-	free(writer->blocks);
-	free(writer);
-}
-
-enum status spill_writer_begin(struct spill_writer *writer, const char *path)
-{
-	assert(!writer->file);
-	writer->counts = (struct spill_counts){0};
-	writer->token_count = writer->document_count = writer->runs = 0;
-	writer->reject_bytes = writer->block_count = 0;
-	return file_writer_open(path, &writer->file);
-}
-
-/* Counting sort of the documents by bucket: afterwards bucket b's are order[bucket_end[b - 1], bucket_end[b])
- * (from 0 for the first). */
-static enum status sort_by_bucket(struct spill_writer *writer)
-{
-	size_t *end = writer->bucket_end;
-	TRY(memory_grow((void **)&writer->order, &writer->order_capacity, writer->document_count,
-		sizeof *writer->order, "a spill buffer"));
-	memset(end, 0, (writer->buckets + 1) * sizeof *end);
-	for (size_t i = 0; i < writer->document_count; i++)
-		end[bucket_of(&writer->format, writer->documents[i].key.high) + 1]++;
-	for (uint32_t b = 0; b < writer->buckets; b++)
-		end[b + 1] += end[b];
-	/* end[b] is now the start of bucket b, and moves to its end as it fills. */
-	for (size_t i = 0; i < writer->document_count; i++)
-		writer->order[end[bucket_of(&writer->format, writer->documents[i].key.high)]++] = (uint32_t)i;
-	return STATUS_OK;
-}
-
-static void put_header(uint8_t *to, const struct pending *document, bool sourced)
-{
-	store_le64(to, document->key.high);
-	store_le64(to + 8, document->key.low);
-	store_le32(to + 16, document->tokens);
-	store_le32(to + 20, document->bytes);
-	if (!sourced)
-		return;
-	store_le32(to + 24, document->place.piece);
-	store_le64(to + 28, document->place.line);
-	store_le64(to + 36, document->place.offset);
-}
-
-/* Of a segment: its headers' hash and its tokens' as one, so that each can be read into its own place. */
-static uint64_t hash_segment(const void *headers, size_t header_bytes, const void *tokens, size_t token_bytes)
-{
-	uint64_t hashes[2] = {hash64(headers, header_bytes), hash64(tokens, token_bytes)};
-	return hash_numbers(hashes, 2);
-}
-
-/* Gathers and writes the documents order[first, last). */
-static enum status write_segment(
-	struct spill_writer *writer, size_t first, size_t last, struct segment *segment)
-{
-	size_t item = (size_t)writer->format.item_bytes, header = header_bytes(&writer->format);
-	size_t headers = (last - first) * header, tokens = 0;
-	for (size_t i = first; i < last; i++)
-		tokens += writer->documents[writer->order[i]].tokens;
-	size_t bytes = headers + tokens * item;
-	TRY(memory_grow((void **)&writer->gathered, &writer->gathered_capacity, bytes, 1, "a spill buffer"));
-	uint8_t *to = writer->gathered + headers;
-	for (size_t i = first; i < last; i++) {
-		const struct pending *document = &writer->documents[writer->order[i]];
-		put_header(writer->gathered + (i - first) * header, document, writer->format.sources);
-		memcpy(to, writer->tokens + document->first * item, document->tokens * item);
-		to += document->tokens * item;
-	}
-	*segment = (struct segment){.offset = file_writer_offset(writer->file),
-		.bytes = bytes,
-		.tokens = tokens,
-		.hash = hash_segment(writer->gathered, headers, writer->gathered + headers, tokens * item),
-		.documents = last - first};
-	return file_writer_write(writer->file, writer->gathered, bytes);
-}
-
-/* Writes what is buffered as one run. */
-static enum status flush_run(struct spill_writer *writer)
-{
-	if (writer->document_count == 0)
-		return STATUS_OK;
-	TRY(sort_by_bucket(writer));
-	TRY(memory_grow((void **)&writer->segments, &writer->segment_capacity,
-		(writer->runs + 1) * writer->buckets, sizeof *writer->segments, "a spill index"));
-	struct segment *run = writer->segments + writer->runs * writer->buckets;
-	size_t first = 0;
-	for (uint32_t b = 0; b < writer->buckets; b++) {
-		run[b] = (struct segment){0};
-		if (writer->bucket_end[b] > first)
-			TRY(write_segment(writer, first, writer->bucket_end[b], &run[b]));
-		first = writer->bucket_end[b];
-	}
-	writer->runs++;
-	writer->token_count = writer->document_count = 0;
-	return STATUS_OK;
-}
-
-enum status spill_writer_add(struct spill_writer *writer, struct hash128 key, size_t bytes,
-	const uint32_t *ids, size_t count, const struct spill_place *place)
-{
-	size_t item = (size_t)writer->format.item_bytes;
-	uint64_t held = writer->token_count * item + writer->document_count * sizeof *writer->documents;
-	if (held + count * item + sizeof *writer->documents > writer->memory ||
-		writer->document_count == UINT32_MAX)
-		TRY(flush_run(writer));
-	TRY(memory_grow((void **)&writer->tokens, &writer->token_capacity, writer->token_count + count, item,
-		"a spill buffer"));
-	TRY(memory_grow((void **)&writer->documents, &writer->document_capacity, writer->document_count + 1,
-		sizeof *writer->documents, "a spill buffer"));
-	writer->documents[writer->document_count++] = (struct pending){.key = key,
-		.first = writer->token_count,
-		.tokens = (uint32_t)count,
-		.bytes = (uint32_t)bytes,
-		.place = *place};
-	if (item == 2) {
-		uint16_t *to = (uint16_t *)writer->tokens + writer->token_count;
-		for (size_t i = 0; i < count; i++)
-			to[i] = (uint16_t)ids[i];
-	} else {
-		memcpy(writer->tokens + writer->token_count * item, ids, count * item);
-	}
-	writer->token_count += count;
-	writer->counts.documents++;
-	writer->counts.tokens += count + 1;
-	writer->counts.bytes += bytes;
-	return STATUS_OK;
-}
-
-static enum status flush_rejects(struct spill_writer *writer)
-{
-	if (writer->reject_bytes == 0)
-		return STATUS_OK;
-	TRY(memory_grow((void **)&writer->blocks, &writer->block_capacity, writer->block_count + 1,
-		sizeof *writer->blocks, "a spill index"));
-	writer->blocks[writer->block_count++] = (struct block){.offset = file_writer_offset(writer->file),
-		.bytes = writer->reject_bytes,
-		.hash = hash64(writer->rejects, writer->reject_bytes)};
-	size_t bytes = writer->reject_bytes;
-	writer->reject_bytes = 0;
-	return file_writer_write(writer->file, writer->rejects, bytes);
-}
-
-enum status spill_writer_reject(
-	struct spill_writer *writer, const struct spill_place *place, const char *reason)
-{
-	size_t length = strlen(reason), bytes = REJECT_BYTES + length;
-	if (writer->reject_bytes + bytes > REJECT_BLOCK)
-		TRY(flush_rejects(writer));
-	TRY(memory_grow((void **)&writer->rejects, &writer->reject_capacity, writer->reject_bytes + bytes, 1,
-		"a list of rejects"));
-	uint8_t *to = writer->rejects + writer->reject_bytes;
-	store_le32(to, place->piece);
-	store_le32(to + 4, (uint32_t)length);
-	store_le64(to + 8, place->line);
-	store_le64(to + 16, place->offset);
-	memcpy(to + REJECT_BYTES, reason, length);
-	writer->reject_bytes += bytes;
-	writer->counts.rejected++;
-	return STATUS_OK;
-}
-
-void spill_writer_count(struct spill_writer *writer, uint64_t empty, uint64_t repaired)
-{
-	writer->counts.empty += empty;
-	writer->counts.repaired += repaired;
-}
-
-static uint8_t *put(uint8_t *to, uint64_t number)
-{
-	store_le64(to, number);
-	return to + 8;
-}
-
-static uint8_t *put_counts(uint8_t *to, const struct spill_counts *counts)
-{
-	memset(to, 0, COUNTS * 8);
-	store_le64(to, counts->documents);
-	store_le64(to + 8, counts->tokens);
-	store_le64(to + 16, counts->bytes);
-	store_le64(to + 24, counts->empty);
-	store_le64(to + 32, counts->rejected);
-	store_le64(to + 40, counts->repaired);
-	return to + COUNTS * 8;
-}
-
-static uint8_t *put_segments(const struct spill_writer *writer, uint8_t *to)
-{
-	for (uint32_t b = 0; b < writer->buckets; b++)
-		for (size_t run = 0; run < writer->runs; run++) {
-			const struct segment *segment = &writer->segments[run * writer->buckets + b];
-			to = put(to, segment->offset);
-			to = put(to, segment->bytes);
-			to = put(to, segment->tokens);
-			to = put(to, segment->hash);
-			to = put(to, segment->documents);
-		}
-	return to;
-}
-
-static enum status write_footer(struct spill_writer *writer, const uint64_t *lines, size_t pieces)
-{
-	uint8_t *footer, *to;
-	size_t bytes = COUNTS * 8 + 8 + writer->runs * writer->buckets * SEGMENT_BYTES + 8 +
-		       writer->block_count * BLOCK_BYTES + 8 + pieces * 8;
-	TRY(memory_alloc((void **)&footer, bytes + TRAILER_BYTES, 1, "a spill index"));
-	to = put_counts(footer, &writer->counts);
-	to = put(to, writer->runs);
-	to = put_segments(writer, to);
-	to = put(to, writer->block_count);
-	for (size_t i = 0; i < writer->block_count; i++) {
-		to = put(to, writer->blocks[i].offset);
-		to = put(to, writer->blocks[i].bytes);
-		to = put(to, writer->blocks[i].hash);
-	}
-	to = put(to, pieces);
-	for (size_t i = 0; i < pieces; i++)
-		to = put(to, lines[i]);
-	assert(to == footer + bytes);
-	to = put(to, file_writer_offset(writer->file));
-	to = put(to, bytes);
-	to = put(to, hash64(footer, bytes));
-	to = put(to, writer->format.job.high);
-	to = put(to, writer->format.job.low);
-	memcpy(to, magic, sizeof magic);
-	enum status status = file_writer_write(writer->file, footer, bytes + TRAILER_BYTES);
-	free(footer);
-	return status;
-}
-
-enum status spill_writer_publish(
-	struct spill_writer *writer, const uint64_t *lines, size_t pieces, struct spill_counts *counts)
-{
-	TRY(flush_run(writer));
-	TRY(flush_rejects(writer));
-	TRY(write_footer(writer, lines, pieces));
-	struct file_writer *file = writer->file;
-	writer->file = NULL;
-	TRY(file_writer_publish(file));
-	*counts = writer->counts;
-	return STATUS_OK;
-}
-
-/* ---- reading ---- */
 
 /* A footer, checked and in memory. */
 struct footer {
@@ -360,8 +18,7 @@ struct footer {
 
 static enum status damaged(const char *path, const char *what)
 {
-	return error_set(STATUS_CORRUPT,
-		"%s: %s; remove this file and run the same command again: it will be made anew", path, what);
+	return error_set(STATUS_CORRUPT, "%s: %s; the same command makes it anew", path, what);
 }
 
 struct trailer {
@@ -378,7 +35,7 @@ static enum status read_trailer(
 	if (size < TRAILER_BYTES)
 		return damaged(path, "is shorter than a spill file");
 	TRY(file_read_at(fd, path, data, sizeof data, size - TRAILER_BYTES));
-	if (memcmp(data + 40, magic, sizeof magic) != 0)
+	if (memcmp(data + 40, spill_magic, sizeof spill_magic) != 0)
 		return damaged(path, "does not end as a spill file");
 	if (load_le64(data + 24) != format->job.high || load_le64(data + 32) != format->job.low)
 		return damaged(path, "belongs to another job");
@@ -432,9 +89,9 @@ static enum status read_footer(
 	return STATUS_OK;
 }
 
-static struct segment get_segment(const uint8_t *from)
+static struct spill_segment get_segment(const uint8_t *from)
 {
-	return (struct segment){load_le64(from), load_le64(from + 8), load_le64(from + 16),
+	return (struct spill_segment){load_le64(from), load_le64(from + 8), load_le64(from + 16),
 		load_le64(from + 24), load_le64(from + 32)};
 }
 
@@ -453,6 +110,18 @@ static enum status with_footer(const char *path, const struct spill_format *form
 	return status;
 }
 
+/* Where a segment lies, and its sizes, must fit together. */
+static enum status check_segment(const char *path, const struct spill_segment *segment,
+	const struct spill_format *format, uint64_t limit)
+{
+	uint64_t header = spill_header_bytes(format), item = (uint64_t)format->item_bytes;
+	if (segment->offset > limit || segment->bytes > limit - segment->offset ||
+		segment->documents > segment->bytes / header || segment->tokens > segment->bytes / item ||
+		segment->documents * header + segment->tokens * item != segment->bytes)
+		return damaged(path, "has a damaged index");
+	return STATUS_OK;
+}
+
 struct inspection {
 	const struct spill_format *format;
 	struct spill_counts *counts;
@@ -468,10 +137,10 @@ static enum status inspect(int fd, const struct footer *footer, void *user)
 		load_le64(data + 16), load_le64(data + 24), load_le64(data + 32), load_le64(data + 40)};
 	uint64_t count = footer->runs << inspection->format->bucket_bits, documents = 0;
 	for (uint64_t i = 0; i < count; i++) {
-		struct segment segment = get_segment(footer->segments + i * SEGMENT_BYTES);
+		struct spill_segment segment = get_segment(footer->segments + i * SEGMENT_BYTES);
 		documents += segment.documents;
 		inspection->bucket_bytes[i / footer->runs] +=
-			segment.documents * header_bytes(inspection->format) +
+			segment.documents * spill_header_bytes(inspection->format) +
 			segment.tokens * (uint64_t)inspection->format->item_bytes;
 	}
 	if (documents != inspection->counts->documents)
@@ -562,6 +231,54 @@ enum status spill_read_rejects(
 	return with_footer(path, format, visit_blocks, &visit);
 }
 
+/* ---- verification ---- */
+
+struct scratch {
+	uint8_t *data;
+	size_t capacity;
+};
+
+static enum status verify_segment(int fd, const struct footer *footer, const struct spill_segment *segment,
+	const struct spill_format *format, struct scratch *scratch)
+{
+	TRY(check_segment(footer->path, segment, format, footer->offset));
+	TRY(memory_grow((void **)&scratch->data, &scratch->capacity, segment->bytes, 1, "a spill segment"));
+	TRY(file_read_at(fd, footer->path, scratch->data, segment->bytes, segment->offset));
+	size_t headers = segment->documents * spill_header_bytes(format);
+	if (spill_hash_segment(scratch->data, headers, scratch->data + headers, segment->bytes - headers) !=
+		segment->hash)
+		return damaged(footer->path, "has a segment that its hash does not match");
+	return STATUS_OK;
+}
+
+static enum status skip_reject(void *user, const struct spill_reject *reject)
+{
+	(void)user;
+	(void)reject;
+	return STATUS_OK;
+}
+
+static enum status verify(int fd, const struct footer *footer, void *user)
+{
+	const struct spill_format *format = user;
+	struct scratch scratch = {0};
+	enum status status = STATUS_OK;
+	for (uint64_t i = 0; i < footer->runs << format->bucket_bits && status == STATUS_OK; i++) {
+		struct spill_segment segment = get_segment(footer->segments + i * SEGMENT_BYTES);
+		if (segment.documents)
+			status = verify_segment(fd, footer, &segment, format, &scratch);
+	}
+	free(scratch.data);
+	TRY(status);
+	return visit_blocks(fd, footer, &(struct reject_visit){skip_reject, NULL});
+}
+
+enum status spill_verify(const char *path, const struct spill_format *format)
+{
+	struct spill_format copy = *format;
+	return with_footer(path, format, verify, &copy);
+}
+
 /* ---- ranges ---- */
 
 struct spill_range {
@@ -644,12 +361,20 @@ static enum status reserve_documents(struct spill_range *range, size_t more)
 	return STATUS_OK;
 }
 
-static void take_place(struct spill_range *range, const uint8_t *header, uint32_t unit)
+/* The place of document number `number` of the range: that at `header`, unless it is known and is earlier. */
+static void take_place(
+	struct spill_range *range, uint32_t number, bool known, const uint8_t *header, uint32_t unit)
 {
-	range->places[range->count] = (struct spill_place){.unit = unit,
+	struct spill_place *old = &range->places[number];
+	const struct spill_place place = {.unit = unit,
 		.piece = load_le32(header + 24),
 		.line = load_le64(header + 28),
 		.offset = load_le64(header + 36)};
+	/* Units are read in order, but within one the runs are those of several workers. */
+	if (!known ||
+		(old->unit == unit && (place.piece < old->piece ||
+					      (place.piece == old->piece && place.offset < old->offset))))
+		*old = place;
 }
 
 /*
@@ -657,9 +382,9 @@ static void take_place(struct spill_range *range, const uint8_t *header, uint32_
  * range's: keeps those of the range that are new, closing the gaps that the others leave.
  */
 static bool take_documents(
-	struct spill_range *range, const uint8_t *headers, const struct segment *segment, uint32_t unit)
+	struct spill_range *range, const uint8_t *headers, const struct spill_segment *segment, uint32_t unit)
 {
-	size_t item = (size_t)range->format.item_bytes, header = header_bytes(&range->format);
+	size_t item = (size_t)range->format.item_bytes, header = spill_header_bytes(&range->format);
 	uint64_t from = range->token_count, end = range->token_count + segment->tokens;
 	for (uint64_t i = 0; i < segment->documents; i++, headers += header) {
 		struct spill_document document = {.key = {load_le64(headers), load_le64(headers + 8)},
@@ -675,13 +400,13 @@ static bool take_documents(
 			continue;
 		range->seen++;
 		uint32_t *slot = find_slot(range, document.key);
+		if (range->format.sources)
+			take_place(range, *slot ? *slot - 1 : document.number, *slot, headers, unit);
 		if (*slot)
 			continue;
 		if (source != document.first)
 			memmove(range->tokens + document.first * item, range->tokens + source * item,
 				document.tokens * item);
-		if (range->format.sources)
-			take_place(range, headers, unit);
 		range->token_count += document.tokens;
 		range->documents[range->count++] = document;
 		*slot = (uint32_t)range->count;
@@ -689,7 +414,8 @@ static bool take_documents(
 	return from == end;
 }
 
-struct spill_file {
+/* A file whose segments are being read. */
+struct open_file {
 	const char *path;
 	int fd;
 	uint32_t unit;
@@ -697,22 +423,19 @@ struct spill_file {
 };
 
 static enum status load_segment(
-	struct spill_range *range, const struct spill_file *file, const struct segment *segment)
+	struct spill_range *range, const struct open_file *file, const struct spill_segment *segment)
 {
 	const char *path = file->path;
-	size_t item = (size_t)range->format.item_bytes, header = header_bytes(&range->format);
-	size_t headers = segment->documents * header, tokens = segment->tokens * item;
-	if (segment->offset > file->limit || segment->bytes > file->limit - segment->offset ||
-		segment->documents > segment->bytes / header || segment->tokens > segment->bytes / item ||
-		headers + tokens != segment->bytes)
-		return damaged(path, "has a damaged index");
+	size_t item = (size_t)range->format.item_bytes, tokens = segment->tokens * item;
+	size_t headers = segment->documents * spill_header_bytes(&range->format);
+	TRY(check_segment(path, segment, &range->format, file->limit));
 	TRY(memory_grow((void **)&range->headers, &range->header_capacity, headers, 1, "a key range"));
 	TRY(memory_grow((void **)&range->tokens, &range->token_capacity, range->token_count + segment->tokens,
 		item, "a key range"));
 	uint8_t *to = range->tokens + range->token_count * item;
 	TRY(file_read_at(file->fd, path, range->headers, headers, segment->offset));
 	TRY(file_read_at(file->fd, path, to, tokens, segment->offset + headers));
-	if (hash_segment(range->headers, headers, to, tokens) != segment->hash)
+	if (spill_hash_segment(range->headers, headers, to, tokens) != segment->hash)
 		return damaged(path, "has a segment that its hash does not match");
 	TRY(reserve_documents(range, segment->documents));
 	if (!take_documents(range, range->headers, segment, file->unit))
@@ -727,18 +450,18 @@ static enum status load_file(struct spill_range *range, int fd, const char *path
 	TRY(read_trailer(fd, path, &range->format, &trailer));
 	TRY(file_read_at(fd, path, number, sizeof number, trailer.offset + COUNTS * 8));
 	uint64_t runs = load_le64(number);
-	uint32_t first = bucket_of(&range->format, range->first),
-		 last = bucket_of(&range->format, range->last);
+	uint32_t first = spill_bucket(&range->format, range->first),
+		 last = spill_bucket(&range->format, range->last);
 	uint64_t row = runs * SEGMENT_BYTES, bytes = (last - first + 1) * row;
 	if (runs > trailer.bytes / SEGMENT_BYTES || bytes > trailer.bytes)
 		return damaged(path, "has a damaged index");
 	if (runs == 0)
 		return STATUS_OK;
-	const struct spill_file file = {path, fd, unit, trailer.offset};
+	const struct open_file file = {path, fd, unit, trailer.offset};
 	TRY(memory_grow((void **)&range->entries, &range->entry_capacity, bytes, 1, "a key range"));
 	TRY(file_read_at(fd, path, range->entries, bytes, trailer.offset + COUNTS * 8 + 8 + first * row));
 	for (uint64_t i = 0; i < bytes / SEGMENT_BYTES; i++) {
-		struct segment segment = get_segment(range->entries + i * SEGMENT_BYTES);
+		struct spill_segment segment = get_segment(range->entries + i * SEGMENT_BYTES);
 		if (segment.documents)
 			TRY(load_segment(range, &file, &segment));
 	}

@@ -27,6 +27,7 @@
 #include "common/error.h"
 #include "common/hash.h"
 
+#include <stdbool.h>
 #include <stdint.h>
 
 enum { SPILL_LARGEST_BITS = 12 };
@@ -51,27 +52,45 @@ struct spill_place {
 	uint64_t line, offset;
 };
 
-/* ---- writing; one worker's, for one unit after another ---- */
+/*
+ * ---- writing ----
+ *
+ * A unit's spill_file is written by any number of threads, each through a spill_buffer of its own, which it
+ * keeps from unit to unit. A unit's records are handed out in numbered batches; each is one thread's.
+ */
+struct spill_file;
+struct spill_buffer;
 
-struct spill_writer;
+enum status spill_file_create(
+	const struct spill_format *format, const char *path, struct spill_file **out) MUST_USE;
+/*
+ * When every buffer has been flushed. Not `durable`: the file is not synced, and after a power failure it may
+ * be damaged or gone; spill_verify tells. Frees `file` in every case.
+ */
+enum status spill_file_publish(struct spill_file *file, const uint64_t *lines /* [pieces] */, size_t pieces,
+	bool durable, struct spill_counts *counts) MUST_USE;
+void spill_file_abandon(struct spill_file *file); /* NULL is fine */
 
-/* Buffers up to `memory` bytes of documents (a single document may be larger). */
-enum status spill_writer_create(
-	const struct spill_format *format, uint64_t memory, struct spill_writer **out) MUST_USE;
-/* Abandons a unit under way. NULL is fine. */
-void spill_writer_destroy(struct spill_writer *writer);
-
-enum status spill_writer_begin(struct spill_writer *writer, const char *path) MUST_USE;
-/* A document: `bytes` of text became `ids`; copied. A file does not know its unit's number: place->unit is
- * not looked at, here and below. */
-enum status spill_writer_add(struct spill_writer *writer, struct hash128 key, size_t bytes,
-	const uint32_t *ids /* [count] */, size_t count, const struct spill_place *place) MUST_USE;
+/* Holds up to `memory` bytes of documents (a single document may be larger). */
+enum status spill_buffer_create(
+	const struct spill_format *format, uint64_t memory, struct spill_buffer **out) MUST_USE;
+void spill_buffer_destroy(struct spill_buffer *buffer); /* NULL is fine */
+/* What follows goes to `file`; what is still held is forgotten. */
+void spill_buffer_begin(struct spill_buffer *buffer, struct spill_file *file);
+/* Room for a document of up to `most` ids, each of the format's item_bytes; until the next call. */
+enum status spill_buffer_reserve(struct spill_buffer *buffer, size_t most, void **ids) MUST_USE;
+/* A document: `bytes` of text became the first `count` ids of the room reserved. A file does not know its
+ * unit's number: place->unit is not looked at, here and below. */
+enum status spill_buffer_add(struct spill_buffer *buffer, struct hash128 key, size_t bytes, size_t count,
+	const struct spill_place *place) MUST_USE;
 /* A record that is dropped. Counts it. */
-enum status spill_writer_reject(
-	struct spill_writer *writer, const struct spill_place *place, const char *reason) MUST_USE;
-void spill_writer_count(struct spill_writer *writer, uint64_t empty, uint64_t repaired);
-enum status spill_writer_publish(struct spill_writer *writer, const uint64_t *lines /* [pieces] */,
-	size_t pieces, struct spill_counts *counts) MUST_USE;
+enum status spill_buffer_reject(
+	struct spill_buffer *buffer, const struct spill_place *place, const char *reason) MUST_USE;
+void spill_buffer_count(struct spill_buffer *buffer, uint64_t empty, uint64_t repaired);
+/* What follows is of batch number `batch`: rejects are read back in the order of batches. */
+enum status spill_buffer_begin_batch(struct spill_buffer *buffer, uint64_t batch) MUST_USE;
+/* Writes what is held: the thread's part in the unit is done. */
+enum status spill_buffer_flush(struct spill_buffer *buffer) MUST_USE;
 
 /* ---- reading ---- */
 
@@ -89,6 +108,9 @@ enum status spill_inspect(const char *path, const struct spill_format *format, s
 /* Lines of each piece, malloc'ed. */
 enum status spill_read_lines(
 	const char *path, const struct spill_format *format, uint64_t **lines, size_t *pieces) MUST_USE;
+/* Reads the whole file: STATUS_CORRUPT if any of it is damaged, or not this job's. */
+enum status spill_verify(const char *path, const struct spill_format *format) MUST_USE;
+/* In the order of the unit's records. */
 typedef enum status spill_reject_visitor(void *user, const struct spill_reject *reject);
 enum status spill_read_rejects(const char *path, const struct spill_format *format,
 	spill_reject_visitor *visitor, void *user) MUST_USE;
@@ -106,7 +128,7 @@ enum status spill_range_create(const struct spill_format *format, struct spill_r
 void spill_range_destroy(struct spill_range *range); /* NULL is fine */
 /* Empties it and sets its keys: those whose upper 64 bits are in [first, last]. */
 void spill_range_begin(struct spill_range *range, uint64_t first, uint64_t last);
-/* The file of unit `unit`. Of documents with one key the first that is read is kept. */
+/* The file of unit `unit`. Of documents with one key the first that is read is kept, and the first place. */
 enum status spill_range_load(struct spill_range *range, const char *path, uint32_t unit) MUST_USE;
 void spill_range_sort(struct spill_range *range); /* after the last file */
 /* Both arrays belong to the range until its next use; *seen counts documents read, duplicates included. */

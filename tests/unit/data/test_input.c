@@ -152,9 +152,31 @@ static const char *find(const char *data, size_t bytes, const char *separator, s
 	return NULL;
 }
 
-/* Checks records of [first, last) against the naive cutting of `data`; returns where the last one ended. */
-static void check_records(struct input_reader *reader, const struct input_file *file, const char *data,
-	size_t bytes, uint64_t first, uint64_t last, const char *separator, uint64_t limit)
+/* The next record, alone or out of a batch. */
+static void take(
+	struct input_reader *reader, struct input_batch *batch, struct input_record *record, bool *more)
+{
+	static size_t taken;
+	if (!batch) {
+		if (input_reader_next(reader, record, more) != STATUS_OK)
+			fail_msg("%s", error_message());
+		return;
+	}
+	*more = true;
+	if (batch->count == 0 || taken == batch->count) {
+		taken = 0;
+		if (input_reader_batch(reader, batch, more) != STATUS_OK)
+			fail_msg("%s", error_message());
+		assert_int_equal(*more, batch->count > 0);
+	}
+	if (*more)
+		*record = batch->records[taken++];
+}
+
+/* Checks records of [first, last) against the naive cutting of `data`. */
+static void check_either(struct input_reader *reader, struct input_batch *batch,
+	const struct input_file *file, const char *data, size_t bytes, uint64_t first, uint64_t last,
+	const char *separator, uint64_t limit)
 {
 	struct input_record record;
 	bool more;
@@ -167,8 +189,7 @@ static void check_records(struct input_reader *reader, const struct input_file *
 		size_t length = found ? (size_t)(found - (data + at)) : bytes - at;
 		bool exists = !jsonl || found || length;
 		if (exists && at >= first && at < last) {
-			if (input_reader_next(reader, &record, &more) != STATUS_OK)
-				fail_msg("%s", error_message());
+			take(reader, batch, &record, &more);
 			lines += jsonl;
 			if (!more || record.offset != at || record.too_long != (length > limit) ||
 				record.line != lines)
@@ -181,10 +202,19 @@ static void check_records(struct input_reader *reader, const struct input_file *
 			break;
 		at += length + width;
 	}
-	assert_int_equal(input_reader_next(reader, &record, &more), STATUS_OK);
+	take(reader, batch, &record, &more);
 	assert_false(more);
 	assert_int_equal(input_reader_lines(reader), lines);
 	assert_int_equal(input_reader_finish(reader), STATUS_OK);
+}
+
+static void check_records(struct input_reader *reader, const struct input_file *file, const char *data,
+	size_t bytes, uint64_t first, uint64_t last, const char *separator, uint64_t limit)
+{
+	struct input_batch batch = {0};
+	check_either(reader, NULL, file, data, bytes, first, last, separator, limit);
+	check_either(reader, &batch, file, data, bytes, first, last, separator, limit);
+	input_batch_free(&batch);
 }
 
 /* Lines of every length, some longer than the reader's chunks. */

@@ -692,6 +692,32 @@ static void note_warning(enum log_level level, const char *line, void *user)
 	++*(int *)user;
 }
 
+/* A spill file as the disk may leave it: a bit of a segment or of the index flipped, an end of zeros, no end,
+ * nothing. */
+static void damage(const char *name, int kind)
+{
+	size_t bytes;
+	char *data = get_file(in_root(name), &bytes);
+	if (kind < 2)
+		data[kind ? bytes - 60 : 100] ^= 1;
+	if (kind == 2)
+		memset(data + bytes / 2, 0, bytes - bytes / 2);
+	put_file(name, data, kind < 3 ? bytes : kind == 3 ? bytes / 2 : 0);
+	free(data);
+}
+
+/* As soon as it is there. */
+static bool damage_own(void *user, const struct preprocess_progress *progress)
+{
+	bool *done = user;
+	(void)progress;
+	if (!*done && file_exists(in_root("damaged/work/unit-000000"))) {
+		damage("damaged/work/unit-000000", 0);
+		*done = true;
+	}
+	return true;
+}
+
 static void damaged_work_is_noticed(void **state)
 {
 	(void)state;
@@ -700,31 +726,76 @@ static void damaged_work_is_noticed(void **state)
 	config.workers = 1;
 	run(&config);
 	config.output = in_root("damaged");
-	const char *unit = in_root("damaged/work/unit-000000");
-	for (int part = 0; part < 2; part++) {
-		size_t bytes;
+	/* What an earlier run left is verified, and made anew where it is damaged. */
+	for (int kind = 0; kind < 5; kind++) {
 		int warnings = 0;
 		leave_unfinished(config, 2);
-		char *data = get_file(unit, &bytes);
-		data[part ? bytes - 60 : 100] ^= 1;
-		put_file("damaged/work/unit-000000", data, bytes);
-		free(data);
+		damage("damaged/work/unit-000000", kind);
 		log_set_sink(note_warning, &warnings);
-		if (part) {
-			/* The index: noticed at once, and made anew. */
-			run(&config);
-			assert_int_equal(warnings, 1);
-		} else {
-			/* A segment: noticed when it is read, with the cure. */
-			refuse(&config, STATUS_CORRUPT, "unit-000000");
-			assert_int_equal(file_remove(unit), STATUS_OK);
-			run(&config);
-		}
+		run(&config);
 		log_set_sink(NULL, NULL);
+		assert_int_equal(warnings, 1);
 		expect_same(in_root("reference"), config.output);
 		remove_tree(config.output);
 	}
+	/* This run's own is noticed when it is read. */
+	bool done = false;
+	int warnings = 0;
+	config.progress = damage_own;
+	config.user = &done;
+	refuse(&config, STATUS_CORRUPT, "unit-000000");
+	config.progress = NULL;
+	log_set_sink(note_warning, &warnings);
+	run(&config);
+	log_set_sink(NULL, NULL);
+	assert_int_equal(warnings, 1);
+	expect_same(in_root("reference"), config.output);
+	remove_tree(config.output);
 	remove_tree(in_root("reference"));
+}
+
+/* One file that cannot be cut into units: whatever the workers, the same bytes, rejects and first error. */
+static void workers_share_a_unit(void **state)
+{
+	(void)state;
+	uint32_t seed = 9;
+	struct image lines = {0};
+	forget_texts();
+	assert_int_equal(directory_remove(in_root("in")), STATUS_OK);
+	assert_int_equal(directory_create(in_root("in")), STATUS_OK);
+	for (int i = 0; lines.bytes < 12 << 20; i++) {
+		char bad[64];
+		text_count = 0; /* not to be checked one by one */
+		const struct text *text = make_text(&seed, 30000);
+		add_json(&lines, text);
+		free(text->data);
+		add_bytes(&lines, bad, (size_t)sprintf(bad, i % 7 ? "\n" : "{\"text\": %d}\n", i));
+	}
+	text_count = 0;
+	gzFile gzip = gzopen(in_root("in/one.jsonl.gz"), "wb1");
+	assert_int_equal(gzwrite(gzip, lines.data, (unsigned)lines.bytes), lines.bytes);
+	assert_int_equal(gzclose(gzip), Z_OK);
+	put_file("in/two.txt", lines.data, lines.bytes);
+	struct preprocess_config config = basic(in_root("reference"));
+	config.document_separator = "\"}\n";
+	config.unit_bytes = 64 << 20;
+	config.workers = 1;
+	struct preprocess_result result = run(&config);
+	assert_true(result.rejected > 200);
+	config.output = in_root("shared");
+	for (config.workers = 2; config.workers < 9; config.workers += 3) {
+		config.memory = (uint64_t)config.workers << 20;
+		run(&config);
+		expect_same(in_root("reference"), config.output);
+		remove_tree(config.output);
+	}
+	config.fail_on_bad_line = true;
+	for (int i = 0; i < 3; i++) {
+		refuse(&config, STATUS_CORRUPT, "one.jsonl.gz: line 2 (");
+		remove_tree(config.output);
+	}
+	remove_tree(in_root("reference"));
+	free(lines.data);
 }
 
 static void other_options_and_inputs_are_refused(void **state)
@@ -983,6 +1054,7 @@ int main(void)
 		cmocka_unit_test(invalid_utf8),
 		cmocka_unit_test(goes_on_after_a_stop),
 		cmocka_unit_test(damaged_work_is_noticed),
+		cmocka_unit_test(workers_share_a_unit),
 		cmocka_unit_test(other_options_and_inputs_are_refused),
 		cmocka_unit_test(one_run_at_a_time),
 		cmocka_unit_test(nothing_to_read),
