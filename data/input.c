@@ -438,10 +438,10 @@ static enum status refill(struct input_reader *reader)
 /* The separator at or after `scanned`; NULL when there is none in the buffer yet. */
 static char *find_separator(struct input_reader *reader)
 {
-	char *from = reader->buffer + reader->scanned;
 	size_t bytes = reader->fill - reader->scanned;
 	if (reader->separator_bytes == 0 || bytes == 0)
 		return NULL;
+	char *from = reader->buffer + reader->scanned;
 	if (reader->separator_bytes == 1)
 		return memchr(from, reader->separator[0], bytes);
 	return memmem(from, bytes, reader->separator, reader->separator_bytes);
