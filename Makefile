@@ -1,7 +1,7 @@
 # ferry: pretrain GPT-2 on your own text. `make help` lists the targets.
 #
 #   B=DIR      where everything built lands (build)
-#   MODE=opt   opt | asan (address and undefined-behaviour sanitizers) | tsan (thread sanitizer)
+#   MODE=opt   opt | asan (address and undefined-behaviour sanitizers) | tsan (thread sanitizer) | fuzz (clang's libFuzzer)
 #   V=1        print the commands
 #   CC=clang CXX=clang++ work too.
 
@@ -30,6 +30,9 @@ $(B)/config.mk: tools/configure.sh
 $(B)/config-tests.mk: tools/configure.sh # and what the tests need
 	@mkdir -p $(@D)
 	@sh tools/configure.sh $@ test
+$(B)/config-fuzz.mk: tools/configure.sh # and what fuzzing needs
+	@mkdir -p $(@D)
+	@sh tools/configure.sh $@ fuzz
 
 # ---- flags -----------------------------------------------------------------------------------------------
 
@@ -45,6 +48,7 @@ IS_CLANG := $(findstring clang,$(shell $(CC) --version 2>/dev/null))
 OPTIMIZE_opt  := -O3
 OPTIMIZE_asan := -O1 -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer
 OPTIMIZE_tsan := -O1 -fsanitize=thread
+OPTIMIZE_fuzz := -O1 -fsanitize=fuzzer-no-link,address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer
 # OpenMP because oneDNN brings libgomp; thread sanitizer cannot see into libgomp, clang would bring a second runtime.
 ifneq ($(MODE),tsan)
 ifeq ($(IS_CLANG),)
@@ -174,6 +178,16 @@ $(O)/tests/$(1)/$(2)_%: $(O)/tests/$(1)/$(2)_%.o $$(LIBS_engine)
 endef
 $(eval $(call program_rule,bench,bench))
 $(eval $(call program_rule,interop,model))
+
+# Fuzz targets (tests/fuzz/fuzz.h): with libFuzzer in MODE=fuzz, else with a main that replays their seeds.
+FUZZ_TARGETS := $(patsubst tests/fuzz/%.c,%,$(wildcard tests/fuzz/fuzz_*.c))
+FUZZ_MAIN := $(if $(filter fuzz,$(MODE)),,$(O)/tests/fuzz/replay.o)
+$(O)/tests/fuzz/fuzz_%: $(O)/tests/fuzz/fuzz_%.o $(FUZZ_MAIN) $(LIBS_tools)
+	$(Q)$(LINK) $(if $(FUZZ_MAIN),,-fsanitize=fuzzer) -o $@ $^ $(LDLIBS_ALL)
+fuzz-targets: $(addprefix $(O)/tests/fuzz/,$(FUZZ_TARGETS))
+fuzz: $(B)/config-fuzz.mk ## fuzz with clang's libFuzzer: TARGET=fuzz_NAME (all of them), SECONDS=600 each
+	@B=$(B) tests/fuzz/all $(if $(SECONDS),-s $(SECONDS)) $(TARGET)
+.PHONY: fuzz fuzz-targets
 
 unit: $(UNIT_TESTS) ## build and run the unit tests of MODE
 	@tests/run $(UNIT_TESTS)

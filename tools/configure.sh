@@ -1,8 +1,8 @@
 #!/bin/sh
-# configure.sh FILE [test]: finds what ferry builds with (and is tested with), installs what is missing (Debian's
-# packages, as root or through sudo), and writes make variables to FILE. Nothing is installed where everything is
-# there already; where it may not install, it prints the one command that does and stops. ROOT=DIR looks under
-# DIR instead of / (for its own test).
+# configure.sh FILE [test|fuzz]: finds what ferry builds with (and is tested or fuzzed with), installs what is missing
+# (Debian's packages, as root or through sudo), and writes make variables to FILE. Nothing is installed where
+# everything is there already; where it may not install, it prints the one command that does and stops. ROOT=DIR
+# looks under DIR instead of / (for its own test).
 set -eu
 out=$1
 root=${ROOT:-}
@@ -15,13 +15,19 @@ case $(uname -m) in # Debian has oneDNN for these; OpenBLAS stands in on others
 x86_64 | aarch64 | ppc64le | s390x) needed="$needed libdnnl-dev:dnnl.h" ;;
 *) needed="$needed libopenblas-dev:cblas.h" ;;
 esac
-if [ "${2:-}" = test ]; then
-	needed="$needed libcmocka-dev:cmocka.h zstd:/usr/bin/zstd"
-fi
+case ${2:-} in
+test) needed="$needed libcmocka-dev:cmocka.h zstd:/usr/bin/zstd" ;;
+fuzz) needed="$needed clang:/usr/bin/clang libclang-rt-dev:/usr/lib/llvm-*/lib/clang/*/lib/linux/libclang_rt.fuzzer-*.a" ;;
+esac
 
 there() {
 	case $1 in
-	/*) [ -e "$root$1" ] ;;
+	/*)
+		for d in "$root"$1; do # a pattern, perhaps
+			[ -e "$d" ] && return 0
+		done
+		return 1
+		;;
 	*)
 		for d in "$root"/usr/include "$root"/usr/local/include "$root"/usr/include/*-linux-gnu; do
 			[ -e "$d/$1" ] && return 0
