@@ -15,14 +15,55 @@
 #define LARGEST_DOCUMENT (UINT64_C(1) << 30)
 #define SMALLEST_MEMORY  (UINT64_C(1) << 20)
 
-/* ---- progress ---- */
-
 double job_clock(void)
 {
 	struct timespec now;
 	clock_gettime(CLOCK_MONOTONIC, &now);
 	return (double)now.tv_sec + (double)now.tv_nsec * 1e-9;
 }
+
+/* ---- the profile ---- */
+
+static double processor_clock(void)
+{
+	struct timespec now;
+	clock_gettime(CLOCK_THREAD_CPUTIME_ID, &now);
+	return (double)now.tv_sec + (double)now.tv_nsec * 1e-9;
+}
+
+struct stopwatch stopwatch_start(const struct preprocess_job *job, int worker)
+{
+	double *seconds = job->config->profile ? job->config->profile[worker] : NULL;
+	return (struct stopwatch){.seconds = seconds, .since = seconds ? processor_clock() : 0};
+}
+
+void stopwatch_lap(struct stopwatch *watch, enum preprocess_stage stage)
+{
+	if (!watch->seconds)
+		return;
+	double now = processor_clock();
+	watch->seconds[stage] += now - watch->since;
+	watch->since = now;
+}
+
+void stopwatch_wait(struct stopwatch *watch)
+{
+	stopwatch_lap(watch, PREPROCESS_WAIT);
+	watch->waiting_since = watch->seconds ? job_clock() : 0;
+}
+
+void stopwatch_waited(struct stopwatch *watch, enum preprocess_stage stage)
+{
+	double before = watch->since;
+	if (!watch->seconds)
+		return;
+	stopwatch_lap(watch, stage);
+	double waited = job_clock() - watch->waiting_since - (watch->since - before);
+	if (waited > 0)
+		watch->seconds[PREPROCESS_WAIT] += waited;
+}
+
+/* ---- progress ---- */
 
 static void call_progress(struct preprocess_job *job)
 {

@@ -61,6 +61,20 @@ struct preprocess_progress {
 	double seconds; /* since this run began */
 };
 
+/* What a worker's time goes into. */
+enum preprocess_stage {
+	PREPROCESS_READ, /* and decompress */
+	PREPROCESS_JSON,
+	PREPROCESS_HASH, /* and repair */
+	PREPROCESS_TOKENIZE,
+	PREPROCESS_SPILL,
+	PREPROCESS_LOAD,    /* spill files, and drop duplicates, and sort */
+	PREPROCESS_WRITE,   /* shards, and hash their pages */
+	PREPROCESS_PUBLISH, /* shards: index, hash trees */
+	PREPROCESS_WAIT,    /* for its turn to read a unit or to write a shard, and for fsync */
+	PREPROCESS_STAGES
+};
+
 struct preprocess_config {
 	const char *const *inputs; /* [input_count] files, folders, or "-" (JSONL on standard input) */
 	size_t input_count;
@@ -85,6 +99,9 @@ struct preprocess_config {
 	 * false stops with STATUS_INTERRUPTED (resumable). */
 	bool (*progress)(void *user, const struct preprocess_progress *progress);
 	void *user;
+	/* [workers]: adds the seconds of processor time that each spends in each stage, for PREPROCESS_WAIT
+	 * those that pass. NULL: does not look at the clock, which costs some percent. */
+	double (*profile)[PREPROCESS_STAGES];
 };
 
 struct preprocess_result {

@@ -71,6 +71,17 @@ struct preprocess_job {
 
 double job_clock(void); /* seconds, never goes back */
 
+/* One worker's stages: each lap adds the processor time since the one before to a stage. */
+struct stopwatch {
+	double *seconds; /* [PREPROCESS_STAGES], NULL: it stands still */
+	double since, waiting_since;
+};
+struct stopwatch stopwatch_start(const struct preprocess_job *job, int worker);
+void stopwatch_lap(struct stopwatch *watch, enum preprocess_stage stage);
+/* Around what may wait: the time that passed beyond that of the processor goes to PREPROCESS_WAIT. */
+void stopwatch_wait(struct stopwatch *watch);
+void stopwatch_waited(struct stopwatch *watch, enum preprocess_stage stage);
+
 /* Tells the user how far the job is, if it is time to or `now`. STATUS_INTERRUPTED when it is to stop. */
 enum status job_progress(struct preprocess_job *job, bool now) MUST_USE;
 

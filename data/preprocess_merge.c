@@ -287,19 +287,27 @@ static enum status finish_shard(struct merge *merge, size_t number)
 	return STATUS_OK;
 }
 
-static enum status merge_range(struct merge *merge, struct spill_range **loaded, size_t number)
+static enum status merge_range(struct merge *merge, int worker, size_t number)
 {
+	struct spill_range **loaded = &merge->loaded[worker];
 	struct preprocess_job *job = merge->job;
 	const struct range *range = &merge->ranges[number];
+	struct stopwatch watch = stopwatch_start(job, worker);
 	TRY(job_progress(job, false));
 	if (!*loaded)
 		TRY(spill_range_create(&job->format, loaded));
 	TRY(load_range(merge, *loaded, range));
 	spill_range_sort(*loaded);
+	stopwatch_lap(&watch, PREPROCESS_LOAD);
+	stopwatch_wait(&watch);
 	TRY(wait_for_turn(merge, number));
+	stopwatch_waited(&watch, PREPROCESS_LOAD);
 	TRY(append_range(merge, range, *loaded));
+	stopwatch_lap(&watch, PREPROCESS_WRITE);
+	stopwatch_wait(&watch);
 	if (range->ends_shard)
 		TRY(finish_shard(merge, range->shard));
+	stopwatch_waited(&watch, PREPROCESS_PUBLISH);
 	pass_turn(merge, number);
 	atomic_fetch_add(&job->bytes_done, range->stored);
 	return job_progress(job, true);
@@ -308,7 +316,7 @@ static enum status merge_range(struct merge *merge, struct spill_range **loaded,
 static enum status take_range(void *context, int worker, uint64_t task)
 {
 	struct merge *merge = context;
-	enum status status = merge_range(merge, &merge->loaded[worker], task);
+	enum status status = merge_range(merge, worker, task);
 	return status == STATUS_OK ? status : note_failure(merge, task, status);
 }
 

@@ -41,6 +41,7 @@ struct open_unit {
 
 struct worker {
 	bool open;
+	struct stopwatch watch;
 	struct token_reader *tokens; /* of files of ids; otherwise: */
 	struct jsonl *jsonl;
 	struct encoder *encoder;
@@ -192,7 +193,9 @@ static enum status add_document(
 		return list_reject(place, reason);
 	}
 	const struct spill_place at = spill_place(place);
-	TRY(spill_buffer_add(worker->spill, hash128(text, bytes), bytes, count, &at));
+	struct hash128 key = hash128(text, bytes);
+	stopwatch_lap(&worker->watch, PREPROCESS_HASH);
+	TRY(spill_buffer_add(worker->spill, key, bytes, count, &at));
 	spill_buffer_count(worker->spill, 0, repaired);
 	worker->documents++;
 	worker->tokens_done += count + 1;
@@ -217,8 +220,10 @@ static enum status take_document(const struct place *place, const char *text, si
 		return STATUS_OK;
 	}
 	TRY(spill_buffer_reserve(worker->spill, bytes, &ids));
+	stopwatch_lap(&worker->watch, PREPROCESS_SPILL);
 	TRY(place->job->format.item_bytes == 2 ? encoder_encode_u16(worker->encoder, text, bytes, ids, &count)
 					       : encoder_encode(worker->encoder, text, bytes, ids, &count));
+	stopwatch_lap(&worker->watch, PREPROCESS_TOKENIZE);
 	return add_document(place, text, bytes, count, repaired);
 }
 
@@ -279,6 +284,7 @@ static enum status take_line(const struct place *place)
 	if (is_blank(line + skipped, bytes - skipped))
 		return STATUS_OK;
 	TRY(jsonl_read(place->worker->jsonl, line + skipped, bytes - skipped, &text));
+	stopwatch_lap(&place->worker->watch, PREPROCESS_JSON);
 	if (text.reason)
 		return reject(place, text.reason);
 	if (text.replaced && place->job->config->strict)
@@ -292,6 +298,7 @@ static enum status take_text(const struct place *place)
 	const char *text = place->record->data;
 	size_t bytes = place->record->bytes, invalid = utf8_find_invalid(text, bytes);
 	uint64_t replaced;
+	stopwatch_lap(&worker->watch, PREPROCESS_HASH);
 	if (invalid == bytes)
 		return take_document(place, text, bytes, 0);
 	if (place->job->config->strict)
@@ -299,6 +306,7 @@ static enum status take_text(const struct place *place)
 	TRY(memory_grow((void **)&worker->repaired, &worker->repaired_capacity, UTF8_REPAIR_LIMIT(bytes), 1,
 		"a document's text"));
 	bytes = utf8_repair(text, bytes, worker->repaired, &replaced);
+	stopwatch_lap(&worker->watch, PREPROCESS_HASH);
 	return take_document(place, worker->repaired, bytes, replaced);
 }
 
@@ -335,6 +343,7 @@ static enum status take_token_piece(struct place *place, uint32_t number)
 	TRY(token_reader_open(worker->tokens, &job->inputs, piece->file, piece->begin, piece->end));
 	for (;;) {
 		TRY(token_reader_next(worker->tokens, &document, &more));
+		stopwatch_lap(&worker->watch, PREPROCESS_READ);
 		if (!more)
 			break;
 		record.offset = document.offset;
@@ -404,6 +413,7 @@ static enum status take_batch(struct place *place)
 /* Batches of the unit, as long as there are some and nothing before them has failed. */
 static enum status take_batches(struct crew *crew, struct open_unit *unit, struct place *place)
 {
+	struct stopwatch *watch = &place->worker->watch;
 	for (;;) {
 		uint64_t stored = 0;
 		pthread_mutex_lock(&crew->mutex);
@@ -411,15 +421,19 @@ static enum status take_batches(struct crew *crew, struct open_unit *unit, struc
 		pthread_mutex_unlock(&crew->mutex);
 		if (failed)
 			return STATUS_OK;
+		stopwatch_wait(watch);
 		pthread_mutex_lock(&unit->mutex);
+		stopwatch_waited(watch, PREPROCESS_READ);
 		enum status status = read_batch(unit, place, &stored);
 		if (status != STATUS_OK)
 			unit->piece = (uint32_t)place->unit->pieces; /* nobody reads on */
 		pthread_mutex_unlock(&unit->mutex);
+		stopwatch_lap(watch, PREPROCESS_READ);
 		TRY(status);
 		if (!place->file)
 			return STATUS_OK;
 		TRY(take_batch(place));
+		stopwatch_lap(watch, PREPROCESS_SPILL);
 		TRY(tell_progress(crew->job, place->worker, stored));
 	}
 }
@@ -543,11 +557,14 @@ static enum status work(void *context, int number, uint64_t task)
 	struct place place = {.job = crew->job, .worker = &crew->workers[number]};
 	struct open_unit *unit;
 	(void)task;
+	place.worker->watch = stopwatch_start(crew->job, number);
 	while ((unit = join_unit(crew))) {
 		enum status status = work_on(crew, unit, &place);
+		stopwatch_lap(&place.worker->watch, PREPROCESS_SPILL);
 		if (status != STATUS_OK)
 			note_failure(crew, unit->number, place.batch, status);
 		leave_unit(crew, unit);
+		stopwatch_lap(&place.worker->watch, PREPROCESS_SPILL);
 	}
 	return STATUS_OK;
 }

@@ -1,5 +1,6 @@
 #include "tools/command.h"
 
+#include "common/memory.h"
 #include "common/threads.h"
 #include "data/preprocess.h"
 #include "tools/options.h"
@@ -16,6 +17,7 @@ struct settings {
 	struct option_list inputs;
 	const char *vocab_file, *merge_file, *tokenizer_type;
 	int on_bad_line;
+	bool profile;
 };
 
 static volatile sig_atomic_t stop_asked;
@@ -115,6 +117,39 @@ static void print_summary(const struct preprocess_config *config, const struct p
 		config->output);
 }
 
+/* Where the time went: each stage over all workers, then each worker. */
+static void print_profile(const struct preprocess_config *config, const struct preprocess_result *result)
+{
+	static const char *const names[PREPROCESS_WAIT] = {[PREPROCESS_READ] = "read, decompress",
+		[PREPROCESS_JSON] = "JSON",
+		[PREPROCESS_HASH] = "repair, hash",
+		[PREPROCESS_TOKENIZE] = "tokenize",
+		[PREPROCESS_SPILL] = "spill",
+		[PREPROCESS_LOAD] = "load, sort",
+		[PREPROCESS_WRITE] = "write, hash pages",
+		[PREPROCESS_PUBLISH] = "index, publish"};
+	double wall = result->seconds[0] + result->seconds[1], all = 0;
+	double megabytes = (double)result->input_bytes / 1e6;
+	double sums[PREPROCESS_WAIT] = {0};
+	for (int worker = 0; worker < config->workers; worker++)
+		for (int stage = 0; stage < PREPROCESS_WAIT; stage++) {
+			sums[stage] += config->profile[worker][stage];
+			all += config->profile[worker][stage];
+		}
+	fprintf(stderr, "%-18s %11s %7s %15s\n", "stage", "CPU seconds", "share", "MB/s of a core");
+	for (int stage = 0; stage < PREPROCESS_WAIT; stage++)
+		fprintf(stderr, "%-18s %11.3f %6.1f%% %15.0f\n", names[stage], sums[stage],
+			100 * ratio(sums[stage], all), ratio(megabytes, sums[stage]));
+	fprintf(stderr, "%-18s %11.3f %6.1f%% %15.0f\n", "all", all, 100.0, ratio(megabytes, all));
+	for (int worker = 0; worker < config->workers; worker++) {
+		double own = 0;
+		for (int stage = 0; stage < PREPROCESS_WAIT; stage++)
+			own += config->profile[worker][stage];
+		fprintf(stderr, "worker %-11d %11.3f %6.1f%% of all, in a run of %.3f s; waited %.3f s\n",
+			worker, own, 100 * ratio(own, all), wall, config->profile[worker][PREPROCESS_WAIT]);
+	}
+}
+
 static enum status open_tokenizer(const struct settings *settings, struct tokenizer **tokenizer)
 {
 	FAIL_IF(strcmp(settings->tokenizer_type, "GPT2BPETokenizer") != 0, STATUS_USAGE,
@@ -136,12 +171,20 @@ static enum status preprocess(const struct settings *settings, struct preprocess
 	config->progress = show;
 	config->user = &display;
 	catch_signals();
-	enum status status = preprocess_run(config, &result);
+	enum status status = STATUS_OK;
+	if (settings->profile)
+		status = memory_alloc((void **)&config->profile, (size_t)config->workers,
+			sizeof *config->profile, "the profile");
+	if (status == STATUS_OK)
+		status = preprocess_run(config, &result);
 	tokenizer_close(tokenizer);
 	if (display.pass)
 		progress_line_clear(&display.line);
 	if (status == STATUS_OK)
 		print_summary(config, &result);
+	if (status == STATUS_OK && config->profile)
+		print_profile(config, &result);
+	free(config->profile);
 	return status;
 }
 
@@ -186,6 +229,7 @@ static enum status run(int argc, char **argv)
 		{OPTION_INT("--workers", &config.workers, 1, 4096, "N", "threads")},
 		{OPTION_SIZE("--memory", &config.memory, 1 << 20, UINT64_C(1) << 50, "SIZE",
 			"for spilling and sorting; about 30 MB a thread come on top")},
+		{OPTION_FLAG("--profile", &settings.profile, "tell where the time went, on standard error")},
 		{OPTION_FLAG("--overwrite", &config.overwrite, "replace the corpus that is there")},
 	};
 	struct options options = OPTIONS(table, "preprocess", "Text in, a tokenized corpus out.");

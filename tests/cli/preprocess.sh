@@ -30,6 +30,16 @@ test_that "ferry verify finds it sound" [ $code -eq 0 ]
 
 run "$dir/in/sub" "$dir/in/f.jsonl" "$dir/in/e.json.gz" "$dir/in/d.json" "$dir/in/a.jsonl" --output "$dir/c2" --workers 5 --memory 1M
 test_that "other order, workers, memory: the same bytes" same "$dir/c1" "$dir/c2"
+run "$dir/in" --output "$dir/profiled" --workers 2 --profile
+test_that "--profile: the same bytes" same "$dir/c1" "$dir/profiled"
+run "$dir/in" --output "$dir/profiled" --workers 2 --profile --overwrite
+profile_adds_up() { # the shares of the stages, and those of the workers
+	awk '/MB\/s of a core/ { on = 1; next } /^all/ { on = 0; if (sum < 98.5 || sum > 101.5) bad = 1; sum = 0; next }
+		on && match($0, /[0-9.]+%/) { sum += substr($0, RSTART, RLENGTH - 1) }
+		/^worker/ { workers++; match($0, /[0-9.]+%/); sum += substr($0, RSTART, RLENGTH - 1) }
+		END { exit bad || workers != 2 || sum < 99 || sum > 101 }' "$dir/err"
+}
+test_that "and tells where the time went, stage by stage and worker by worker" profile_adds_up
 run "$dir/in" --output "$dir/c1"
 test_that "a second run on the same output: exit 2" [ $code -eq 2 ]
 test_that "and an error that names the cure" err_has "already holds a corpus; choose another --output, or --overwrite"
