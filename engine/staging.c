@@ -2,12 +2,19 @@
 
 #include "common/memory.h"
 
+#include <assert.h>
 #include <stdlib.h>
 #include <string.h>
 
 struct staging {
 	struct kernels *kernels;
 	void *block; /* [STAGING_BYTES], pinned */
+	/* Addresses that stand for the kernels' memory; none: all do, for themselves. */
+	struct {
+		char *host, *device;
+		uint64_t bytes;
+	} parts[STAGING_PARTS];
+	int part_count;
 };
 
 enum status staging_open(struct kernels *kernels, struct staging **out)
@@ -34,11 +41,53 @@ void staging_close(struct staging *s)
 	free(s);
 }
 
+void staging_substitute(struct staging *s, const void *host, void *device, uint64_t bytes)
+{
+	assert(s->part_count < STAGING_PARTS);
+	s->parts[s->part_count].host = (char *)(uintptr_t)host;
+	s->parts[s->part_count].device = device;
+	s->parts[s->part_count++].bytes = bytes;
+}
+
+/* A piece of `bytes` at `address` that lies in one memory. */
+struct piece {
+	char *place;
+	uint64_t bytes;
+	bool on_device;
+};
+
+static struct piece first_piece(const struct staging *s, const void *address, uint64_t bytes)
+{
+	struct piece piece = {(char *)(uintptr_t)address, bytes, s->part_count == 0};
+	for (int i = 0; i < s->part_count; i++) {
+		char *begin = s->parts[i].host, *end = begin + s->parts[i].bytes;
+		if (piece.place >= begin && piece.place < end) {
+			uint64_t left = (uint64_t)(end - piece.place);
+			return (struct piece){s->parts[i].device + (piece.place - begin),
+				bytes < left ? bytes : left, true};
+		}
+		if (piece.place < begin && piece.place + piece.bytes > begin)
+			piece.bytes = (uint64_t)(begin - piece.place);
+	}
+	return piece;
+}
+
 enum status staging_read(struct staging *s, const void *from, size_t bytes, const void **host)
 {
 	struct kernels *k = s->kernels;
-	k->copy_out(k, NULL, s->block, from, bytes);
+	struct piece piece = first_piece(s, from, bytes);
 	*host = s->block;
+	if (!piece.on_device && piece.bytes == bytes) {
+		*host = from;
+		return STATUS_OK;
+	}
+	for (size_t done = 0; done < bytes; done += piece.bytes) {
+		piece = first_piece(s, (const char *)from + done, bytes - done);
+		if (piece.on_device)
+			k->copy_out(k, NULL, (char *)s->block + done, piece.place, piece.bytes);
+		else
+			memcpy((char *)s->block + done, piece.place, piece.bytes);
+	}
 	return k->stream_wait(k, NULL);
 }
 
@@ -50,7 +99,14 @@ void *staging_block(struct staging *s)
 enum status staging_write(struct staging *s, void *to, size_t bytes)
 {
 	struct kernels *k = s->kernels;
-	k->copy_in(k, NULL, to, s->block, bytes);
+	struct piece piece;
+	for (size_t done = 0; done < bytes; done += piece.bytes) {
+		piece = first_piece(s, (char *)to + done, bytes - done);
+		if (piece.on_device)
+			k->copy_in(k, NULL, piece.place, (char *)s->block + done, piece.bytes);
+		else
+			memcpy(piece.place, (char *)s->block + done, piece.bytes);
+	}
 	return k->stream_wait(k, NULL);
 }
 
@@ -68,6 +124,13 @@ enum status staging_copy_in(struct staging *s, void *to, const void *from, uint6
 enum status staging_zero(struct staging *s, void *to, uint64_t bytes)
 {
 	struct kernels *k = s->kernels;
-	k->zero(k, NULL, to, bytes);
+	struct piece piece;
+	for (uint64_t done = 0; done < bytes; done += piece.bytes) {
+		piece = first_piece(s, (char *)to + done, bytes - done);
+		if (piece.on_device)
+			k->zero(k, NULL, piece.place, piece.bytes);
+		else
+			memset(piece.place, 0, piece.bytes);
+	}
 	return k->stream_wait(k, NULL);
 }

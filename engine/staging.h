@@ -11,13 +11,19 @@
 
 #include "kernels/kernels.h"
 
-enum { STAGING_BYTES = 8 << 20 };
+enum { STAGING_BYTES = 8 << 20, STAGING_PARTS = 3 };
 
 struct staging;
 
 /* The kernels must outlive it. */
 enum status staging_open(struct kernels *kernels, struct staging **out) MUST_USE;
 void staging_close(struct staging *staging);
+
+/*
+ * For arrays that lie partly on the host (offload.h): from now on addresses are the host's. Those in [host,
+ * host + bytes) stand for as many at `device`, in the kernels' memory; all others are ordinary memory.
+ */
+void staging_substitute(struct staging *staging, const void *host, void *device, uint64_t bytes);
 
 /* At most STAGING_BYTES of the kernels' memory as host memory, valid until the next call. */
 enum status staging_read(struct staging *staging, const void *from, size_t bytes, const void **host) MUST_USE;

@@ -37,6 +37,17 @@ static enum status check_batches(const struct trainer_config *c)
 	return STATUS_OK;
 }
 
+static enum status check_offload(const struct trainer_config *c)
+{
+	FAIL_IF(c->offload && !c->open_device, STATUS_USAGE,
+		"the optimizer cannot be offloaded from the host to the host; leave --cpu-optimizer out");
+	FAIL_IF(c->offload && !(c->device_share >= 0 && c->device_share < 1), STATUS_USAGE,
+		"%g of the optimizer cannot stay on the GPU beside the rest on the host; give from 0 to "
+		"below 1",
+		c->device_share);
+	return STATUS_OK;
+}
+
 static enum status check_corpus(const struct trainer_config *c)
 {
 	const struct corpus_info *first = corpus_get_info(c->corpus);
@@ -65,6 +76,7 @@ enum status trainer_check(const struct trainer_config *c)
 {
 	TRY(model_config_check(&c->model));
 	TRY(check_batches(c));
+	TRY(check_offload(c));
 	TRY(schedule_check(&c->schedule));
 	TRY(optimizer_config_check(&c->optimizer));
 	TRY(loss_scale_check(&c->loss_scale));
@@ -82,6 +94,28 @@ static struct model_options options_of(const struct trainer_config *c)
 	return options;
 }
 
+/* Elements whose optimizer is where the kernels are. */
+static uint64_t updated_there(const struct trainer_config *c, uint64_t elements)
+{
+	return c->offload ? (uint64_t)(c->device_share * (double)elements) / 64 * 64 : elements;
+}
+
+/* Adds the offload's memory. */
+static void measure_offload(
+	const struct trainer_config *c, const struct parameter_table *table, struct trainer_memory *out)
+{
+	struct offload_memory m;
+	uint64_t there = updated_there(c, table->elements), n = table->elements;
+	offload_measure(&c->offloading, table, there, c->precision, DTYPE_F32, &m);
+	out->working = dtype_bytes(c->precision) * n;
+	out->gradients = (c->offloading.delayed ? 8 : 4) * n;
+	out->shadows = m.host - 12 * (n - there);
+	out->pinned = m.pinned;
+	out->incoming = m.device;
+	out->host = m.host + m.pinned;
+	out->device = 12 * there + m.device;
+}
+
 enum status trainer_measure(const struct trainer_config *c, struct trainer_memory *out)
 {
 	struct parameter_table table;
@@ -89,10 +123,8 @@ enum status trainer_measure(const struct trainer_config *c, struct trainer_memor
 	TRY(model_config_check(&c->model));
 	TRY(check_batches(c));
 	TRY(parameter_table_open(&c->model, &table));
-	uint64_t n = table.elements;
+	uint64_t n = table.elements, T = c->window_tokens;
 	uint64_t largest = 4 * parameter_span(&table, PARAMETER_WTE);
-	parameter_table_close(&table);
-	uint64_t T = c->window_tokens;
 	*out = (struct trainer_memory){.weights = 4 * n,
 		.working = c->precision == DTYPE_F32 ? 0 : dtype_bytes(c->precision) * n,
 		.gradients = 4 * n,
@@ -101,15 +133,16 @@ enum status trainer_measure(const struct trainer_config *c, struct trainer_memor
 		.batch = T * 20 * c->micro_batch,
 		.packing = c->open_device ? 0 : c->packing,
 		.data = T * (20 * c->global_batch + 8 * c->micro_batch)};
-	uint64_t kernels =
-		out->weights + out->working + out->gradients + out->moments + out->activations + out->batch;
-	out->host = out->packing + out->data;
-	if (c->open_device) {
-		out->device = kernels;
+	if (c->offload)
+		measure_offload(c, &table, out);
+	else
+		*(c->open_device ? &out->device : &out->host) = out->weights + out->moments;
+	parameter_table_close(&table);
+	*(c->open_device ? &out->device : &out->host) +=
+		out->working + out->gradients + out->activations + out->batch;
+	out->host += out->packing + out->data;
+	if (c->open_device)
 		out->host += STAGING_BYTES + largest; /* fresh weights, before they are copied */
-	} else {
-		out->host += kernels;
-	}
 	return STATUS_OK;
 }
 
@@ -148,17 +181,44 @@ static enum status take_host(struct trainer *t)
 static enum status take_blocks(struct trainer *t)
 {
 	struct kernels *k = &t->kernels;
-	TRY(k->memory_alloc(k, (void **)&t->master, t->elements * 4, "the weights"));
+	if (t->updated)
+		TRY(k->memory_alloc(k, (void **)&t->master, t->updated * 4, "the weights"));
 	t->working = t->master;
-	if (k->act != DTYPE_F32)
+	if (k->act != DTYPE_F32 || t->config.offload)
 		TRY(k->memory_alloc(
 			k, &t->working, t->elements * dtype_bytes(k->act), "the working weights"));
 	TRY(k->memory_alloc(k, &t->gradients, t->elements * dtype_bytes(k->grad), "the gradients"));
+	if (t->config.offload && t->config.offloading.delayed)
+		TRY(k->memory_alloc(k, &t->spare_gradients, t->elements * dtype_bytes(k->grad),
+			"the gradients of a delayed update"));
 	TRY(take_batch(t));
 	TRY(take_host(t));
 	TRY(k->event_open(k, &t->begin_model));
 	TRY(k->event_open(k, &t->end_model));
 	return t->config.open_device ? staging_open(k, &t->staging) : STATUS_OK;
+}
+
+/* The optimizer: where the kernels are, on the host, or a part of it in each. */
+static enum status take_optimizer(struct trainer *t)
+{
+	struct trainer_config *c = &t->config;
+	TRY(optimizer_open_part(&c->optimizer, t->table, t->updated, &t->kernels, &t->optimizer));
+	t->all_master = t->master;
+	t->all_exp_avg = optimizer_exp_avg(t->optimizer);
+	t->all_exp_avg_sq = optimizer_exp_avg_sq(t->optimizer);
+	if (!c->offload)
+		return STATUS_OK;
+	TRY(offload_open(
+		&c->offloading, &c->optimizer, t->table, t->updated, &t->kernels, t->working, &t->offload));
+	model_set_gate(t->model, offload_gate, t->offload);
+	t->all_master = offload_master(t->offload);
+	t->all_exp_avg = offload_exp_avg(t->offload);
+	t->all_exp_avg_sq = offload_exp_avg_sq(t->offload);
+	uint64_t bytes = t->updated * 4;
+	staging_substitute(t->staging, t->all_master, t->master, bytes);
+	staging_substitute(t->staging, t->all_exp_avg, optimizer_exp_avg(t->optimizer), bytes);
+	staging_substitute(t->staging, t->all_exp_avg_sq, optimizer_exp_avg_sq(t->optimizer), bytes);
+	return STATUS_OK;
 }
 
 /* Fresh weights to the device, a parameter at a time. */
@@ -173,7 +233,7 @@ static enum status send_fresh_weights(struct trainer *t)
 	enum status status = STATUS_OK;
 	for (int i = 0; i < t->table->count && status == STATUS_OK; i++) {
 		parameter_initialize(&t->config.model, t->table, i, t->config.seed, values);
-		status = staging_copy_in(t->staging, t->master + t->table->items[i].offset, values,
+		status = staging_copy_in(t->staging, t->all_master + t->table->items[i].offset, values,
 			parameter_span(t->table, i) * 4);
 	}
 	memory_free_large(values, largest * 4);
@@ -184,11 +244,11 @@ static enum status take_weights(struct trainer *t, struct checkpoint *from, bool
 {
 	struct kernels *k = &t->kernels;
 	if (from)
-		TRY(checkpoint_read_weights(from, t->table, t->staging, t->master));
+		TRY(checkpoint_read_weights(from, t->table, t->staging, t->all_master));
 	else if (t->staging)
 		TRY(send_fresh_weights(t));
 	else
-		parameters_initialize(&t->config.model, t->table, t->config.seed, t->master);
+		parameters_initialize(&t->config.model, t->table, t->config.seed, t->all_master);
 	if (from && !weights_only) {
 		const struct checkpoint_state *s = checkpoint_get_state(from);
 		FAIL_IF(!s, STATUS_USAGE,
@@ -196,8 +256,10 @@ static enum status take_weights(struct trainer *t, struct checkpoint *from, bool
 			checkpoint_path(from));
 		TRY(trainer_resume(t, from, s));
 	}
-	if (t->working != (void *)t->master)
-		k->convert(k, NULL, t->working, k->act, t->master, DTYPE_F32, t->elements);
+	if (t->working != (void *)t->master && t->updated)
+		k->convert(k, NULL, t->working, k->act, t->master, DTYPE_F32, t->updated);
+	if (t->offload)
+		TRY(offload_publish(t->offload));
 	k->weights_changed(k);
 	return k->stream_wait(k, NULL);
 }
@@ -214,8 +276,9 @@ static enum status open_parts(struct trainer *t, struct checkpoint *from, bool w
 	TRY(model_open(&c->model, &options, &t->kernels, &t->model));
 	t->table = model_parameters(t->model);
 	t->elements = t->table->elements;
+	t->updated = updated_there(c, t->elements);
 	TRY(take_blocks(t));
-	TRY(optimizer_open(&c->optimizer, t->table, &t->kernels, &t->optimizer));
+	TRY(take_optimizer(t));
 	trainer_fresh_state(t);
 	TRY(take_weights(t, from, weights_only));
 	return trainer_open_loader(t);
@@ -258,8 +321,9 @@ static void free_blocks(struct trainer *t)
 	uint64_t micro = t->config.micro_batch * t->config.window_tokens;
 	if (t->working != (void *)t->master)
 		free_block(t, t->working, t->elements * dtype_bytes(t->kernels.act));
-	free_block(t, t->master, t->elements * 4);
+	free_block(t, t->master, t->updated * 4);
 	free_block(t, t->gradients, t->elements * dtype_bytes(t->kernels.grad));
+	free_block(t, t->spare_gradients, t->elements * dtype_bytes(t->kernels.grad));
 	free_block(t, t->device_inputs, micro * 4);
 	free_block(t, t->device_targets, micro * 4);
 	free_block(t, t->device_losses, micro * 4);
@@ -281,6 +345,7 @@ void trainer_close(struct trainer *t)
 		return;
 	if (t->loader)
 		loader_close(t->loader);
+	offload_close(t->offload);
 	optimizer_close(t->optimizer);
 	if (t->kernels_open)
 		free_blocks(t);
@@ -295,22 +360,30 @@ void trainer_close(struct trainer *t)
 
 /* ---- checkpoints ---- */
 
+/* All that was queued is done, and a failure of it is told. */
+static enum status settle(struct trainer *t)
+{
+	if (t->offload)
+		TRY(offload_settle(t->offload));
+	return t->kernels.stream_wait(&t->kernels, NULL);
+}
+
 static enum status save(struct trainer *t, bool best)
 {
 	struct trainer_config *c = &t->config;
 	struct checkpoint_contents contents = {.config = &c->model,
 		.table = t->table,
 		.staging = t->staging,
-		.weights = t->master,
-		.exp_avg = optimizer_exp_avg(t->optimizer),
-		.exp_avg_sq = optimizer_exp_avg_sq(t->optimizer),
+		.weights = t->all_master,
+		.exp_avg = t->all_exp_avg,
+		.exp_avg_sq = t->all_exp_avg_sq,
 		.eod = corpus_get_info(c->corpus)->eod,
 		.files = c->files,
 		.file_count = c->file_count,
 		.state = &t->state};
 	char name[CHECKPOINT_NAME];
 	double start = trainer_now();
-	TRY(t->kernels.stream_wait(&t->kernels, NULL)); /* a failed update is not saved */
+	TRY(settle(t)); /* a failed update is not saved */
 	TRY(checkpoint_write(c->save, &contents, name));
 	if (best)
 		TRY(checkpoint_mark_best(c->save, name));
@@ -352,7 +425,7 @@ enum status trainer_run(struct trainer *t)
 		TRY(trainer_train_step(t));
 		TRY(after_step(t));
 	}
-	TRY(t->kernels.stream_wait(&t->kernels, NULL));
+	TRY(settle(t));
 	/* Stopped before the first step, or between the last save and here: nothing of it is lost. */
 	if (t->config.save && t->state.step > 0 && t->saved_step != t->state.step)
 		return save(t, false);
@@ -378,12 +451,22 @@ const struct parameter_table *trainer_parameters(const struct trainer *t)
 
 const float *trainer_weights(const struct trainer *t)
 {
-	return t->master;
+	return t->all_master;
 }
 
-struct optimizer *trainer_optimizer(struct trainer *t)
+const float *trainer_exp_avg(const struct trainer *t)
 {
-	return t->optimizer;
+	return t->all_exp_avg;
+}
+
+const float *trainer_exp_avg_sq(const struct trainer *t)
+{
+	return t->all_exp_avg_sq;
+}
+
+const struct offload *trainer_offload(const struct trainer *t)
+{
+	return t->offload;
 }
 
 const struct checkpoint_state *trainer_state(const struct trainer *t)

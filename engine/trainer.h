@@ -36,6 +36,10 @@
  * behind it overlaps with the next step's data. Checkpoints are the same files, so a run moves from one to
  * the other and goes on.
  *
+ * With `offload` the optimizer is on the host (offload.h), all of it or all but device_share; the results are
+ * the same bits, unless the update is delayed. A checkpoint ends a delay, so a run that is saved now and then
+ * and one that is not differ there.
+ *
  * The library prints nothing: events tell the tool of each step, validation and checkpoint; notices (corpus
  * repeated, validation rising) go to common/log.h. One thread calls; trainer_stop and trainer_save_soon may
  * be called by any thread and by signal handlers.
@@ -46,7 +50,7 @@
 #include "data/loader.h"
 #include "engine/checkpoint.h"
 #include "engine/collective.h"
-#include "engine/optimizer.h"
+#include "engine/offload.h"
 
 enum { TRAINER_SKIPS = 64 };
 
@@ -70,8 +74,11 @@ struct trainer_config {
 	uint64_t seed;
 	/* Opens the table to train on; NULL: kernels_open_cpu, whose memory is the host's. */
 	enum status (*open_device)(const struct kernels_config *config, struct kernels *out);
-	int threads;                        /* 0: all available */
-	uint64_t packing;                   /* bytes for packed weights (kernels.h) */
+	bool offload;                     /* the optimizer on the host; needs open_device */
+	double device_share;              /* of the parameters: their optimizer stays on the device; [0, 1) */
+	struct offload_config offloading; /* where offload is set */
+	int threads;                      /* 0: all available */
+	uint64_t packing;                 /* bytes for packed weights (kernels.h) */
 	uint64_t eval_interval, eval_iters; /* eval_interval 0: no validation */
 
 	struct corpus *corpus; /* must outlive the trainer, as must what `sources` has */
@@ -127,10 +134,11 @@ struct trainer_events {
 	enum status (*saved)(void *user, const struct trainer_saved *saved);
 };
 
-/* Bytes. On a device all but packing and data lie there. */
+/* Bytes. On a device all but packing, data, pinned and shadows lie there; weights and moments in part. */
 struct trainer_memory {
 	uint64_t weights, working, gradients, moments, activations, batch, packing, data;
-	uint64_t host, device; /* the sums; device 0: no device */
+	uint64_t shadows, pinned, incoming; /* of the offload */
+	uint64_t host, device;              /* the sums; device 0: no device */
 };
 
 struct trainer;
@@ -155,8 +163,12 @@ void trainer_stop(struct trainer *trainer);
 void trainer_save_soon(struct trainer *trainer);
 
 const struct parameter_table *trainer_parameters(const struct trainer *trainer);
-const float *trainer_weights(const struct trainer *trainer); /* master, [elements], the kernels' memory */
-struct optimizer *trainer_optimizer(struct trainer *trainer);
+/* Master and moments, [elements]: in the kernels' memory, or with an offload (of all parameters) the host's,
+ * valid before and after trainer_run. */
+const float *trainer_weights(const struct trainer *trainer);
+const float *trainer_exp_avg(const struct trainer *trainer);
+const float *trainer_exp_avg_sq(const struct trainer *trainer);
+const struct offload *trainer_offload(const struct trainer *trainer); /* or NULL */
 const struct checkpoint_state *trainer_state(const struct trainer *trainer);
 const char *trainer_kernels(const struct trainer *trainer); /* "CPU avx512, 2 threads, ..." */
 /* Windows of an epoch of the (first corpus's) training split; windows that validation uses (0: none). */

@@ -19,9 +19,14 @@ struct trainer {
 	struct loader *loader;
 	const struct parameter_table *table; /* the model's */
 	uint64_t elements;
-	float *master;           /* [elements] */
-	void *working;           /* act [elements]; the master itself where act is f32 */
-	void *gradients;         /* grad [elements] */
+	struct offload *offload; /* NULL: the optimizer is where the kernels are */
+	uint64_t updated;        /* elements whose optimizer is where the kernels are: the first ones */
+	float *master;           /* [updated] */
+	void *working;   /* act [elements]; the master itself where act is f32 and nothing is offloaded */
+	void *gradients; /* grad [elements] */
+	void *spare_gradients; /* likewise, of the step before, where its update is delayed; or NULL */
+	/* [elements], as the staging takes them (ordinary memory, where it is NULL). */
+	float *all_master, *all_exp_avg, *all_exp_avg_sq;
 	uint64_t local_batch;    /* windows of a step on this rank */
 	struct staging *staging; /* NULL: the kernels' memory is the host's */
 	/* One step's windows on the host (pinned), and one micro-batch in the kernels' memory. */

@@ -96,8 +96,7 @@ enum status trainer_resume(struct trainer *t, struct checkpoint *from, const str
 	TRY(check_same_data(t, s));
 	TRY(resume_samplers(t, s));
 	note_circumstances(t, s);
-	TRY(checkpoint_read_moments(from, t->table, t->staging, optimizer_exp_avg(t->optimizer),
-		optimizer_exp_avg_sq(t->optimizer)));
+	TRY(checkpoint_read_moments(from, t->table, t->staging, t->all_exp_avg, t->all_exp_avg_sq));
 	struct checkpoint_state own = t->state;
 	t->state = *s;
 	memcpy(t->state.precision, own.precision, sizeof own.precision);

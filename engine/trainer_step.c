@@ -58,7 +58,21 @@ void trainer_add_losses(const struct trainer *t, uint64_t windows, double *sum)
 		*sum += (double)t->losses[i];
 }
 
-/* Queues all of it, and waits for nothing. */
+/* Its gradients are final: the host's optimizer may begin with them. */
+static void begin_offload(struct trainer *t, uint64_t at)
+{
+	const struct checkpoint_state *s = &t->state;
+	uint64_t tokens = t->config.window_tokens;
+	struct offload_step step = {.gradients = t->gradients,
+		.learning_rate = schedule_learning_rate(&s->schedule, s->updates + 1),
+		.loss_scale = s->loss_scale.scale,
+		.update = s->updates + 1,
+		.tokens = t->inputs + at * tokens,
+		.token_count = t->config.micro_batch * tokens};
+	offload_begin(t->offload, &step);
+}
+
+/* Queues all of it, and waits for nothing (but weights that are still being computed on the host). */
 static enum status forward_backward(struct trainer *t, const struct trainer_gathered *g)
 {
 	struct kernels *k = &t->kernels;
@@ -68,8 +82,11 @@ static enum status forward_backward(struct trainer *t, const struct trainer_gath
 	k->event_record(k, t->begin_model, NULL);
 	for (uint64_t at = 0; at < t->local_batch; at += micro) {
 		struct model_batch batch = trainer_stage(t, at, micro, g->first_ordinal + at);
+		bool last = t->offload && at + micro == t->local_batch;
+		if (last)
+			begin_offload(t, at);
 		TRY(model_train(t->model, t->working, t->gradients, &batch, scale, at > 0, t->device_losses,
-			NULL, NULL));
+			last ? offload_layer_done : NULL, t->offload));
 		trainer_fetch_losses(t, at, micro);
 	}
 	k->event_record(k, t->end_model, NULL);
@@ -123,7 +140,14 @@ static enum status update(struct trainer *t, const struct trainer_gathered *g, s
 		s->updates++;
 	}
 	report->next_loss_scale = loss_scale_update(&s->loss_scale, measure.overflow);
-	return STATUS_OK;
+	if (!t->offload)
+		return STATUS_OK;
+	if (t->spare_gradients) {
+		void *gradients = t->gradients;
+		t->gradients = t->spare_gradients;
+		t->spare_gradients = gradients;
+	}
+	return offload_finish(t->offload, measure.overflow, report->clip);
 }
 
 enum status trainer_train_step(struct trainer *t)

@@ -1,0 +1,236 @@
+/* Whole training runs with the optimizer on the host, against runs with it on the device: the same bits. */
+#include "tests/unit/engine/stream_kernels.h"
+#include "tests/unit/engine/trainer_rig.h"
+
+enum { STEPS = 24 };
+
+/* Streams that are threads; little clipping, so that there is speculation. */
+static struct trainer_config device_config(enum dtype precision)
+{
+	struct trainer_config config = base_config();
+	config.open_device = streamed_open;
+	config.precision = precision;
+	config.optimizer.max_norm = 1.24; /* some of the first steps clip, few of the later ones */
+	config.train_iters = STEPS;
+	config.schedule.decay_iters = STEPS;
+	config.save = NULL;
+	return config;
+}
+
+static struct trainer_config offloaded(struct trainer_config config)
+{
+	config.offload = true;
+	config.offloading = (struct offload_config){
+		.threads = 2, .bucket_elements = 600, .pinned = 1, .speculation = UINT64_MAX};
+	return config;
+}
+
+static void check_same_steps(const struct story *a, const struct story *b)
+{
+	assert_int_equal(a->step_count, b->step_count);
+	for (int i = 0; i < a->step_count; i++) {
+		assert_same_bits(a->steps[i].loss, b->steps[i].loss);
+		assert_same_bits(a->steps[i].gradient_norm, b->steps[i].gradient_norm);
+		assert_same_bits(a->steps[i].clip, b->steps[i].clip);
+		assert_same_bits(a->steps[i].loss_scale, b->steps[i].loss_scale);
+		assert_int_equal(a->steps[i].skipped, b->steps[i].skipped);
+	}
+	for (int i = 0; i < a->validation_count; i++)
+		assert_same_bits(a->validations[i].loss, b->validations[i].loss);
+}
+
+static void check_same_end(struct story *a, struct story *b)
+{
+	check_same_steps(a, b);
+	assert_int_equal(hash128_compare(everything(a->trainer), everything(b->trainer)), 0);
+}
+
+static uint64_t committed(const struct story *story)
+{
+	return offload_count(trainer_offload(story->trainer), OFFLOAD_COMMITTED);
+}
+
+static void check_run(struct trainer_config config, uint64_t least_skips)
+{
+	struct story straight = {0}, story = {0};
+	struct trainer_config other = offloaded(config);
+	streamed_unpinned = 0;
+	go(&straight, &config);
+	go(&story, &other);
+	check_same_end(&straight, &story);
+	assert_true(committed(&story) > 0);
+	assert_true(straight.steps[STEPS - 1].skipped >= least_skips);
+	trainer_close(straight.trainer);
+	trainer_close(story.trainer);
+	assert_int_equal(streamed_unpinned, 0);
+}
+
+static void in_fp32(void **state)
+{
+	(void)state;
+	struct trainer_config config = device_config(DTYPE_F32);
+	config.eval_interval = 5;
+	config.eval_iters = 2;
+	check_run(config, 0);
+}
+
+static void in_bf16_with_recomputation(void **state)
+{
+	(void)state;
+	struct trainer_config config = device_config(DTYPE_BF16);
+	config.checkpoint_activations = true;
+	config.reset_attention_mask = config.reset_position_ids = true;
+	check_run(config, 0);
+}
+
+static void in_fp16_with_overflows(void **state)
+{
+	(void)state;
+	struct trainer_config config = device_config(DTYPE_F16);
+	config.loss_scale = loss_scale_dynamic(24, 6, 1, 1);
+	check_run(config, 2);
+}
+
+static void in_one_micro_batch_and_four(void **state)
+{
+	(void)state;
+	struct trainer_config config = device_config(DTYPE_F32);
+	config.micro_batch = 4;
+	check_run(config, 0);
+	config.micro_batch = 1;
+	check_run(config, 0);
+}
+
+/* A run that moves: offloaded, on the CPU, in part on the device, all on it; against one that stays. */
+static void a_run_moves(void **state)
+{
+	(void)state;
+	struct story straight = {0};
+	struct trainer_config config = device_config(DTYPE_BF16);
+	char elsewhere[100], a[160], b[160];
+	snprintf(elsewhere, sizeof elsewhere, "%s-moving", run);
+	assert_ok(directory_remove(elsewhere));
+	config.save = run;
+	config.open_device = NULL;
+	go(&straight, &config);
+	trainer_close(straight.trainer);
+	config.save = elsewhere;
+	for (int part = 0; part < 4; part++) {
+		struct story story = {.stop_after = part < 3 ? 6 * (uint64_t)part + 6 : 0};
+		struct trainer_config now = config;
+		now.open_device = part == 1 ? NULL : streamed_open;
+		if (part == 0 || part == 2)
+			now = offloaded(now);
+		now.device_share = part == 2 ? 0.4 : 0;
+		if (part)
+			go_on(&story, &now, elsewhere);
+		else
+			go(&story, &now);
+		assert_int_equal(story.step_count, 6);
+		for (int i = 0; i < 6; i++)
+			assert_same_bits(story.steps[i].loss, straight.steps[6 * part + i].loss);
+		trainer_close(story.trainer);
+	}
+	snprintf(a, sizeof a, "%s/step-00000024", run);
+	snprintf(b, sizeof b, "%s/step-00000024", elsewhere);
+	assert_same_file(a, b, "model.safetensors");
+	assert_same_file(a, b, "optimizer.safetensors");
+	assert_ok(directory_remove(elsewhere));
+}
+
+/* Step t's weights have had t - 2 updates: the first two steps see the same. And a resume is exact. */
+static void a_delayed_update(void **state)
+{
+	(void)state;
+	struct story straight = {0}, delayed = {0}, first = {.stop_after = 8}, second = {0};
+	struct trainer_config config = device_config(DTYPE_BF16);
+	config.exit_interval = 8;
+	config.train_iters = 8;
+	go(&straight, &config);
+	struct trainer_config other = offloaded(config);
+	other.offloading.delayed = true;
+	other.save = run;
+	other.save_interval = 8;
+	go(&delayed, &other);
+	assert_same_bits(straight.steps[0].loss, delayed.steps[0].loss);
+	assert_same_bits(straight.steps[0].gradient_norm, delayed.steps[0].gradient_norm);
+	assert_true(straight.steps[1].loss != delayed.steps[1].loss);
+	trainer_close(straight.trainer);
+	trainer_close(delayed.trainer);
+	/* 16 steps with a checkpoint after 8, against 8 and 8 */
+	memset(&delayed, 0, sizeof delayed);
+	other.exit_interval = 0;
+	other.train_iters = 16;
+	other.eval_interval = 0;
+	assert_ok(directory_remove(run));
+	go(&delayed, &other);
+	assert_ok(directory_remove(run));
+	go(&first, &other);
+	trainer_close(first.trainer);
+	go_on(&second, &other, run);
+	assert_int_equal(second.step_count, 8);
+	for (int i = 0; i < 8; i++)
+		assert_same_bits(second.steps[i].loss, delayed.steps[8 + i].loss);
+	assert_int_equal(hash128_compare(everything(delayed.trainer), everything(second.trainer)), 0);
+	trainer_close(delayed.trainer);
+	trainer_close(second.trainer);
+}
+
+/* Whatever fails, wherever: an error, no checkpoint of it, nothing left hanging. */
+static void failures_end_the_run(void **state)
+{
+	(void)state;
+	int told = 0, tries = 0;
+	for (int after = 3; after < 3200; after += 401, tries++) {
+		struct story story = {0};
+		struct trainer_config config = offloaded(device_config(DTYPE_BF16));
+		streamed_failing = after;
+		enum status status = open_story(&story, &config, NULL, false);
+		if (status == STATUS_OK)
+			status = trainer_run(story.trainer);
+		if (status != STATUS_OK)
+			assert_string_equal(error_message(), "a kernel failed");
+		told += status != STATUS_OK;
+		streamed_failing = -1;
+		trainer_close(story.trainer);
+	}
+	assert_true(told >= tries - 1);
+}
+
+static void memory_is_measured(void **state)
+{
+	(void)state;
+	struct trainer_memory plain, host, half;
+	struct trainer_config config = device_config(DTYPE_BF16), other = offloaded(config);
+	assert_ok(trainer_measure(&config, &plain));
+	assert_ok(trainer_measure(&other, &host));
+	other.device_share = 0.5;
+	other.offloading.speculation = 0;
+	assert_ok(trainer_measure(&other, &half));
+	uint64_t n = plain.weights / 4;
+	assert_int_equal(plain.device - host.device, 12 * n - host.incoming);
+	assert_int_equal(host.host - plain.host, 12 * n + host.shadows + host.pinned);
+	assert_true(host.shadows > 0 && host.incoming * 6 == host.shadows && host.pinned > 0);
+	assert_int_equal(half.shadows + half.incoming, 0);
+	assert_true(plain.device - half.device >= 6 * n && plain.device - half.device < 6 * n + 12 * 64);
+	other.open_device = NULL;
+	assert_int_equal(trainer_check(&other), STATUS_USAGE);
+	other.open_device = streamed_open;
+	other.device_share = 1;
+	assert_int_equal(trainer_check(&other), STATUS_USAGE);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test_setup(in_fp32, setup),
+		cmocka_unit_test_setup(in_bf16_with_recomputation, setup),
+		cmocka_unit_test_setup(in_fp16_with_overflows, setup),
+		cmocka_unit_test_setup(in_one_micro_batch_and_four, setup),
+		cmocka_unit_test_setup(a_run_moves, setup),
+		cmocka_unit_test_setup(a_delayed_update, setup),
+		cmocka_unit_test_setup(failures_end_the_run, setup),
+		cmocka_unit_test_setup(memory_is_measured, setup),
+	};
+	return cmocka_run_group_tests(tests, open_all, close_all);
+}
