@@ -28,7 +28,9 @@
  *    "dtype": "u16" | "i32",
  *    "documents", "tokens" (EOD included), "bytes" (UTF-8 bytes of the documents, after repair),
  *    "input": {"documents", "tokens", "bytes"}       totals before duplicates were dropped: they decide S
- *    "dropped": {"duplicates", "empty", "rejected"}  documents
+ *    "dropped": {"duplicates", "empty", "rejected"}  documents; "near_duplicates" too, where there were any
+ * or they were looked for "near": {"words": 5, "bands", "rows"}  only where all of the corpus was searched
+ * for near-duplicates: data/near_duplicates.h; no two documents share a band hash (data/minhash.h)
  *    "repaired": sequences of invalid UTF-8 replaced by U+FFFD
  *    "shards": [{"name": "00000", "documents", "tokens",
  *                "bin": root, "idx": root, "key": root (16 hex digits each: roots of the hash trees),
@@ -37,8 +39,8 @@
  *            little-endian. It is the corpus's identity: resume compares it.
  *    "check": XXH3-64 (16 hex) of the file's bytes before the text `"check"`; the last member
  * (data/manifest.h) Sums hold: the shards' documents and tokens are the corpus's; input.documents = documents
- * + dropped.duplicates. Shards without documents have their files too (.bin and .key empty). A corpus that is
- * not GPT-2's also holds the tokenizer's vocab.json and merges.txt.
+ * + dropped.duplicates + dropped.near_duplicates. Shards without documents have their files too (.bin and
+ * .key empty). A corpus that is not GPT-2's also holds the tokenizer's vocab.json and merges.txt.
  *
  * A directory without corpus.json, but with next/corpus.json, holds that corpus: its writer was ended as it
  * put the files in place (data/corpus_output.h). Each is read where it is, in next/ or beside it.
@@ -75,6 +77,8 @@ struct corpus_info {
 	enum corpus_dtype dtype;
 	uint64_t documents, tokens, bytes;
 	uint64_t input_documents, input_tokens, input_bytes;
+	uint64_t dropped_near;     /* near-duplicates */
+	int near_bands, near_rows; /* 0: not all of the corpus was searched for them */
 	uint64_t dropped_duplicates, dropped_empty, dropped_rejected, repaired;
 	struct hash128 hash;
 	bool sources; /* each shard has a .src: data/sources.h */

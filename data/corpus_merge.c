@@ -29,7 +29,7 @@ struct merge {
 	enum corpus_dtype dtype;
 	uint64_t input_documents, input_tokens, input_bytes;
 	uint64_t bytes; /* of all the inputs' documents */
-	uint64_t tokens, empty, rejected, repaired;
+	uint64_t tokens, near_duplicates, empty, rejected, repaired;
 	bool sources;                 /* all inputs have them */
 	struct shard_summary *shards; /* [shard_count] */
 	size_t shard_count;
@@ -579,6 +579,7 @@ static enum status add_input(struct merge *merge, size_t number)
 	merge->input_bytes += info->input_bytes;
 	merge->tokens += info->tokens;
 	merge->bytes += info->bytes;
+	merge->near_duplicates += info->dropped_near;
 	merge->empty += info->dropped_empty;
 	merge->rejected += info->dropped_rejected;
 	merge->repaired += info->repaired;
@@ -673,6 +674,7 @@ static enum status write_output(struct merge *merge, struct corpus_merge_result 
 		.input_documents = merge->input_documents,
 		.input_tokens = merge->input_tokens,
 		.input_bytes = merge->input_bytes,
+		.near_duplicates = merge->near_duplicates,
 		.empty = merge->empty,
 		.rejected = merge->rejected,
 		.repaired = merge->repaired,

@@ -13,6 +13,9 @@
  * fewest tokens is kept, of those the one with the smaller ids, so that the order of the inputs never
  * matters.
  *
+ * Near-duplicates are not looked for: two inputs that were each searched for them (data/near_duplicates.h)
+ * may hold some of each other's, so the output does not say that it was.
+ *
  * Where documents came from (data/sources.h) is kept if every input tells; of copies the smallest.
  *
  * Corpora of different tokenizers are STATUS_MISMATCH. Memory: some 300 KiB for each input and worker (with

@@ -3,6 +3,7 @@
 #include "common/endian.h"
 #include "common/file.h"
 #include "data/manifest.h"
+#include "data/minhash.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -302,10 +303,23 @@ static bool describe_totals(const struct corpus_output *output, cJSON *json)
 		!json_add_u64(input, "bytes", output->input_bytes))
 		return false;
 	cJSON *dropped = cJSON_AddObjectToObject(json, "dropped");
-	return dropped && json_add_u64(dropped, "duplicates", output->input_documents - sum.documents) &&
+	uint64_t duplicates = output->input_documents - sum.documents - output->near_duplicates;
+	bool near = output->near_bands || output->near_duplicates;
+	return dropped && json_add_u64(dropped, "duplicates", duplicates) &&
+	       (!near || json_add_u64(dropped, "near_duplicates", output->near_duplicates)) &&
 	       json_add_u64(dropped, "empty", output->empty) &&
 	       json_add_u64(dropped, "rejected", output->rejected) &&
 	       json_add_u64(json, "repaired", output->repaired);
+}
+
+static bool describe_near(const struct corpus_output *output, cJSON *json)
+{
+	if (!output->near_bands)
+		return true;
+	cJSON *near = cJSON_AddObjectToObject(json, "near");
+	return near && json_add_u64(near, "words", MINHASH_WORDS) &&
+	       json_add_u64(near, "bands", (uint64_t)output->near_bands) &&
+	       json_add_u64(near, "rows", (uint64_t)output->near_rows);
 }
 
 static bool describe_shards(const struct corpus_output *output, cJSON *list)
@@ -351,7 +365,7 @@ static bool describe_corpus(const struct corpus_output *output, struct hash128 h
 	       describe_tokenizer(output->tokenizer, cJSON_AddObjectToObject(json, "tokenizer")) &&
 	       cJSON_AddStringToObject(
 		       json, "dtype", corpus_output_dtype(output->tokenizer) == CORPUS_U16 ? "u16" : "i32") &&
-	       describe_totals(output, json) &&
+	       describe_totals(output, json) && describe_near(output, json) &&
 	       describe_shards(output, cJSON_AddArrayToObject(json, "shards")) &&
 	       json_add_hash128(json, "hash", hash);
 }

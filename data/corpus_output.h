@@ -50,6 +50,10 @@ struct corpus_output {
 	uint64_t bytes; /* of the corpus's documents; their number and tokens are the shards' */
 	uint64_t input_documents, input_tokens, input_bytes;
 	uint64_t empty, rejected, repaired;
+	/* Near-duplicates that were dropped; bands and rows (data/minhash.h) if all of the corpus was
+	 * searched for them, 0 if not. */
+	uint64_t near_duplicates;
+	int near_bands, near_rows;
 	bool sources;                       /* each shard has a .src */
 	const struct shard_summary *shards; /* [shard_count]; `bytes` of each is not looked at */
 	size_t shard_count;

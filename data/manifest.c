@@ -4,6 +4,7 @@
 #include "common/file.h"
 #include "common/json.h"
 #include "common/memory.h"
+#include "data/minhash.h"
 
 #include <assert.h>
 #include <inttypes.h>
@@ -163,16 +164,41 @@ static enum status read_totals(const char *path, const cJSON *manifest, struct c
 	TRY(get_count(path, input, "tokens", &info->input_tokens));
 	TRY(get_count(path, input, "bytes", &info->input_bytes));
 	TRY(json_get_object(path, manifest, "dropped", &dropped));
-	TRY(CHECK_MEMBERS(path, dropped, "\"dropped\"", "duplicates", "empty", "rejected"));
+	bool near = cJSON_GetObjectItemCaseSensitive(dropped, "near_duplicates");
+	TRY(near ? CHECK_MEMBERS(
+			   path, dropped, "\"dropped\"", "duplicates", "near_duplicates", "empty", "rejected")
+		 : CHECK_MEMBERS(path, dropped, "\"dropped\"", "duplicates", "empty", "rejected"));
+	if (near)
+		TRY(get_count(path, dropped, "near_duplicates", &info->dropped_near));
 	TRY(get_count(path, dropped, "duplicates", &info->dropped_duplicates));
 	TRY(get_count(path, dropped, "empty", &info->dropped_empty));
 	TRY(get_count(path, dropped, "rejected", &info->dropped_rejected));
-	FAIL_IF(info->input_documents != info->documents + info->dropped_duplicates ||
+	FAIL_IF(info->input_documents != info->documents + info->dropped_duplicates + info->dropped_near ||
 			info->input_tokens < info->tokens || info->input_bytes < info->bytes,
 		STATUS_CORRUPT,
 		"%s: the totals do not add up: input %" PRIu64 " documents, kept %" PRIu64
-		", duplicates %" PRIu64,
-		path, info->input_documents, info->documents, info->dropped_duplicates);
+		", duplicates %" PRIu64 " and %" PRIu64 " near",
+		path, info->input_documents, info->documents, info->dropped_duplicates, info->dropped_near);
+	return STATUS_OK;
+}
+
+static enum status read_near(const char *path, const cJSON *manifest, struct corpus_info *info)
+{
+	cJSON *near;
+	uint64_t words, bands, rows;
+	if (!cJSON_GetObjectItemCaseSensitive(manifest, "near"))
+		return STATUS_OK;
+	TRY(json_get_object(path, manifest, "near", &near));
+	TRY(CHECK_MEMBERS(path, near, "\"near\"", "words", "bands", "rows"));
+	TRY(json_get_u64(path, near, "words", &words));
+	TRY(json_get_u64(path, near, "bands", &bands));
+	TRY(json_get_u64(path, near, "rows", &rows));
+	FAIL_IF(words != MINHASH_WORDS || bands < 1 || bands > MINHASH_MOST_BANDS || rows < 1 ||
+			rows > MINHASH_MOST_ROWS,
+		STATUS_CORRUPT, "%s: \"near\" has %" PRIu64 " words, %" PRIu64 " bands and %" PRIu64 " rows",
+		path, words, bands, rows);
+	info->near_bands = (int)bands;
+	info->near_rows = (int)rows;
 	return STATUS_OK;
 }
 
@@ -259,11 +285,17 @@ static enum status read_members(const char *path, const cJSON *manifest, struct 
 		"%s: corpus version %" PRIu64
 		"; this ferry reads version 1: use the ferry that wrote it, or a newer one",
 		path, version);
-	TRY(CHECK_MEMBERS(path, manifest, "the manifest", "format", "version", "tokenizer", "dtype",
-		"documents", "tokens", "bytes", "input", "dropped", "repaired", "shards", "hash", "check"));
+	bool near = cJSON_GetObjectItemCaseSensitive(manifest, "near");
+	TRY(near ? CHECK_MEMBERS(path, manifest, "the manifest", "format", "version", "tokenizer", "dtype",
+			   "documents", "tokens", "bytes", "input", "dropped", "repaired", "near", "shards",
+			   "hash", "check")
+		 : CHECK_MEMBERS(path, manifest, "the manifest", "format", "version", "tokenizer", "dtype",
+			   "documents", "tokens", "bytes", "input", "dropped", "repaired", "shards", "hash",
+			   "check"));
 	TRY(read_tokenizer(path, manifest, info));
 	TRY(read_dtype(path, manifest, info));
 	TRY(read_totals(path, manifest, info));
+	TRY(read_near(path, manifest, info));
 	TRY(json_get_array(path, manifest, "shards", &array));
 	info->shard_count = (uint64_t)cJSON_GetArraySize(array);
 	FAIL_IF(info->shard_count < 1 || info->shard_count > SHARDS_LIMIT ||

@@ -4,6 +4,7 @@
 #include "common/log.h"
 #include "common/memory.h"
 #include "data/corpus_output.h"
+#include "data/minhash.h"
 #include "data/preprocess_journal.h"
 
 #include <inttypes.h>
@@ -116,6 +117,14 @@ static struct shard_summary sum_shards(const struct preprocess_job *job)
 	return sum;
 }
 
+static uint64_t count_near(const struct preprocess_job *job)
+{
+	uint64_t near = 0;
+	for (size_t i = 0; i < job->shard_count; i++)
+		near += job->shards[i].near;
+	return near;
+}
+
 static enum status publish_corpus(const struct preprocess_job *job)
 {
 	struct shard_summary *shards;
@@ -132,6 +141,9 @@ static enum status publish_corpus(const struct preprocess_job *job)
 		.empty = job->counts.empty,
 		.rejected = job->counts.rejected,
 		.repaired = job->counts.repaired,
+		.near_duplicates = count_near(job),
+		.near_bands = job->config->near_bands,
+		.near_rows = job->config->near_rows,
 		.sources = job->config->sources,
 		.shards = shards,
 		.shard_count = job->shard_count,
@@ -154,6 +166,10 @@ static enum status check_config(const struct preprocess_config *config)
 	FAIL_IF(config->max_bytes < 1 || config->max_bytes > LARGEST_DOCUMENT, STATUS_USAGE,
 		"a longest document of %" PRIu64 " bytes is not possible; 1 byte to 1 GiB are",
 		config->max_bytes);
+	FAIL_IF(config->near_bands && (config->near_bands < 0 || config->near_bands > MINHASH_MOST_BANDS ||
+					      config->near_rows < 1 || config->near_rows > MINHASH_MOST_ROWS),
+		STATUS_USAGE, "%d bands of %d rows are not possible; 1 to %d of 1 to %d are",
+		config->near_bands, config->near_rows, MINHASH_MOST_BANDS, MINHASH_MOST_ROWS);
 	FAIL_IF(!*config->text_key, STATUS_USAGE, "the text key is empty");
 	FAIL_IF(config->document_separator && !*config->document_separator, STATUS_USAGE,
 		"the document separator is empty");
@@ -180,6 +196,8 @@ static enum status recall_units(struct preprocess_job *job)
 			status = STATUS_OK;
 			continue;
 		}
+		if (status == STATUS_OK && job->config->near_bands && !job_has_near_unit(job, i))
+			continue;
 		job->units[i].done = status == STATUS_OK;
 		atomic_fetch_add(&job->bytes_done, job->units[i].stored);
 		atomic_fetch_add(&job->documents, counts.documents);
@@ -255,9 +273,11 @@ static enum status run_passes(struct preprocess_job *job, struct preprocess_resu
 {
 	double start = job_clock();
 	TRY(first_pass(job));
-	double middle = job_clock();
 	if (job->counts.documents == 0)
 		return refuse_empty(job);
+	if (job->config->near_bands)
+		TRY(job_find_near(job));
+	double middle = job_clock();
 	TRY(second_pass(job));
 	struct shard_summary sum = sum_shards(job);
 	*result = (struct preprocess_result){
@@ -266,7 +286,8 @@ static enum status run_passes(struct preprocess_job *job, struct preprocess_resu
 		.bytes = sum.bytes,
 		.input_documents = job->counts.documents,
 		.input_bytes = job->counts.bytes,
-		.duplicates = job->counts.documents - sum.documents,
+		.duplicates = job->counts.documents - sum.documents - count_near(job),
+		.near_duplicates = count_near(job),
 		.empty = job->counts.empty,
 		.rejected = job->counts.rejected,
 		.repaired = job->counts.repaired,
@@ -290,6 +311,7 @@ static enum status finish_earlier(struct preprocess_job *job, struct preprocess_
 		.input_documents = info->input_documents,
 		.input_bytes = info->input_bytes,
 		.duplicates = info->dropped_duplicates,
+		.near_duplicates = info->dropped_near,
 		.empty = info->dropped_empty,
 		.rejected = info->dropped_rejected,
 		.repaired = info->repaired,
@@ -345,6 +367,7 @@ static enum status run_locked(
 	bool complete;
 	TRY(file_remove_temporaries(job->config->output));
 	TRY(journal_make(job, journal));
+	job_prepare_near(job);
 	TRY(settle(job, journal, &complete));
 	return complete ? finish_earlier(job, result) : run_passes(job, result);
 }

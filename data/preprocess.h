@@ -32,6 +32,9 @@
  * Blank lines of JSONL, and a byte order mark at its beginning, are nothing. No document at all is an error.
  * Lone surrogates in JSON and invalid UTF-8 become U+FFFD, counted (`strict`: an error that names the place).
  *
+ * With `near_bands` near-duplicates are dropped as well, by the rule of data/near_duplicates.h: pass 1 keeps
+ * what it compares beside the units, a pass between the two finds what is to go, pass 2 leaves it out.
+ *
  * With `sources` each shard has a list of where its documents came from (data/sources.h).
  *
  * With `token_format` the inputs are files of ids that another program wrote (data/token_files.h), and pass 1
@@ -54,7 +57,8 @@
 #include "tokenizer/tokenizer.h"
 
 struct preprocess_progress {
-	int pass;                         /* 1 or 2 */
+	int pass; /* 1 tokenizing; 2 writing; between them 3, near-duplicates are looked for: bytes are those
+		     of their parts, roughly */
 	uint64_t bytes_done, bytes_total; /* of input as stored on disk (pass 1; total 0 when unknown), of
 					     spill (pass 2) */
 	uint64_t documents, tokens, text_bytes;
@@ -66,6 +70,7 @@ enum preprocess_stage {
 	PREPROCESS_READ, /* and decompress */
 	PREPROCESS_JSON,
 	PREPROCESS_HASH, /* and repair */
+	PREPROCESS_SIGN, /* signatures for near-duplicates; the search between the passes is not counted */
 	PREPROCESS_TOKENIZE,
 	PREPROCESS_SPILL,
 	PREPROCESS_LOAD,    /* spill files, and drop duplicates, and sort */
@@ -85,12 +90,14 @@ struct preprocess_config {
 	const char *document_separator; /* cuts text files into documents; NULL: a file is one */
 	int workers;                    /* at least 1 */
 	/* Bytes for spill buffers and sorting. The program adds about 30 MB a worker, and while a worker
-	 * encodes a long document some 10 bytes a byte of it. */
+	 * encodes a long document some 10 bytes a byte of it (12 with near_bands). */
 	uint64_t memory;
 	uint64_t max_bytes;    /* longer documents are rejected (64 MiB); at most 1 GiB */
 	uint64_t min_tokens;   /* documents of fewer tokens (EOD not counted) go to rejects.jsonl; 0: none */
 	bool strict;           /* invalid UTF-8 is an error instead of being repaired */
 	bool fail_on_bad_line; /* a bad line stops instead of going to rejects.jsonl */
+	int near_bands;        /* near-duplicates, data/minhash.h's bands; 0: exact duplicates only */
+	int near_rows;         /* of each band */
 	bool sources;          /* keep where each document came from, NNNNN.src: data/sources.h */
 	bool overwrite;
 	uint64_t unit_bytes;  /* input bytes a unit; 0: chosen by size. For tests */
@@ -107,9 +114,9 @@ struct preprocess_config {
 struct preprocess_result {
 	uint64_t documents, tokens, bytes;     /* of the corpus */
 	uint64_t input_documents, input_bytes; /* before duplicates were dropped */
-	uint64_t duplicates, empty, rejected, repaired;
+	uint64_t duplicates, near_duplicates, empty, rejected, repaired;
 	uint64_t shards;
-	double seconds[2]; /* of each pass, this run */
+	double seconds[2]; /* of each pass, this run; that of near-duplicates counts to the first */
 	bool resumed;
 };
 

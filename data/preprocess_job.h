@@ -3,12 +3,13 @@
  *
  * preprocess.c runs a job: checks, lock, manifest. preprocess_plan.c cuts the inputs into units,
  * preprocess_journal.c writes the job down, preprocess_tokenize.c is pass 1, preprocess_merge.c pass 2,
- * preprocess_places.c tells where records stood.
+ * preprocess_places.c tells where records stood, preprocess_near.c has the near-duplicates.
  */
 #ifndef DATA_PREPROCESS_JOB_H
 #define DATA_PREPROCESS_JOB_H
 
 #include "data/input.h"
+#include "data/near_duplicates.h"
 #include "data/preprocess.h"
 #include "data/shard_writer.h"
 #include "data/sources.h"
@@ -35,6 +36,7 @@ struct shard {
 	bool done;
 	struct shard_summary summary;
 	uint64_t seen; /* documents read for it, duplicates included */
+	uint64_t near; /* near-duplicates among them, each key once */
 };
 
 struct preprocess_job {
@@ -47,7 +49,9 @@ struct preprocess_job {
 	uint64_t unit_bytes, shard_bytes;
 	enum corpus_dtype dtype;
 	struct spill_format format;
-	char *work; /* DIR/work */
+	char *work;              /* DIR/work */
+	struct near_search near; /* with near_bands */
+	int near_bits;
 	bool resumed;
 
 	/* after pass 1 */
@@ -92,6 +96,16 @@ void job_unit_path(const struct preprocess_job *job, size_t unit, char path[JOB_
 enum status job_plan(struct preprocess_job *job) MUST_USE;     /* units and buckets, by the inputs */
 enum status job_tokenize(struct preprocess_job *job) MUST_USE; /* pass 1: the units that are not done */
 enum status job_merge(struct preprocess_job *job) MUST_USE;    /* pass 2: the shards that are not done */
+
+/* Near-duplicates. The settings, once job->format is known; */
+void job_prepare_near(struct preprocess_job *job);
+/* what pass 1 kept of a unit is there and sound (a warning if not); */
+bool job_has_near_unit(const struct preprocess_job *job, size_t unit);
+/* what is to be dropped, between the passes; */
+enum status job_find_near(struct preprocess_job *job) MUST_USE;
+/* and pass 2: takes them out of a sorted range of keys [first, last]. */
+enum status job_drop_near(const struct preprocess_job *job, uint64_t first, uint64_t last,
+	struct spill_range *range, uint64_t *dropped) MUST_USE;
 
 /* Fills lines_before, which both of these need. */
 enum status job_count_lines(struct preprocess_job *job) MUST_USE;

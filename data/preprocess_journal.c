@@ -49,7 +49,10 @@ static cJSON *describe_job(const struct preprocess_job *job, struct hash128 inpu
 		json_add_u64(json, "unit bytes", job->unit_bytes) &&
 		json_add_u64(json, "shard bytes", job->shard_bytes) &&
 		json_add_u64(json, "bucket bits", (uint64_t)job->format.bucket_bits) &&
-		(!config->sources || cJSON_AddTrueToObject(json, "sources"));
+		(!config->sources || cJSON_AddTrueToObject(json, "sources")) &&
+		(!config->near_bands ||
+			(json_add_u64(json, "near-duplicates' bands", (uint64_t)config->near_bands) &&
+				json_add_u64(json, "near-duplicates' rows", (uint64_t)config->near_rows)));
 	if (good)
 		return json;
 	cJSON_Delete(json);
@@ -135,26 +138,35 @@ static void print_value(const cJSON *value, char text[64])
 		snprintf(text, 64, "another");
 }
 
+static enum status refuse_option(
+	const struct preprocess_job *job, const char *name, const cJSON *then, const cJSON *now)
+{
+	char now_text[64], then_text[64];
+	print_value(now, now_text);
+	print_value(then, then_text);
+	return error_set(STATUS_MISMATCH,
+		"%s: holds an unfinished run whose %s is %s, not %s; give the same options to finish it, or "
+		"--overwrite (or delete %s) to begin anew",
+		job->work, name, then_text, now_text, job->work);
+}
+
 /* STATUS_MISMATCH naming the first option or input that differs. job.json alone decides: its hash of the
  * inputs still tells when the list of them has been removed already (remove_work). */
 static enum status compare_options(
 	const struct preprocess_job *job, const struct journal *journal, cJSON *old)
 {
-	const cJSON *now;
+	const cJSON *now, *then;
 	cJSON_ArrayForEach (now, journal->job) {
-		const cJSON *then = cJSON_GetObjectItemCaseSensitive(old, now->string);
-		char now_text[64], then_text[64];
+		then = cJSON_GetObjectItemCaseSensitive(old, now->string);
 		if (cJSON_Compare(now, then, true))
 			continue;
 		if (strcmp(now->string, "inputs") == 0)
 			return refuse_inputs(job, journal);
-		print_value(now, now_text);
-		print_value(then, then_text);
-		return error_set(STATUS_MISMATCH,
-			"%s: holds an unfinished run whose %s is %s, not %s; give the same options to finish "
-			"it, or "
-			"--overwrite (or delete %s) to begin anew",
-			job->work, now->string, then_text, now_text, job->work);
+		return refuse_option(job, now->string, then, now);
+	}
+	cJSON_ArrayForEach (then, old) {
+		if (!cJSON_GetObjectItemCaseSensitive(journal->job, then->string))
+			return refuse_option(job, then->string, then, NULL);
 	}
 	return STATUS_OK;
 }

@@ -25,6 +25,7 @@ struct range {
 	uint64_t stored;      /* bytes of spill, about */
 	size_t shard;
 	bool ends_shard;
+	uint64_t near; /* near-duplicates that were taken out */
 };
 
 struct merge {
@@ -119,6 +120,7 @@ static enum status record_shard(const struct preprocess_job *job, const struct s
 		    json_add_hex64(json, "bin", summary->bin_root) &&
 		    json_add_hex64(json, "idx", summary->idx_root) &&
 		    json_add_hex64(json, "key", summary->key_root) &&
+		    (!job->config->near_bands || json_add_u64(json, "near", shard->near)) &&
 		    (!job->config->sources || json_add_hash128(json, "src", summary->src_hash));
 	enum status status = good ? shard_file(job, shard, &path)
 				  : error_set(STATUS_MEMORY, "no memory to record a shard");
@@ -130,7 +132,8 @@ static enum status record_shard(const struct preprocess_job *job, const struct s
 	return status;
 }
 
-static enum status recall_members(const char *path, const cJSON *json, bool sources, struct shard *shard)
+static enum status recall_members(
+	const char *path, const cJSON *json, const struct preprocess_config *config, struct shard *shard)
 {
 	struct shard_summary *summary = &shard->summary;
 	TRY(json_get_u64(path, json, "documents", &summary->documents));
@@ -140,7 +143,9 @@ static enum status recall_members(const char *path, const cJSON *json, bool sour
 	TRY(json_get_hex64(path, json, "bin", &summary->bin_root));
 	TRY(json_get_hex64(path, json, "idx", &summary->idx_root));
 	TRY(json_get_hex64(path, json, "key", &summary->key_root));
-	return sources ? json_get_hash128(path, json, "src", &summary->src_hash) : STATUS_OK;
+	if (config->near_bands)
+		TRY(json_get_u64(path, json, "near", &shard->near));
+	return config->sources ? json_get_hash128(path, json, "src", &summary->src_hash) : STATUS_OK;
 }
 
 /* All its files are there; their bytes were verified by their writer, and are again by every reader. */
@@ -169,7 +174,7 @@ static enum status recall_shard(const struct preprocess_job *job, struct shard *
 	if (file_exists(path) && files_are_there(job, shard->name)) {
 		status = json_read_file(path, &json);
 		if (status == STATUS_OK) {
-			status = recall_members(path, json, job->config->sources, shard);
+			status = recall_members(path, json, job->config, shard);
 			cJSON_Delete(json);
 		}
 		shard->done = status == STATUS_OK;
@@ -268,6 +273,7 @@ static enum status append_range(struct merge *merge, const struct range *range, 
 	if (job->config->sources)
 		TRY(append_sources(merge, range, loaded));
 	shard->seen += seen;
+	shard->near += range->near;
 	return STATUS_OK;
 }
 
@@ -291,13 +297,15 @@ static enum status merge_range(struct merge *merge, int worker, size_t number)
 {
 	struct spill_range **loaded = &merge->loaded[worker];
 	struct preprocess_job *job = merge->job;
-	const struct range *range = &merge->ranges[number];
+	struct range *range = &merge->ranges[number];
 	struct stopwatch watch = stopwatch_start(job, worker);
 	TRY(job_progress(job, false));
 	if (!*loaded)
 		TRY(spill_range_create(&job->format, loaded));
 	TRY(load_range(merge, *loaded, range));
 	spill_range_sort(*loaded);
+	if (job->config->near_bands)
+		TRY(job_drop_near(job, range->first, range->last, *loaded, &range->near));
 	stopwatch_lap(&watch, PREPROCESS_LOAD);
 	stopwatch_wait(&watch);
 	TRY(wait_for_turn(merge, number));

@@ -29,6 +29,7 @@ struct open_unit {
 	int members;    /* who work on it; 0: this is no unit. The crew's mutex guards it, */
 	bool exhausted; /* and this: all its batches are taken */
 	struct spill_file *spill;
+	struct near_file *near; /* NULL: near-duplicates stay */
 
 	pthread_mutex_t mutex; /* one reads at a time; for what follows */
 	struct input_reader *reader;
@@ -46,6 +47,7 @@ struct worker {
 	struct jsonl *jsonl;
 	struct encoder *encoder;
 	struct spill_buffer *spill;
+	struct near_buffer *near;
 	struct input_batch batch;
 	char *repaired;
 	size_t repaired_capacity;
@@ -88,6 +90,8 @@ static enum status open_worker(struct preprocess_job *job, struct worker *worker
 	if (memory > LARGEST_BUFFER)
 		memory = LARGEST_BUFFER;
 	TRY(spill_buffer_create(&job->format, memory, &worker->spill));
+	if (job->config->near_bands)
+		TRY(near_buffer_create(&job->near.format, memory / 4, &worker->near));
 	const struct tokenizer *tokenizer = job->config->tokenizer;
 	if (job->config->token_format)
 		return token_reader_create(job->config->token_format, tokenizer_vocabulary(tokenizer),
@@ -103,6 +107,7 @@ static void close_worker(struct worker *worker)
 	if (worker->encoder)
 		encoder_close(worker->encoder);
 	spill_buffer_destroy(worker->spill);
+	near_buffer_destroy(worker->near);
 	input_batch_free(&worker->batch);
 	free(worker->repaired);
 }
@@ -195,6 +200,10 @@ static enum status add_document(
 	const struct spill_place at = spill_place(place);
 	struct hash128 key = hash128(text, bytes);
 	stopwatch_lap(&worker->watch, PREPROCESS_HASH);
+	if (worker->near) {
+		TRY(near_buffer_add(worker->near, key, text, bytes));
+		stopwatch_lap(&worker->watch, PREPROCESS_SIGN);
+	}
 	TRY(spill_buffer_add(worker->spill, key, bytes, count, &at));
 	spill_buffer_count(worker->spill, 0, repaired);
 	worker->documents++;
@@ -446,6 +455,10 @@ static enum status begin_unit(struct crew *crew, struct open_unit *unit)
 		TRY(input_reader_create(&unit->reader));
 	TRY(memory_grow((void **)&unit->lines, &unit->line_capacity, job->units[unit->number].pieces,
 		sizeof *unit->lines, "line counts"));
+	if (job->config->near_bands && !unit->near) {
+		near_unit_path(job->work, unit->number, path);
+		TRY(near_file_create(&job->near.format, path, &unit->near));
+	}
 	job_unit_path(job, unit->number, path);
 	return spill_file_create(&job->format, path, &unit->spill);
 }
@@ -463,7 +476,11 @@ static enum status work_on(struct crew *crew, struct open_unit *unit, struct pla
 	pthread_mutex_unlock(&unit->mutex);
 	TRY(status);
 	spill_buffer_begin(worker->spill, unit->spill);
+	if (worker->near)
+		near_buffer_begin(worker->near, unit->near);
 	TRY(worker->tokens ? take_tokens(unit, place) : take_batches(crew, unit, place));
+	if (worker->near)
+		TRY(near_buffer_flush(worker->near));
 	return spill_buffer_flush(worker->spill);
 }
 
@@ -520,9 +537,15 @@ static enum status publish_unit(struct crew *crew, struct open_unit *open)
 	struct preprocess_job *job = crew->job;
 	struct unit *unit = &job->units[open->number];
 	struct spill_file *spill = open->spill;
+	struct near_file *near = open->near;
 	struct spill_counts counts;
+	bool durable = reads_standard_input(job, unit);
+	/* The unit is done when its spill file is there. */
+	open->near = NULL;
+	if (near)
+		TRY(near_file_publish(near, durable));
 	open->spill = NULL;
-	TRY(spill_file_publish(spill, open->lines, unit->pieces, reads_standard_input(job, unit), &counts));
+	TRY(spill_file_publish(spill, open->lines, unit->pieces, durable, &counts));
 	unit->done = true;
 	return job_progress(job, true);
 }
@@ -544,7 +567,9 @@ static void leave_unit(struct crew *crew, struct open_unit *unit)
 			note_failure(crew, unit->number, UINT64_MAX, status);
 	}
 	spill_file_abandon(unit->spill);
+	near_file_abandon(unit->near);
 	unit->spill = NULL;
+	unit->near = NULL;
 	pthread_mutex_lock(&crew->mutex);
 	unit->members = 0;
 	pthread_mutex_unlock(&crew->mutex);

@@ -489,6 +489,16 @@ void spill_range_sort(struct spill_range *range)
 		qsort(range->documents, range->count, sizeof *range->documents, compare_documents);
 }
 
+size_t spill_range_remove(struct spill_range *range, const bool *marked)
+{
+	size_t kept = 0, count = range->count;
+	for (size_t i = 0; i < count; i++)
+		if (!marked[i])
+			range->documents[kept++] = range->documents[i];
+	range->count = kept;
+	return count - kept;
+}
+
 void spill_range_get(const struct spill_range *range, const struct spill_document **documents, size_t *count,
 	const void **tokens, uint64_t *seen)
 {

@@ -131,6 +131,8 @@ void spill_range_begin(struct spill_range *range, uint64_t first, uint64_t last)
 /* The file of unit `unit`. Of documents with one key the first that is read is kept, and the first place. */
 enum status spill_range_load(struct spill_range *range, const char *path, uint32_t unit) MUST_USE;
 void spill_range_sort(struct spill_range *range); /* after the last file */
+/* Sorted: takes out the documents that are marked; returns how many. */
+size_t spill_range_remove(struct spill_range *range, const bool *marked /* [count] */);
 /* Both arrays belong to the range until its next use; *seen counts documents read, duplicates included. */
 void spill_range_get(const struct spill_range *range, const struct spill_document **documents, size_t *count,
 	const void **tokens, uint64_t *seen);

@@ -141,6 +141,12 @@ static void print_summary(const struct corpus *corpus)
 		human_grouped(info->dropped_duplicates).text, human_grouped(info->dropped_empty).text,
 		human_grouped(info->dropped_rejected).text,
 		human_grouped(info->input_documents + info->dropped_empty + info->dropped_rejected).text);
+	if (info->near_bands)
+		printf("           %s near-duplicates (%d bands of %d rows)\n",
+			human_grouped(info->dropped_near).text, info->near_bands, info->near_rows);
+	else if (info->dropped_near)
+		printf("           %s near-duplicates, in parts of it\n",
+			human_grouped(info->dropped_near).text);
 	printf("repaired   %s sequences of invalid UTF-8\n", human_grouped(info->repaired).text);
 	printf("shards     %s, of %s to %s tokens\n", human_grouped(info->shard_count).text,
 		human_grouped(least).text, human_grouped(most).text);
@@ -201,6 +207,7 @@ static bool add_counts(cJSON *object, const struct corpus_info *info)
 	       json_add_u64(object, "input_documents", info->input_documents) &&
 	       (dropped = cJSON_AddObjectToObject(object, "dropped")) &&
 	       json_add_u64(dropped, "duplicates", info->dropped_duplicates) &&
+	       json_add_u64(dropped, "near_duplicates", info->dropped_near) &&
 	       json_add_u64(dropped, "empty", info->dropped_empty) &&
 	       json_add_u64(dropped, "rejected", info->dropped_rejected) &&
 	       json_add_u64(object, "repaired", info->repaired) &&

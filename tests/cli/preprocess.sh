@@ -67,6 +67,17 @@ test_that "--strict names file, line and byte" err_has "f.jsonl: line 3 (byte 32
 run "$dir/nowhere" --output "$dir/c8"
 test_that "an input that is not there: exit 1, and its name" [ $code -eq 1 ]
 test_that "its name" err_has "$dir/nowhere: cannot stat"
+words=$(seq -s ' ' 1000 1099)
+printf '{"text": "%s"}\n' "$words" "A few words: $words" "${words//5/6} are not the same" >"$dir/near.jsonl"
+run "$dir/near.jsonl" --output "$dir/c10" --dedup near
+test_that "--dedup near drops what is nearly the same" out_has "dropped     0 duplicates, 1 near-duplicates, 0 empty"
+"$ferry" inspect "$dir/c10" >"$dir/out" 2>"$dir/err"
+test_that "and inspect tells" out_has "1 near-duplicates (14 bands of 8 rows)"
+run "$dir/near.jsonl" --output "$dir/c11" --dedup near --dedup-rows 2
+test_that "fewer rows: less similar documents, too" out_has "2 near-duplicates"
+run "$dir/near.jsonl" --output "$dir/c12" --dedup-rows 2
+test_that "--dedup-rows alone: exit 2" [ $code -eq 2 ]
+test_that "and what it needs" err_has "need --dedup near"
 run "$dir/in" --output "$dir/c8" --workers 0
 test_that "--workers 0: exit 2" [ $code -eq 2 ]
 run "$dir/in"
@@ -99,4 +110,5 @@ code=$?
 test_that "the same command goes on" out_has "301 documents"
 
 FERRY=$ferry "$root/tests/faults/preprocess_kill.sh" 8 3 || status=1
+FERRY=$ferry "$root/tests/faults/preprocess_kill.sh" 6 2 --dedup near || status=1
 exit $status

@@ -1,10 +1,11 @@
 #!/bin/bash
-# preprocess_kill.sh [KILLS [MEGABYTES]]: `ferry preprocess`, ended with kill -9 at random moments and started again,
+# preprocess_kill.sh [KILLS [MEGABYTES [FLAGS...]]]: `ferry preprocess`, ended with kill -9 at random moments and started again,
 # must end in the bytes of a run that was not. Workers and memory change at every start. A run that ends before it
 # is killed is compared, and the next begins anew. SEED=N repeats a run's moments, as far as the machine allows.
 ferry=${FERRY:-build/ferry}
 kills=${1:-50}
 megabytes=${2:-24}
+flags=("${@:3}")
 RANDOM=${SEED:-$$}
 dir=$(mktemp -d)
 trap 'rm -rf "$dir"' EXIT
@@ -14,7 +15,7 @@ fail() {
 	exit 1
 }
 
-# English-like lines; every tenth document is a copy. Plain JSONL (most of it), gzip, zstd and text files.
+# English-like lines; every tenth document is a copy, half of them with a few words more. Plain JSONL (most of it), gzip, zstd and text files.
 awk -v bytes=$((megabytes * 1000000)) 'BEGIN {
 	srand(7)
 	n = split("the of and to in is that it was for on are as with his they at be this have from or had by not but what all were when we there can an your which their said if do will each about how up out them then she many some so these would other into has more her two like him see time could no make than first been its who now people my made over did down only way find use may water long little very after words called just where most know", word, " ")
@@ -24,6 +25,8 @@ awk -v bytes=$((megabytes * 1000000)) 'BEGIN {
 			for (i = int(rand() * 400) + 1; i > 0; i--)
 				text = text word[int(rand() * n) + 1] (rand() < 0.1 ? ".\\n" : " ") (rand() < 0.02 ? int(rand() * 10000) " " : "")
 		}
+		if (documents % 20 == 19)
+			text = text "and one word more"
 		line = "{\"id\": " documents++ ", \"text\": \"" text "\"}"
 		total += length(line) + 1
 		print line
@@ -39,7 +42,7 @@ split -l 100 -a 4 -d --additional-suffix=.txt "$dir/part07" "$dir/in/texts/"
 echo '{"text": "no end' >"$dir/in/d.jsonl"
 
 start=$(date +%s%N)
-"$ferry" preprocess "$dir/in" --output "$dir/reference" --workers 1 2>"$dir/err" >/dev/null || fail "the reference run"
+"$ferry" preprocess "$dir/in" --output "$dir/reference" --workers 1 "${flags[@]}" 2>"$dir/err" >/dev/null || fail "the reference run"
 span=$((($(date +%s%N) - start) / 1000000))
 "$ferry" verify "$dir/reference" >/dev/null 2>"$dir/err" || fail "the reference verifies"
 
@@ -49,7 +52,7 @@ same() {
 done_kills=0 whole=0 in_second=0
 while [ $done_kills -lt "$kills" ]; do
 	"$ferry" preprocess "$dir/in" --output "$dir/out" --workers $((RANDOM % 4 + 1)) --memory $((RANDOM % 64 + 1))M \
-		2>"$dir/err" >/dev/null &
+		"${flags[@]}" 2>"$dir/err" >/dev/null &
 	pid=$!
 	delay=$((RANDOM % (span / (1 + RANDOM % 5) + 10)))
 	sleep "$(printf '%d.%03d' $((delay / 1000)) $((delay % 1000)))"
@@ -78,7 +81,7 @@ while [ $done_kills -lt "$kills" ]; do
 	fi
 done
 if [ ! -e "$dir/out/corpus.json" ] || [ -e "$dir/out/next" ]; then
-	"$ferry" preprocess "$dir/in" --output "$dir/out" 2>"$dir/err" >/dev/null || fail "the last run"
+	"$ferry" preprocess "$dir/in" --output "$dir/out" "${flags[@]}" 2>"$dir/err" >/dev/null || fail "the last run"
 fi
 same
-echo "ok - $done_kills kills of preprocess ($in_second of them in the second pass, $whole runs between them ended by themselves; $lines documents, ${megabytes} MB, ${span} ms a run): the same bytes"
+echo "ok - $done_kills kills of preprocess${flags:+ ${flags[*]}} ($in_second of them in the second pass, $whole runs between them ended by themselves; $lines documents, ${megabytes} MB, ${span} ms a run): the same bytes"
