@@ -14,6 +14,7 @@
 #include "tools/device.h"
 #include "tools/terminal.h"
 #include "tools/train_log.h"
+#include "tools/train_offload.h"
 #include "tools/train_config.h"
 
 #include <fcntl.h>
@@ -291,6 +292,7 @@ static enum status compose_config(struct job *job)
 	c->file_count = TOKENIZER_FILES;
 	if (!job->device.gpu)
 		c->packing = train_config_packing(&c->model, c->precision, c->micro_batch, c->global_batch);
+	TRY(train_offload_choose(s, &job->device, c));
 	return trainer_check(c);
 }
 
@@ -514,6 +516,15 @@ static void print_memory(struct job *job, const struct trainer_memory *m, uint64
 	if (gpu)
 		train_log_line(job->log, " > memory of the host: %s; %s available",
 			human_bytes((double)m->host).text, human_bytes((double)available).text);
+	const struct train_settings *s = &job->options.settings;
+	if (!gpu && (s->cpu_optimizer || s->delayed_update || s->optimizer_on))
+		train_log_text(job->log,
+			" > on the CPU the optimizer is where the model is: --optimizer-on, --cpu-optimizer "
+			"and --delayed-update have no effect");
+	char text[300];
+	train_offload_describe(&job->config, m, text, sizeof text);
+	if (*text)
+		train_log_text(job->log, text);
 }
 
 static void print_start(struct job *job)
@@ -596,6 +607,10 @@ static enum status train(struct job *job)
 	enum status status = trainer_run(job->trainer);
 	release_signals();
 	TRY(status);
+	char text[300];
+	train_offload_summarize(trainer_offload(job->trainer), text, sizeof text);
+	if (*text)
+		train_log_text(job->log, text);
 	print_end(job);
 	return STATUS_OK;
 }

@@ -147,6 +147,15 @@ static void fill_table(struct train_options *o)
 		{OPTION_DOUBLE("--min-scale", &s->min_scale, 1e-30, 1e30, "S", "never below this")},
 		{OPTION_FLAG("--checkpoint-activations", &s->checkpoint_activations,
 			"keep only each layer's input and compute the rest again: less memory, slower")},
+		{OPTION_STRING("--optimizer-on", &s->optimizer_on, "WHERE",
+			 "with a GPU: gpu, cpu (ZeRO-Offload), the share that stays on the GPU (0.3), or "
+			 "auto: the GPU, as far as it fits there; the results are the same"),
+			.default_text = "auto"},
+		{OPTION_FLAG("--cpu-optimizer", &s->cpu_optimizer, "the same as --optimizer-on cpu")},
+		{OPTION_FLAG("--delayed-update", &s->delayed_update,
+			"with an optimizer on the host: each update is seen one step late (ZeRO-Offload's "
+			"delayed parameter update); faster where the host is slow, and not the same "
+			"results")},
 		{OPTION_INT("--threads", &s->threads, 0, 4096, "N", "threads of the CPU"),
 			.default_text = "all"},
 
@@ -178,7 +187,6 @@ static void fill_table(struct train_options *o)
 		NOTHING_FLAG("--no-load-rng"),
 		NOTHING_FLAG("--no-save-optim"),
 		NOTHING_FLAG("--no-save-rng"),
-		NOTHING_FLAG("--cpu-optimizer"),
 		NOTHING_FLAG("--cpu_torch_adam"),
 		NOTHING_FLAG("--deepspeed"),
 		NOTHING_TEXT("--deepspeed_config"),
@@ -450,7 +458,7 @@ static void value_text(const struct option *option, char *text, size_t room)
 static bool is_recorded(const struct option *option)
 {
 	static const char *const not [] = {"--load", "--finetune", "--overwrite", "--preset", "--model",
-		"--save", "--exit-interval", "--device"};
+		"--save", "--exit-interval", "--device", "--optimizer-on", "--cpu-optimizer"};
 	if (option->kind == OPTION_KIND_HEADING || !option->help)
 		return false;
 	for (size_t i = 0; i < sizeof not / sizeof *not ; i++)

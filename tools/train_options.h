@@ -45,6 +45,8 @@ struct train_settings {
 	bool finetune, overwrite;
 	/* machine */
 	int device, threads;
+	const char *optimizer_on; /* NULL: auto */
+	bool cpu_optimizer, delayed_update;
 	/* accepted, without meaning here */
 	bool no_flag;
 	uint64_t no_number;

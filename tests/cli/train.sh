@@ -51,6 +51,13 @@ test_that "dashes around a validation as long as the reference's" [ "$(sed -n "$
 	"$(sed -n "$((dashes - 1))p" log | awk '{ print length }')" -eq $((${#line} + 1)) -a "$(sed -n "$((dashes + 1))p" log | awk '{ print length }')" -eq $((${#line} + 1)) ]
 test_that "validates on the test split at the end" grep -qE "^ validation loss at the end of training for test data \| LM loss: $number \| LM PPL: $number\$" log
 
+# ---- where the optimizer is ----
+refused "a place for the optimizer that is none" "'there' is none of cpu, gpu, auto" $quick --save none --device cpu --optimizer-on there
+refused "the host twice and not" "exclude each other" $quick --save none --device cpu --cpu-optimizer --optimizer-on gpu
+run train $quick --save none --device cpu --cpu-optimizer
+test_that "on the CPU --cpu-optimizer changes nothing, and the log says so" [ $code -eq 0 -a "$(grep -c 'have no effect' out)" -eq 1 -a \
+	"$(grep '^ validation' out | tail -n 1)" = "$(grep '^ validation' log | tail -n 1)" ]
+
 # ---- metrics ----
 check_metrics() { # STEPS: every step once, in order, and each line is JSON
 	[ "$(grep -c '"type": "train"' run/metrics.jsonl)" -eq "$1" ] || return 1
