@@ -159,6 +159,33 @@ cuda: $(B)/ferry-cuda.so ## the CUDA backend, build/ferry-cuda.so (needs nvcc an
 .PHONY: cuda
 -include $(shell find $(B)/cuda -name '*.d' 2>/dev/null)
 
+# ---- the CUDA backend on the CPU: the same sources, with headers that stand in for CUDA's (tests/emu/emulator.h) ----------
+
+EMU := $(B)/emu$(if $(filter-out opt,$(MODE)),/$(MODE))
+EMU_OPTIMIZE_opt := -O2
+EMU_OPTIMIZE_asan := -O1 -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer
+EMU_OPTIMIZE_tsan := -O1 -fsanitize=thread
+EMU_FLAGS = -std=c++20 -g $(MATH) $(WARNINGS) -Wno-shadow -Wno-unknown-pragmas -fPIC -pthread -MMD -MP -Itests/emu/include -I. $(EMU_FLAGS_$(MODE))
+EMU_FLAGS_asan := -DEMU_ASAN
+EMU_FLAGS_tsan := -DEMU_TSAN
+# The emulator itself is not instrumented, but for its cuBLASLt, which is the device's work. It comes first: of a
+# template that both use, its own is taken.
+EMU_OBJECTS = $(patsubst %.cc,$(O)/emu/%.o,$(wildcard tests/emu/*.cc)) $(patsubst %.cu,$(O)/emu/%.o,$(wildcard kernels/cuda/*.cu))
+$(O)/emu/tests/emu/cublaslt.o: EMU_EXTRA = $(EMU_OPTIMIZE_$(MODE))
+$(O)/emu/tests/emu/%.o: tests/emu/%.cc
+	@mkdir -p $(@D)
+	$(Q)$(CXX) $(EMU_FLAGS) -O2 $(EMU_EXTRA) -c -o $@ $<
+$(O)/emu/%.o: %.cu
+	@mkdir -p $(@D)
+	$(Q)$(CXX) $(EMU_FLAGS) $(EMU_OPTIMIZE_$(MODE)) -x c++ -c -o $@ $<
+$(EMU)/ferry-cuda.so: $(EMU_OBJECTS)
+	@mkdir -p $(@D)
+	$(Q)$(CXX) -shared $(EMU_OPTIMIZE_$(MODE)) -o $@ $^ -ldl -pthread
+$(O)/tests/emu/test_ops_emu: $(O)/tests/emu/test_ops_emu.o $(O)/kernels/cuda.o $(O)/kernels/kernels.o $(LIBS_common)
+	$(Q)$(LINK) -o $@ $^ $(LDLIBS_ALL)
+emu: $(EMU)/ferry-cuda.so ## the CUDA backend on the CPU, for tests: build/emu/ferry-cuda.so (FERRY_CUDA names it to the program)
+.PHONY: emu
+
 # ---- tests ------------------------------------------------------------------------------------------------
 
 unit_tests = $(patsubst %.c,$(O)/%,$(wildcard tests/unit/$(1)/test_*.c))

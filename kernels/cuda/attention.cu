@@ -64,7 +64,7 @@ static __device__ void load_row(float *shared, const A *row, bool valid, int D, 
 
 template <int N, typename A> __global__ void __launch_bounds__(warps * 32) plain_forward(struct attention a)
 {
-	extern __shared__ float shared[];
+	SHARED_DYNAMIC(float, shared);
 	int lane = threadIdx.x % 32, D = a.D, C = a.H * D, T = a.T;
 	struct place at = find_place(a);
 	const A *qkv = (const A *)a.qkv + at.base * 3 * C + at.h * D;
@@ -146,7 +146,7 @@ static __device__ __forceinline__ struct score_gradient differentiate(
 template <int N, typename A>
 __global__ void __launch_bounds__(warps * 32) plain_query_gradient(struct attention a)
 {
-	extern __shared__ float shared[];
+	SHARED_DYNAMIC(float, shared);
 	int lane = threadIdx.x % 32, warp = threadIdx.x / 32, D = a.D, C = a.H * D, T = a.T;
 	struct place at = find_place(a);
 	const A *qkv = (const A *)a.qkv + at.base * 3 * C + at.h * D;
@@ -181,7 +181,7 @@ __global__ void __launch_bounds__(warps * 32) plain_query_gradient(struct attent
 template <int N, typename A>
 __global__ void __launch_bounds__(warps * 32) plain_key_gradient(struct attention a)
 {
-	extern __shared__ float shared[];
+	SHARED_DYNAMIC(float, shared);
 	int lane = threadIdx.x % 32, warp = threadIdx.x / 32, D = a.D, C = a.H * D, T = a.T;
 	struct place at = find_place(a);
 	const A *qkv = (const A *)a.qkv + at.base * 3 * C + at.h * D;
@@ -232,7 +232,7 @@ static cudaError_t plain_launch(Kernel kernel, const struct attention &a, int ro
 		if (error != cudaSuccess)
 			return error;
 	}
-	kernel<<<dim3(ceiling(a.T, warps), a.B * a.H), warps * 32, bytes, stream>>>(a);
+	launch(kernel, dim3(ceiling(a.T, warps), a.B * a.H), warps * 32, bytes, stream, a);
 	return cudaGetLastError();
 }
 
@@ -304,7 +304,7 @@ void cuda_attention_backward(struct kernels *k, struct stream *s, void *dqkv, co
 	a.dqkv = dqkv;
 	a.dout = dout;
 	a.qkv = qkv;
-	WITH_ACT(b, (output_products<A><<<ceiling((int64_t)B * T * H, 8), 256, 0, s->handle>>>(a)));
+	WITH_ACT(b, (launch(output_products<A>, ceiling((int64_t)B * T * H, 8), 256, 0, s->handle, a)));
 	cudaError_t error = cudaGetLastError();
 	if (error == cudaSuccess && tensor_path(b, &a))
 		error = b->act == DTYPE_BF16 ? attention_backward_bf16(a, s->handle)
@@ -321,8 +321,9 @@ template <typename A>
 __global__ void __launch_bounds__(warps * 32) decode(
 	A *out, A *key_cache, A *value_cache, const A *qkv, int position, int P, int H, int D, float scale)
 {
-	extern __shared__ float scores[]; /* [position + 1] */
-	__shared__ float best[warps], sums[warps];
+	SHARED_DYNAMIC(float, scores); /* [position + 1] */
+	SHARED_ARRAY(float, best, [warps]);
+	SHARED_ARRAY(float, sums, [warps]);
 	int lane = threadIdx.x % 32, warp = threadIdx.x / 32, C = H * D;
 	int64_t b = blockIdx.x / H, h = blockIdx.x % H;
 	const A *q = qkv + b * 3 * C + h * D;
@@ -378,7 +379,7 @@ void cuda_attention_decode(struct kernels *k, struct stream *s, void *out, void 
 		stream_fail(b, s, STATUS_UNSUPPORTED, "attention_decode takes at most 10,240 positions");
 		return;
 	}
-	WITH_ACT(b, (decode<A><<<B * H, warps * 32, bytes, s->handle>>>((A *)out, (A *)key_cache,
+	WITH_ACT(b, (launch(decode<A>, B * H, warps * 32, bytes, s->handle, (A *)out, (A *)key_cache,
 			    (A *)value_cache, (const A *)qkv, position, P, H, D, 1.0f / sqrtf((float)D))));
 	stream_launched(b, s, "attention_decode");
 }

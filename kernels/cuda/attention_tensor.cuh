@@ -11,12 +11,24 @@
  * meets no bank conflict.
  */
 #include "kernels/cuda/attention.cuh"
-#include "kernels/cuda/tensor.cuh"
 
 namespace
 {
 
 constexpr float LOG2_E = 1.4426950408889634f, LN_2 = 0.6931471805599453f;
+
+template <typename A> __device__ __forceinline__ uint32_t pack(float low, float high)
+{
+	union {
+		A element[2];
+		uint32_t bits;
+		__device__ operator uint32_t() const
+		{
+			return bits;
+		}
+	} both = {{from_float<A>(low), from_float<A>(high)}};
+	return both.bits;
+}
 
 /* ROWS rows of D elements, from row `from` of a [T][stride] array. */
 template <typename A, int ROWS, int DEPTH, int THREADS>
@@ -186,8 +198,8 @@ __global__ void __launch_bounds__(256, 2)
 {
 	using S = forward_shape<DEPTH>;
 	constexpr int N = S::keys / 8;
-	extern __shared__ uint4 shared_bytes[];
-	__shared__ int lows[8];
+	SHARED_DYNAMIC(uint4, shared_bytes);
+	SHARED_ARRAY(int, lows, [8]);
 	A *queries = (A *)shared_bytes, *keys = queries + S::rows * S::LD,
 	  *values = keys + 2 * S::keys * S::LD;
 	int lane = threadIdx.x % 32, warp = threadIdx.x / 32, g = lane / 4, t = lane % 4;
@@ -324,9 +336,10 @@ __global__ void __launch_bounds__(128, DEPTH == 64 ? 3 : 2)
 	using S = backward_shape<DEPTH>;
 	constexpr int N = S::step / 8;
 	constexpr bool resident = DEPTH == 64; /* k and v fragments stay in registers */
-	extern __shared__ uint4 shared_bytes[];
-	__shared__ float lse[2][S::step], delta[2][S::step];
-	__shared__ int lows[2][S::step];
+	SHARED_DYNAMIC(uint4, shared_bytes);
+	SHARED_ARRAY(float, lse, [2][S::step]);
+	SHARED_ARRAY(float, delta, [2][S::step]);
+	SHARED_ARRAY(int, lows, [2][S::step]);
 	A *keys = (A *)shared_bytes, *values = keys + S::own * S::LD;
 	A *queries = values + S::own * S::LD, *douts = queries + 2 * S::step * S::LD;
 	int lane = threadIdx.x % 32, warp = threadIdx.x / 32, g = lane / 4, t = lane % 4;
@@ -420,8 +433,8 @@ __global__ void __launch_bounds__(128, DEPTH == 64 ? 4 : 2)
 {
 	using S = backward_shape<DEPTH>;
 	constexpr int N = S::step / 8;
-	extern __shared__ uint4 shared_bytes[];
-	__shared__ int lows[8];
+	SHARED_DYNAMIC(uint4, shared_bytes);
+	SHARED_ARRAY(int, lows, [8]);
 	A *queries = (A *)shared_bytes, *douts = queries + S::own * S::LD;
 	A *keys = douts + S::own * S::LD, *values = keys + 2 * S::step * S::LD;
 	int lane = threadIdx.x % 32, warp = threadIdx.x / 32, g = lane / 4, t = lane % 4;
@@ -517,7 +530,7 @@ cudaError_t launch_forward(const struct attention &a, cudaStream_t stream)
 	cudaError_t error = allow_shared(tensor_forward<A, DEPTH, DROP>, bytes);
 	if (error != cudaSuccess)
 		return error;
-	tensor_forward<A, DEPTH, DROP><<<tiles * a.B * a.H, S::threads, bytes, stream>>>(a, tiles);
+	launch(tensor_forward<A, DEPTH, DROP>, tiles * a.B * a.H, S::threads, bytes, stream, a, tiles);
 	return cudaGetLastError();
 }
 
@@ -532,8 +545,8 @@ cudaError_t launch_backward(const struct attention &a, cudaStream_t stream)
 		error = allow_shared(tensor_query_gradient<A, DEPTH, DROP>, bytes);
 	if (error != cudaSuccess)
 		return error;
-	tensor_key_gradient<A, DEPTH, DROP><<<blocks, S::threads, bytes, stream>>>(a);
-	tensor_query_gradient<A, DEPTH, DROP><<<blocks, S::threads, bytes, stream>>>(a, tiles);
+	launch(tensor_key_gradient<A, DEPTH, DROP>, blocks, S::threads, bytes, stream, a);
+	launch(tensor_query_gradient<A, DEPTH, DROP>, blocks, S::threads, bytes, stream, a, tiles);
 	return cudaGetLastError();
 }
 

@@ -20,7 +20,7 @@ template <typename L>
 static __device__ __forceinline__ void softmax_statistics(
 	const L *logits, L *cache, int V, float *most, float *total)
 {
-	__shared__ float shared[2][classifier_threads / 32];
+	SHARED_ARRAY(float, shared, [2][classifier_threads / 32]);
 	float m = -INFINITY, sum = 0;
 	for (int v = threadIdx.x * 8; v < V; v += classifier_threads * 8) {
 		float x[8], block = -INFINITY;
@@ -63,7 +63,7 @@ static __device__ __forceinline__ void softmax_statistics(
 /* The product of two rows of C elements, the same in every thread of the block. */
 template <typename A> static __device__ float block_product(const A *a, const A *b, int C)
 {
-	__shared__ float shared[classifier_threads / 32];
+	SHARED_ARRAY(float, shared, [classifier_threads / 32]);
 	float sum = 0;
 	for (int c = threadIdx.x; c < C; c += classifier_threads)
 		sum += to_float(a[c]) * to_float(b[c]);
@@ -89,7 +89,7 @@ __global__ void __launch_bounds__(classifier_threads) cross_entropy(float *loss,
 {
 	L *row = logits + (int64_t)blockIdx.x * VP;
 	A *out = (A *)row;
-	extern __shared__ uint4 shared_row[];
+	SHARED_DYNAMIC(uint4, shared_row);
 	L *cache = CACHED ? (L *)shared_row : NULL;
 	int target = targets[blockIdx.x];
 	if (target < 0) {
@@ -197,8 +197,8 @@ static void cross_entropy_start(struct backend *b, struct stream *s, float *loss
 						cudaFuncAttributeMaxDynamicSharedMemorySize, bytes),
 					"classifier"))
 		return;
-	cross_entropy<L, A, CACHED><<<rows, classifier_threads, bytes, s->handle>>>(
-		loss, (L *)logits, (const A *)x, (const A *)wte, targets, C, V, VP, scale, gradient);
+	launch(cross_entropy<L, A, CACHED>, rows, classifier_threads, bytes, s->handle, loss, (L *)logits,
+		(const A *)x, (const A *)wte, targets, C, V, VP, scale, gradient);
 }
 
 static void cross_entropy_launch(struct backend *b, struct stream *s, float *loss, void *logits,

@@ -7,11 +7,9 @@
 #ifndef KERNELS_CUDA_DEVICE_CUH
 #define KERNELS_CUDA_DEVICE_CUH
 
+#include "kernels/cuda/machine.cuh"
 #include "kernels/dropout.h"
 #include "kernels/kernels.h"
-
-#include <cuda_bf16.h>
-#include <cuda_fp16.h>
 
 static __device__ __forceinline__ float to_float(float x)
 {
@@ -138,12 +136,8 @@ static __device__ __forceinline__ struct philox_block device_dropout_block(
 #pragma unroll
 	for (int round = 0; round < 10; round++) {
 		uint32_t low0, high0, low1, high1;
-		asm("{ .reg .b64 p; mul.wide.u32 p, %2, 0xD2511F53; mov.b64 {%0, %1}, p; }"
-			: "=r"(low0), "=r"(high0)
-			: "r"(c0));
-		asm("{ .reg .b64 p; mul.wide.u32 p, %2, 0xCD9E8D57; mov.b64 {%0, %1}, p; }"
-			: "=r"(low1), "=r"(high1)
-			: "r"(c2));
+		multiply_wide<0xD2511F53u>(c0, low0, high0);
+		multiply_wide<0xCD9E8D57u>(c2, low1, high1);
 		c0 = high1 ^ c1 ^ k0;
 		c2 = high0 ^ c3 ^ k1;
 		c1 = low1;

@@ -38,7 +38,7 @@ void cuda_embedding_forward(struct kernels *k, struct stream *s, void *out, cons
 	int64_t rows = (int64_t)B * T;
 	struct device_dropout d = device_dropout_from(drop);
 	WITH_ACT(
-		b, WITH_WIDTH(C, (embed<V, A><<<ceiling(rows * C, 256 * V), 256, 0, s->handle>>>((A *)out,
+		b, WITH_WIDTH(C, (launch(embed<V, A>, ceiling(rows * C, 256 * V), 256, 0, s->handle, (A *)out,
 					 tokens, positions, (const A *)wte, (const A *)wpe, rows, T, C, d))));
 	stream_launched(b, s, "embedding_forward");
 }
@@ -165,17 +165,17 @@ static void add_rows_by_key(struct backend *b, struct stream *s, void *grad, con
 	int32_t *sorted = (int32_t *)scratch, *rows = (int32_t *)(scratch + list);
 	int32_t *numbers = (int32_t *)(scratch + 2 * list);
 	float *partial = (float *)(scratch + 3 * list + sort_bytes);
-	number_rows<<<ceiling(R, 256), 256, 0, s->handle>>>(numbers, R);
+	launch(number_rows, ceiling(R, 256), 256, 0, s->handle, numbers, R);
 	if (!stream_check(b, s,
 		    cub::DeviceRadixSort::SortPairs(scratch + 3 * list, sort_bytes, keys, sorted,
 			    (const int32_t *)numbers, rows, R, 0, 32, s->handle),
 		    "sorting tokens"))
 		return;
-	WITH_ACT(
-		b, WITH_GRAD(b, WITH_WIDTH(C, (add_runs<V, A, G><<<R, run_threads, 0, s->handle>>>((G *)grad,
-						      partial, (const A *)dout, sorted, rows, R, T, C, d)))));
-	WITH_GRAD(b, WITH_WIDTH(C, (join_runs<V, G><<<windows, run_threads, 0, s->handle>>>(
-					   (G *)grad, partial, sorted, R, C))));
+	WITH_ACT(b,
+		WITH_GRAD(b, WITH_WIDTH(C, (launch(add_runs<V, A, G>, R, run_threads, 0, s->handle, (G *)grad,
+						   partial, (const A *)dout, sorted, rows, R, T, C, d)))));
+	WITH_GRAD(b, WITH_WIDTH(C, (launch(join_runs<V, G>, windows, run_threads, 0, s->handle, (G *)grad,
+					   partial, sorted, R, C))));
 	stream_launched(b, s, "embedding_backward");
 }
 
@@ -194,10 +194,8 @@ void cuda_embedding_backward(struct kernels *k, struct stream *s, void *dwte, vo
 		add_rows_by_key(b, s, dwpe, dout, positions, B * T, T, C, d);
 		return;
 	}
-	WITH_ACT(b,
-		WITH_GRAD(b,
-			WITH_WIDTH(C, (position_gradient<V, A, G>
-					      <<<ceiling(elements, 128 * V), 128, 0, s->handle>>>((G *)dwpe,
-						      (const A *)dout, B, T, C, P, d, accumulate)))));
+	WITH_ACT(b, WITH_GRAD(b, WITH_WIDTH(C, (launch(position_gradient<V, A, G>, ceiling(elements, 128 * V),
+						       128, 0, s->handle, (G *)dwpe, (const A *)dout, B, T, C,
+						       P, d, accumulate)))));
 	stream_launched(b, s, "embedding_backward");
 }

@@ -114,7 +114,7 @@ void cuda_layernorm_forward(struct kernels *k, struct stream *s, void *out, void
 	int blocks = ceiling(R, 4);
 	struct device_dropout d = device_dropout_from(drop);
 #define NORMALIZE(kernel)                                                                                    \
-	WITH_ACT(b, (kernel<<<blocks, 128, 0, s->handle>>>((A *)out, (A *)residual_out, mean, rstd,          \
+	WITH_ACT(b, (launch(kernel, blocks, 128, 0, s->handle, (A *)out, (A *)residual_out, mean, rstd,      \
 			    (const A *)residual_in, (const A *)branch, (const A *)gamma, (const A *)beta, R, \
 			    T, C, eps, d)))
 #define COMMA ,
@@ -145,7 +145,7 @@ __global__ void __launch_bounds__(256, 3) normalize_gradient(A *dresidual, const
 	float *partial, const A *dout, const A *x, const A *gamma, const float *mean, const float *rstd,
 	int R, int T, int C, struct device_dropout drop, int rows_each)
 {
-	__shared__ float sums[2][rows_at_once][2][most_warps];
+	SHARED_ARRAY(float, sums, [2][rows_at_once][2][most_warps]);
 	int warps = blockDim.x / 32, warp = threadIdx.x / 32, lane = threadIdx.x % 32;
 	int c = threadIdx.x * V;
 	bool mine = c < C;
@@ -287,14 +287,14 @@ void cuda_layernorm_backward(struct kernels *k, struct stream *s, void *dresidua
 	if (!partial)
 		return;
 	if (fast) {
-		WITH_ACT(b, (normalize_gradient<8, A><<<parts, threads, 0, s->handle>>>((A *)dresidual,
+		WITH_ACT(b, (launch(normalize_gradient<8, A>, parts, threads, 0, s->handle, (A *)dresidual,
 				    (const A *)dresidual_in, (A *)dbranch, partial, (const A *)dout,
 				    (const A *)x, (const A *)gamma, mean, rstd, R, T, C, d, rows_each)));
 	} else {
 		/* The sums first: dresidual may be dout's neighbour, never dout or x themselves. */
-		WITH_ACT(b, (normalize_sums_any<A><<<dim3(ceiling(C, 128), parts), 128, 0, s->handle>>>(
+		WITH_ACT(b, (launch(normalize_sums_any<A>, dim3(ceiling(C, 128), parts), 128, 0, s->handle,
 				    partial, (const A *)dout, (const A *)x, mean, rstd, R, C, rows_each)));
-		WITH_ACT(b, (normalize_gradient_any<A><<<R, 32, 0, s->handle>>>((A *)dresidual,
+		WITH_ACT(b, (launch(normalize_gradient_any<A>, R, 32, 0, s->handle, (A *)dresidual,
 				    (const A *)dresidual_in, (A *)dbranch, (const A *)dout, (const A *)x,
 				    (const A *)gamma, mean, rstd, T, C, d)));
 	}
@@ -330,7 +330,7 @@ void cuda_dropout_apply(struct kernels *k, struct stream *s, void *out, const vo
 			k->copy(k, s, out, in, (size_t)rows * C * dtype_bytes(b->act));
 		return;
 	}
-	WITH_ACT(b, WITH_WIDTH(C, (drop_rows<V, A><<<ceiling(rows * C, 256 * V), 256, 0, s->handle>>>(
+	WITH_ACT(b, WITH_WIDTH(C, (launch(drop_rows<V, A>, ceiling(rows * C, 256 * V), 256, 0, s->handle,
 					  (A *)out, (const A *)in, rows, T, C, d))));
 	stream_launched(b, s, "dropout_apply");
 }

@@ -50,7 +50,7 @@ template <int V, typename A> __global__ void gelu_gradient(A *din, const A *pre,
 template <int V, typename A>
 __global__ void __launch_bounds__(256) column_sums(float *partial, const A *in, int R, int N, int rows_each)
 {
-	__shared__ float shared[8][32 * V];
+	SHARED_ARRAY(float, shared, [8][32 * V]);
 	int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
 	int n = (blockIdx.x * 32 + lane) * V;
 	int begin = blockIdx.y * rows_each, end = min(R, begin + rows_each);
@@ -86,7 +86,7 @@ template <typename G>
 __global__ void __launch_bounds__(256)
 	sum_partials(G *out, const float *partial, int parts, size_t stride, int n, bool accumulate)
 {
-	__shared__ float shared[8][32];
+	SHARED_ARRAY(float, shared, [8][32]);
 	int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
 	int column = blockIdx.x * 32 + lane;
 	float sum = 0;
@@ -107,8 +107,8 @@ __global__ void __launch_bounds__(256)
 void reduce_partials(struct backend *b, struct stream *s, void *grad, const float *partial, int parts,
 	size_t stride, int n, bool accumulate)
 {
-	WITH_GRAD(b, (sum_partials<G><<<ceiling(n, 32), 256, 0, s->handle>>>(
-			     (G *)grad, partial, parts, stride, n, accumulate)));
+	WITH_GRAD(b, (launch(sum_partials<G>, ceiling(n, 32), 256, 0, s->handle, (G *)grad, partial, parts,
+			     stride, n, accumulate)));
 	stream_launched(b, s, "sums of partial gradients");
 }
 
@@ -127,8 +127,8 @@ static void bias_gradient(
 	if (!partial)
 		return;
 	dim3 grid(across, parts);
-	WITH_ACT(b, WITH_WIDTH(N, (column_sums<V, A><<<grid, 256, 0, s->handle>>>(
-					  partial, (const A *)dout, R, N, rows_each))));
+	WITH_ACT(b, WITH_WIDTH(N, (launch(column_sums<V, A>, grid, 256, 0, s->handle, partial,
+					  (const A *)dout, R, N, rows_each))));
 	stream_launched(b, s, "bias gradient");
 	reduce_partials(b, s, dbias, partial, parts, N, N, accumulate);
 }
@@ -141,9 +141,8 @@ void cuda_gelu_forward(struct kernels *k, struct stream *s, void *out, const voi
 	s = stream_of(k, s);
 	if (!count)
 		return;
-	WITH_ACT(b,
-		WITH_WIDTH(count, (gelu_apply<V, A><<<ceiling((int64_t)count, 256 * V), 256, 0, s->handle>>>(
-					  (A *)out, (const A *)pre, (int64_t)count))));
+	WITH_ACT(b, WITH_WIDTH(count, (launch(gelu_apply<V, A>, ceiling((int64_t)count, 256 * V), 256, 0,
+					      s->handle, (A *)out, (const A *)pre, (int64_t)count))));
 	stream_launched(b, s, "gelu_forward");
 }
 
@@ -158,7 +157,7 @@ static void product_with_bias(
 	g->epilogue = CUBLASLT_EPILOGUE_DEFAULT;
 	g->bias = NULL;
 	(void)gemm_run(b, s, g);
-	WITH_ACT(b, WITH_WIDTH(N, (add_bias<V, A><<<ceiling((int64_t)R * N, 256 * V), 256, 0, s->handle>>>(
+	WITH_ACT(b, WITH_WIDTH(N, (launch(add_bias<V, A>, ceiling((int64_t)R * N, 256 * V), 256, 0, s->handle,
 					  (A *)g->d, (const A *)bias, R, N))));
 	stream_launched(b, s, "bias");
 }
@@ -224,7 +223,7 @@ static void input_gradient(struct backend *b, struct stream *s, void *din, const
 	if (!pre)
 		return;
 	int64_t count = (int64_t)R * K;
-	WITH_ACT(b, WITH_WIDTH(count, (gelu_gradient<V, A><<<ceiling(count, 256 * V), 256, 0, s->handle>>>(
+	WITH_ACT(b, WITH_WIDTH(count, (launch(gelu_gradient<V, A>, ceiling(count, 256 * V), 256, 0, s->handle,
 					      (A *)din, (const A *)pre, count))));
 	stream_launched(b, s, "gelu gradient");
 }

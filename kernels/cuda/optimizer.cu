@@ -41,7 +41,7 @@ static void adamw_launch(struct backend *b, struct stream *s, const struct adamw
 	if (count <= 0)
 		return;
 	WITH_ACT(b,
-		WITH_GRAD(b, (adamw_step<V, A, G><<<ceiling(count, 256 * V), 256, 0, s->handle>>>(*f,
+		WITH_GRAD(b, (launch(adamw_step<V, A, G>, ceiling(count, 256 * V), 256, 0, s->handle, *f,
 				     p_out + from, m_out + from, v_out + from, work ? (A *)work + from : NULL,
 				     p + from, m + from, v + from, (const G *)grad + from, count))));
 	stream_launched(b, s, "adamw");
@@ -63,13 +63,13 @@ void cuda_adamw(struct kernels *k, struct stream *s, const struct adamw *args, f
 
 /* ---- statistics ---- */
 
-enum { stats_threads = 256, stats_blocks = 1024 };
+enum { stats_threads = 256, most_stats_blocks = 1024 };
 
 /* Adds the block's 256 partial results in a fixed tree; thread 0 has the total. */
 static __device__ struct gradient_stats stats_reduce(struct gradient_stats mine)
 {
-	__shared__ double squares[stats_threads];
-	__shared__ unsigned long long bad[stats_threads];
+	SHARED_ARRAY(double, squares, [stats_threads]);
+	SHARED_ARRAY(unsigned long long, bad, [stats_threads]);
 	squares[threadIdx.x] = mine.sum_of_squares;
 	bad[threadIdx.x] = mine.nonfinite;
 	for (int k = stats_threads / 2; k; k /= 2) {
@@ -79,8 +79,10 @@ static __device__ struct gradient_stats stats_reduce(struct gradient_stats mine)
 			bad[threadIdx.x] += bad[threadIdx.x + k];
 		}
 	}
-	mine.sum_of_squares = squares[0];
-	mine.nonfinite = bad[0];
+	if (threadIdx.x == 0) {
+		mine.sum_of_squares = squares[0];
+		mine.nonfinite = bad[0];
+	}
 	return mine;
 }
 
@@ -90,7 +92,7 @@ __global__ void __launch_bounds__(stats_threads)
 {
 	struct gradient_stats mine = {0, 0};
 	uint64_t thread = (uint64_t)blockIdx.x * stats_threads + threadIdx.x;
-	uint64_t threads = (uint64_t)stats_blocks * stats_threads;
+	uint64_t threads = (uint64_t)gridDim.x * stats_threads;
 	uint64_t whole = wide ? count / 8 * 8 : 0;
 	for (uint64_t i = thread * 8; i < whole; i += threads * 8) {
 		float x[8];
@@ -112,10 +114,10 @@ __global__ void __launch_bounds__(stats_threads)
 }
 
 static __global__ void __launch_bounds__(stats_threads)
-	stats_total(struct gradient_stats *stats, const struct gradient_stats *partial)
+	stats_total(struct gradient_stats *stats, const struct gradient_stats *partial, int parts)
 {
 	struct gradient_stats mine = {0, 0};
-	for (int i = threadIdx.x; i < stats_blocks; i += stats_threads) {
+	for (int i = threadIdx.x; i < parts; i += stats_threads) {
 		mine.sum_of_squares += partial[i].sum_of_squares;
 		mine.nonfinite += partial[i].nonfinite;
 	}
@@ -129,13 +131,17 @@ void cuda_gradient_stats(
 {
 	struct backend *b = backend_enter(k);
 	s = stream_of(k, s);
-	struct gradient_stats *partial = (struct gradient_stats *)stream_scratch(
-		b, s, stats_blocks * sizeof *partial, "gradient statistics");
+	/* As many blocks as there is work for, so that the sums have one order whatever their number. */
+	bool wide = aligned(grad);
+	uint64_t round = stats_threads * (wide ? 8 : 1), rounds = (count + round - 1) / round;
+	int parts = rounds > most_stats_blocks ? most_stats_blocks : rounds ? (int)rounds : 1;
+	struct gradient_stats *partial =
+		(struct gradient_stats *)stream_scratch(b, s, parts * sizeof *partial, "gradient statistics");
 	if (!partial)
 		return;
-	WITH_GRAD(b, (stats_partial<G><<<stats_blocks, stats_threads, 0, s->handle>>>(
-			     partial, (const G *)grad, count, aligned(grad))));
-	stats_total<<<1, stats_threads, 0, s->handle>>>(stats, partial);
+	WITH_GRAD(b, (launch(stats_partial<G>, parts, stats_threads, 0, s->handle, partial, (const G *)grad,
+			     count, wide)));
+	launch(stats_total, 1, stats_threads, 0, s->handle, stats, partial, parts);
 	stream_launched(b, s, "gradient_stats");
 }
 
@@ -159,9 +165,10 @@ static void convert_launch(struct stream *s, void *to, const void *from, int64_t
 	const From *f = (const From *)from;
 	int64_t whole = aligned(to) && aligned(from) ? count / 8 * 8 : 0;
 	if (whole)
-		convert_elements<8, To, From><<<ceiling(whole, 256 * 8), 256, 0, s->handle>>>(t, f, whole);
+		launch(convert_elements<8, To, From>, ceiling(whole, 256 * 8), 256, 0, s->handle, t, f,
+			whole);
 	if (count > whole)
-		convert_elements<1, To, From><<<ceiling(count - whole, 256), 256, 0, s->handle>>>(
+		launch(convert_elements<1, To, From>, ceiling(count - whole, 256), 256, 0, s->handle,
 			t + whole, f + whole, count - whole);
 }
 

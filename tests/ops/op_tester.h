@@ -31,6 +31,7 @@ struct op_tester {
 	struct kernels *k;
 	bool rounded_logits; /* the classifier's, in training, are of type act: its losses a rounding coarser
 			      */
+	bool brief;          /* fewer and smaller shapes, for backends that are slow */
 	uint64_t random;
 	int failures;
 	const char *op; /* under test */

@@ -1,0 +1,129 @@
+/*
+ * emulator.h: a CUDA device made of the CPU, for tests: the real sources of kernels/cuda compiled by g++ or
+ * clang++ with the headers of include/ in the place of CUDA's. `make emu` builds build/emu/ferry-cuda.so, and
+ *
+ *    FERRY_CUDA=build/emu/ferry-cuda.so build/ferry train --device gpu ...
+ *
+ * runs the whole program on it. MODE=asan and MODE=tsan build build/emu/asan/ferry-cuda.so and
+ * build/emu/tsan/ferry-cuda.so, for programs built in the same mode.
+ *
+ * A kernel (block.cc) runs block by block, in random order; a block's threads are fibers (fibers.cc) that run
+ * in random order from one wait to the next. Found, and ended with a message and abort():
+ *   - a barrier that some threads never reach, or two threads at different barriers;
+ *   - a collective of a warp (shuffle, mma, ldmatrix, __syncwarp) that a lane of its mask does not take part
+ *     in, or lanes at different collectives;
+ *   - a write past the end of an array in shared memory, at the block's end (at once, and reads too, under
+ *     the address sanitizer); shared memory begins as NaN (all bits 1) in each block;
+ *   - a launch with no or too many threads or blocks, or more shared memory than it asked for;
+ *   - a kernel given a pointer to ordinary host memory.
+ * Under the thread sanitizer every thread of a block is a fiber that it knows, and only barriers and
+ * __syncwarp order memory (shuffles do not): races between threads, warps and blocks are reported.
+ *
+ * A stream (streams.cc) is a real thread with a queue. What a real device orders, and only that, is ordered
+ * for the thread sanitizer too: what was queued before, events, waiting. So a missing event is a race.
+ *
+ * Device memory (memory.cc) begins as NaN and lies between unmapped pages. The host may not touch it: it
+ * has a protection key that only streams hold (where the processor has such keys; host_is_fenced()).
+ * Asynchronous copies from or to host memory that is not pinned are refused. At the end of the process what
+ * was not freed is named and the exit status is 23.
+ *
+ * cuBLASLt (cublaslt.cc) is a plain product with f32 accumulation, in a fixed order.
+ *
+ * Environment:
+ *   FERRY_EMU_SEED=N        the orders of blocks and threads, and when asynchronous copies arrive (1)
+ *   FERRY_EMU_FAIL_ALLOC=N  the Nth allocation, of device or of pinned memory, fails
+ *   FERRY_EMU_MEMORY=N      the device's memory, MiB (4096)
+ *   FERRY_EMU_LEAKS=0       leaks are not reported
+ */
+#ifndef TESTS_EMU_EMULATOR_H
+#define TESTS_EMU_EMULATOR_H
+
+#include <kernels/cuda/machine.cuh>
+
+#include <atomic>
+
+/* Prints "emulator: ..." and ends the process. */
+[[noreturn]] void emu_die(const char *format, ...) __attribute__((format(printf, 1, 2)));
+long emu_setting(const char *name, long otherwise);
+
+/* ---- the sanitizers ---- */
+
+/* EMU_TSAN or EMU_ASAN is defined where the kernels are built with one. The emulator itself is not: what it
+ * does for a thread is no access of a thread's. */
+
+/* What happened before emu_release(at) in some thread happens before what follows emu_acquire(at) in this. */
+#ifdef EMU_TSAN
+extern "C" void __tsan_acquire(void *at);
+extern "C" void __tsan_release(void *at);
+static inline void emu_acquire(void *at)
+{
+	__tsan_acquire(at);
+}
+static inline void emu_release(void *at)
+{
+	__tsan_release(at);
+}
+#else
+static inline void emu_acquire(void *)
+{
+}
+static inline void emu_release(void *)
+{
+}
+#endif
+
+/* A lock that orders nothing for the thread sanitizer, as a mutex would. */
+struct quiet_lock {
+	std::atomic<int> busy{0};
+	void lock()
+	{
+		while (busy.exchange(1, std::memory_order_acquire))
+			busy.wait(1, std::memory_order_relaxed);
+	}
+	void unlock()
+	{
+		busy.store(0, std::memory_order_release);
+		busy.notify_one();
+	}
+};
+
+/* Whether a byte may be touched, to the address sanitizer; nothing without it. */
+void emu_poison(const void *from, size_t bytes);
+void emu_unpoison(const void *from, size_t bytes);
+
+/* Every byte 0xff: NaN in all types; unseen by the sanitizers. */
+void emu_fill(void *to, size_t bytes);
+
+/* ---- fibers (fibers.cc) ---- */
+
+struct fiber;
+struct fiber *fiber_open(void (*body)(void)); /* body never returns; it begins at the first switch to it */
+void fiber_close(struct fiber *f);
+struct fiber *fiber_of_thread(void); /* the thread's own stack, as a fiber; once a thread */
+void fiber_switch(struct fiber *from, struct fiber *to);
+
+/* ---- kernels (block.cc) ---- */
+
+enum { EMU_SHARED_MOST = 163 << 10, EMU_SHARED_DEFAULT = 48 << 10, EMU_BLOCK_MOST = 1024 };
+
+/* All blocks of a launch, on the calling thread. */
+void grid_run(
+	const void *kernel, dim3 blocks, dim3 threads, size_t dynamic, const std::function<void()> &body);
+
+/* ---- memory (memory.cc) ---- */
+
+/* The calling thread may touch device memory from here on. */
+void device_memory_enter(void);
+bool host_is_fenced(void);
+bool device_memory_holds(const void *block, size_t bytes);
+bool pinned_memory_holds(const void *block, size_t bytes);
+bool ordinary_memory(const void *p); /* a pointer, neither NULL nor into device or pinned memory */
+
+/* ---- streams (streams.cc) ---- */
+
+/* Queues work that runs on the stream's thread. */
+void stream_queue(cudaStream_t stream, std::function<void()> work);
+void streams_drain(void); /* waits for all of them */
+void emu_set_error(cudaError_t error);
+
+#endif
