@@ -12,15 +12,63 @@ enum {
 	AT_ONCE = 8,
 	PIECES = 32, /* of a word at a time */
 };
-#define CACHE_BYTES (CACHE_LINES * sizeof(struct cache_line) + LONG_LINES * sizeof(struct long_line))
 
-/* A new slot at the head of its line. */
-static void cache_insert(struct encoder *encoder, struct cache_line *line, struct word_key key,
-	const uint32_t *ids, size_t count)
+/* ---- the table of short words ---- */
+
+static size_t cache_lines(uint32_t shift)
+{
+	return (size_t)1 << (64 - shift);
+}
+
+static enum status cache_alloc(uint32_t shift, struct cache_line **cache)
+{
+	return memory_alloc_large((void **)cache, cache_lines(shift) * sizeof **cache, "the word cache");
+}
+
+static void cache_free(struct cache_line *cache, uint32_t shift)
+{
+	memory_free_large(cache, cache_lines(shift) * sizeof *cache);
+}
+
+static bool slot_is_used(const struct cache_slot *slot)
+{
+	return slot->key.high != 0; /* the last byte is a length */
+}
+
+/* Where a line's third word goes, if there is room. */
+static struct cache_line *neighbour_of(const struct encoder *encoder, const struct cache_line *line)
+{
+	return encoder->cache + ((size_t)(line - encoder->cache) ^ 1);
+}
+
+/* At the head of its line. */
+static void cache_insert(struct encoder *encoder, struct cache_line *line, const struct cache_slot *slot)
+{
+	struct cache_slot *second = &line->slots[1];
+	if (slot_is_used(second)) {
+		struct cache_line *beside = neighbour_of(encoder, line);
+		struct cache_slot *free_slot = &beside->slots[!slot_is_used(&beside->slots[1])];
+		if (!slot_is_used(free_slot))
+			*free_slot = *second;
+	}
+	*second = line->slots[0];
+	line->slots[0] = *slot;
+	encoder->used++;
+}
+
+/* To the head of its line from the neighbour: what is in use comes to stand where it is looked for first. */
+static void cache_promote(struct cache_line *line, struct cache_slot *beside)
+{
+	struct cache_slot slot = *beside;
+	*beside = line->slots[1];
+	line->slots[1] = line->slots[0];
+	line->slots[0] = slot;
+}
+
+static struct cache_slot slot_make(
+	const struct encoder *encoder, struct word_key key, const uint32_t *ids, size_t count)
 {
 	struct cache_slot slot = {.key = key};
-	if (count > (encoder->narrow ? SLOT_NARROW : SLOT_WIDE))
-		return;
 	for (size_t i = 0; i < count; i++)
 		if (encoder->narrow)
 			slot.ids.narrow[i] = (uint16_t)ids[i];
@@ -30,8 +78,23 @@ static void cache_insert(struct encoder *encoder, struct cache_line *line, struc
 		slot.ids.narrow[SLOT_NARROW] = (uint16_t)count;
 	else
 		slot.ids.wide[SLOT_WIDE] = (uint32_t)count;
-	line->slots[1] = line->slots[0];
-	line->slots[0] = slot;
+	return slot;
+}
+
+static const struct cache_slot *line_find(const struct cache_line *line, struct word_key key)
+{
+	for (int i = 0; i < 2; i++)
+		if (line->slots[i].key.low == key.low && line->slots[i].key.high == key.high)
+			return &line->slots[i];
+	return NULL;
+}
+
+/* In the word's line or the one beside. */
+static const struct cache_slot *cache_find(
+	const struct encoder *encoder, const struct cache_line *line, struct word_key key)
+{
+	const struct cache_slot *slot = line_find(line, key);
+	return slot ? slot : line_find(neighbour_of(encoder, line), key);
 }
 
 /* The tokens that are words of their own, the frequent ones (those of low ids) last; a few at a time, so that
@@ -50,30 +113,57 @@ static void cache_seed(struct encoder *encoder)
 				continue;
 			keys[count] = word_key_read(tokenizer->bytes + start, length,
 				start + KEY_BYTES > tokenizer->offsets[tokenizer->vocabulary]);
-			__builtin_prefetch(&encoder->cache[word_key_line(keys[count])], 1);
+			__builtin_prefetch(&encoder->cache[word_key_line(keys[count], encoder->shift)], 1);
 			ids[count++] = id;
 		}
-		for (size_t i = 0; i < count; i++)
-			cache_insert(encoder, &encoder->cache[word_key_line(keys[i])], keys[i], &ids[i], 1);
+		for (size_t i = 0; i < count; i++) {
+			struct cache_slot slot = slot_make(encoder, keys[i], &ids[i], 1);
+			cache_insert(encoder, &encoder->cache[word_key_line(keys[i], encoder->shift)], &slot);
+		}
 	}
 }
+
+/* Twice the lines, while there is memory and the limit allows. Between batches only: lines move. */
+static void cache_grow(struct encoder *encoder)
+{
+	struct cache_line *old = encoder->cache, *grown;
+	size_t lines = cache_lines(encoder->shift);
+	encoder->used = 0;
+	if (encoder->shift == 64 - CACHE_BITS_MOST || cache_alloc(encoder->shift - 1, &grown) != STATUS_OK)
+		return; /* asks again when as many more words have come */
+	encoder->cache = grown;
+	encoder->shift--;
+	for (size_t i = 0; i < 2 * lines; i++) {
+		const struct cache_slot *slot = &old[i / 2].slots[~i & 1]; /* a line's first is put in last */
+		struct word_key key = {slot->key.low, slot->key.high & ~KEY_MARK};
+		if (slot_is_used(slot))
+			cache_insert(encoder, &grown[word_key_line(key, encoder->shift)], slot);
+	}
+	cache_free(old, encoder->shift + 1);
+}
+
+/* ---- opening ---- */
 
 enum status encoder_open(const struct tokenizer *tokenizer, struct encoder **out)
 {
 	struct encoder *encoder;
 	*out = NULL;
 	TRY(memory_alloc((void **)&encoder, 1, sizeof *encoder, "an encoder"));
+	encoder->tokenizer = tokenizer;
+	encoder->narrow = tokenizer->vocabulary <= NARROW_VOCABULARY;
+	encoder->shift = 64 - CACHE_BITS_FIRST;
+	void *longs = NULL;
 	enum status status = memory_grow(
 		(void **)&encoder->ids, &encoder->id_capacity, ID_ROOM, sizeof *encoder->ids, "an encoder");
 	if (status == STATUS_OK)
-		status = memory_alloc_large((void **)&encoder->cache, CACHE_BYTES, "the word cache");
+		status = cache_alloc(encoder->shift, &encoder->cache);
+	if (status == STATUS_OK)
+		status = memory_alloc_large(&longs, LONG_INDEX_BYTES + LONG_RING_BYTES, "the word cache");
 	if (status != STATUS_OK) {
 		encoder_close(encoder);
 		return status;
 	}
-	encoder->longs = (struct long_line *)(encoder->cache + CACHE_LINES);
-	encoder->tokenizer = tokenizer;
-	encoder->narrow = tokenizer->vocabulary <= NARROW_VOCABULARY;
+	long_words_init(&encoder->longs, longs, encoder->narrow ? sizeof(uint16_t) : sizeof(uint32_t));
 	cache_seed(encoder);
 	*out = encoder;
 	return STATUS_OK;
@@ -83,10 +173,14 @@ void encoder_close(struct encoder *encoder)
 {
 	if (!encoder)
 		return;
-	memory_free_large(encoder->cache, CACHE_BYTES);
+	if (encoder->cache)
+		cache_free(encoder->cache, encoder->shift);
+	memory_free_large(encoder->longs.index, LONG_INDEX_BYTES + LONG_RING_BYTES);
 	free(encoder->ids);
 	free(encoder);
 }
+
+/* ---- writing ids ---- */
 
 static void write_ids(struct encode_run *run, const uint32_t *ids, size_t count)
 {
@@ -109,18 +203,49 @@ static inline void widen(const uint16_t *narrow, size_t count, uint32_t *ids)
 			ids[i + j] = narrow[i + j];
 }
 
-static void write_slot(struct encode_run *run, const struct long_slot *slot)
+/* Ids as a cache holds them. */
+static void write_cached(struct encode_run *run, const void *cached, size_t count)
 {
-	uint32_t ids[LONG_NARROW + AT_ONCE];
+	uint32_t ids[LONG_WORD_LIMIT + AT_ONCE];
 	if (!run->encoder->narrow) {
-		write_ids(run, slot->ids.wide, slot->ids.count);
+		write_ids(run, cached, count);
 	} else if (run->narrow_out) {
-		memcpy(run->out, slot->ids.narrow, slot->ids.count * sizeof *slot->ids.narrow);
-		run->out = (uint16_t *)run->out + slot->ids.count;
+		memcpy(run->out, cached, count * sizeof(uint16_t));
+		run->out = (uint16_t *)run->out + count;
 	} else {
-		widen(slot->ids.narrow, slot->ids.count, ids);
-		write_ids(run, ids, slot->ids.count);
+		widen(cached, count, ids);
+		write_ids(run, ids, count);
 	}
+}
+
+static void write_slot(struct encode_run *run, const struct cache_slot *slot)
+{
+	write_cached(run, &slot->ids,
+		run->encoder->narrow ? slot->ids.narrow[SLOT_NARROW] : slot->ids.wide[SLOT_WIDE]);
+}
+
+static void write_record(struct encode_run *run, const struct long_record *record)
+{
+	write_cached(run, long_record_ids(record), record->count);
+}
+
+/* ---- words that no cache has ---- */
+
+/* Keeps what a short word came to. */
+static void keep_short(struct encoder *encoder, struct cache_line *line, struct word_key key,
+	const uint8_t *word, size_t length, const uint32_t *ids, size_t count)
+{
+	struct word_key marked = {key.low, key.high | KEY_MARK};
+	struct cache_slot slot;
+	if (count <= (encoder->narrow ? SLOT_NARROW : SLOT_WIDE)) {
+		slot = slot_make(encoder, key, ids, count);
+	} else {
+		long_words_add(&encoder->longs, long_hash_mix(key.low, key.high), word, length, ids, count);
+		if (cache_find(encoder, line, marked))
+			return;
+		slot = slot_make(encoder, marked, ids, 0);
+	}
+	cache_insert(encoder, line, &slot);
 }
 
 /* A piece of a word. */
@@ -136,21 +261,17 @@ static enum status piece_ids(struct encoder *encoder, const struct piece *piece,
 {
 	if (piece->length >= KEY_BYTES)
 		return vocabulary_merge_word(encoder->tokenizer, piece->text, piece->length, ids, count);
-	for (int i = 0; i < 2; i++) {
-		const struct cache_slot *slot = &piece->line->slots[i];
-		if (slot->key.low != piece->key.low || slot->key.high != piece->key.high)
-			continue;
-		if (encoder->narrow) {
-			*count = slot->ids.narrow[SLOT_NARROW];
-			widen(slot->ids.narrow, AT_ONCE, ids);
-		} else {
-			*count = slot->ids.wide[SLOT_WIDE];
-			memcpy(ids, slot->ids.wide, sizeof slot->ids.wide);
-		}
-		return STATUS_OK;
+	const struct cache_slot *slot = cache_find(encoder, piece->line, piece->key);
+	if (slot && encoder->narrow) {
+		*count = slot->ids.narrow[SLOT_NARROW];
+		widen(slot->ids.narrow, AT_ONCE, ids);
+	} else if (slot) {
+		*count = slot->ids.wide[SLOT_WIDE];
+		memcpy(ids, slot->ids.wide, sizeof slot->ids.wide);
+	} else {
+		*count = merge_short(&encoder->tokenizer->table, piece->text, piece->length, ids);
+		keep_short(encoder, piece->line, piece->key, piece->text, piece->length, ids, *count);
 	}
-	*count = merge_short(&encoder->tokenizer->table, piece->text, piece->length, ids);
-	cache_insert(encoder, piece->line, piece->key, ids, *count);
 	return STATUS_OK;
 }
 
@@ -167,7 +288,7 @@ static size_t find_pieces(
 		if (piece->length >= KEY_BYTES)
 			continue;
 		piece->key = word_key_read(*at, piece->length, *at > run->fast_end);
-		piece->line = &encoder->cache[word_key_line(piece->key)];
+		piece->line = &encoder->cache[word_key_line(piece->key, encoder->shift)];
 		__builtin_prefetch(piece->line);
 	}
 	return count;
@@ -179,7 +300,7 @@ static enum status word_ids(const struct encode_run *run, const uint8_t *word, s
 	struct encoder *encoder = run->encoder;
 	TRY(memory_grow((void **)&encoder->ids, &encoder->id_capacity, length + AT_ONCE, sizeof *encoder->ids,
 		"the ids of a long word"));
-	if (vocabulary_find_cut(encoder->tokenizer, word, length) == length)
+	if (length < KEY_BYTES || vocabulary_find_cut(encoder->tokenizer, word, length) == length)
 		return vocabulary_merge_word(encoder->tokenizer, word, length, encoder->ids, count);
 	struct piece pieces[PIECES];
 	const uint8_t *at = word;
@@ -192,76 +313,48 @@ static enum status word_ids(const struct encode_run *run, const uint8_t *word, s
 	return STATUS_OK;
 }
 
-static struct long_slot *long_find(struct long_line *line, const struct long_key *key, size_t length)
-{
-	for (int i = 0; i < 2; i++)
-		if (line->slots[i].ids.length == length && memcmp(&line->slots[i].key, key, sizeof *key) == 0)
-			return &line->slots[i];
-	return NULL;
-}
-
-static void long_insert(struct encoder *encoder, struct long_line *line, const struct long_key *key,
-	size_t length, size_t count)
-{
-	if (count > (encoder->narrow ? LONG_NARROW : LONG_WIDE))
-		return;
-	struct long_slot *slot = &line->slots[0];
-	line->slots[1] = *slot;
-	slot->key = *key;
-	slot->ids.length = (uint16_t)length;
-	slot->ids.count = (uint16_t)count;
-	for (size_t i = 0; i < count; i++)
-		if (encoder->narrow)
-			slot->ids.narrow[i] = (uint16_t)encoder->ids[i];
-		else
-			slot->ids.wide[i] = encoder->ids[i];
-}
-
-/* A word that may be in the second cache. */
-static enum status add_long_word(
-	struct encode_run *run, const uint8_t *word, size_t length, const struct long_key *key, size_t *count)
+static enum status add_long_word(struct encode_run *run, const uint8_t *word, size_t length, uint64_t hash)
 {
 	struct encoder *encoder = run->encoder;
-	struct long_line *line = &encoder->longs[long_key_line(key)];
-	const struct long_slot *slot = long_find(line, key, length);
-	*count = 0;
-	if (slot) {
-		write_slot(run, slot);
+	const struct long_record *record =
+		length <= LONG_WORD_LIMIT ? long_words_find(&encoder->longs, hash, word, length) : NULL;
+	size_t count;
+	if (record) {
+		write_record(run, record);
 		return STATUS_OK;
 	}
-	TRY(word_ids(run, word, length, count));
-	if (length >= KEY_BYTES || *count > (encoder->narrow ? SLOT_NARROW : SLOT_WIDE))
-		long_insert(encoder, line, key, length, *count);
-	write_ids(run, encoder->ids, *count);
+	TRY(word_ids(run, word, length, &count));
+	if (length <= LONG_WORD_LIMIT)
+		long_words_add(&encoder->longs, hash, word, length, encoder->ids, count);
+	write_ids(run, encoder->ids, count);
 	return STATUS_OK;
 }
 
-enum status encoder_add_word(
-	struct encode_run *run, const uint8_t *word, size_t length, struct cache_line *line)
+enum status encoder_add_word(struct encode_run *run, struct word_batch *batch, size_t i)
 {
 	struct encoder *encoder = run->encoder;
-	struct long_key key = {0};
-	size_t count;
-	if (line) {
-		key.parts[0] = word_key_read(word, length, word > run->fast_end);
-		/* In English such words are few, and the look in vain would be dear. */
-		bool many_ids = length > SLOT_NARROW &&
-				((key.parts[0].low | key.parts[0].high) & UINT64_C(0x8080808080808080));
-		if (many_ids) {
-			TRY(add_long_word(run, word, length, &key, &count));
-		} else {
-			TRY(word_ids(run, word, length, &count));
-			write_ids(run, encoder->ids, count);
-		}
-		if (count)
-			cache_insert(encoder, line, key.parts[0], encoder->ids, count);
+	const uint8_t *word = run->text + batch->bounds[i];
+	size_t length = (size_t)(batch->bounds[i + 1] - batch->bounds[i]), count;
+	struct word_key key = batch->keys[i], marked = {key.low, key.high | KEY_MARK};
+	struct cache_line *line = batch->lines[i];
+	if (key.high == KEY_LONG)
+		return add_long_word(run, word, length, key.low);
+	const struct cache_slot *slot = line_find(neighbour_of(encoder, line), key);
+	if (slot) {
+		write_slot(run, slot);
+		cache_promote(line, (struct cache_slot *)slot);
 		return STATUS_OK;
 	}
-	if (length >= KEY_BYTES && length <= LONG_KEY_BYTES) {
-		key = long_key_read(word, length);
-		return add_long_word(run, word, length, &key, &count);
+	if (cache_find(encoder, line, marked)) {
+		const struct long_record *record =
+			long_words_find(&encoder->longs, long_hash_mix(key.low, key.high), word, length);
+		if (record) {
+			write_record(run, record);
+			return STATUS_OK;
+		}
 	}
 	TRY(word_ids(run, word, length, &count));
+	keep_short(encoder, line, key, word, length, encoder->ids, count);
 	write_ids(run, encoder->ids, count);
 	return STATUS_OK;
 }
@@ -281,11 +374,13 @@ static enum status encode(struct encode_run *run, size_t bytes, encode_words *wo
 	struct encoder *encoder = run->encoder;
 	run->fast_end = bytes >= KEY_BYTES ? run->text + bytes - KEY_BYTES : NULL;
 	while (bytes) {
-		size_t words, covered = words_find(run->text, bytes, encoder->ends, &words);
+		size_t words, covered = words_find(run->text, bytes, encoder->bounds + 1, &words);
+		if (encoder->used > cache_lines(encoder->shift))
+			cache_grow(encoder);
 		if (words)
-			TRY(words_encode(run, encoder->ends, words));
+			TRY(words_encode(run, encoder->bounds, words));
 		else
-			TRY(encoder_add_word(run, run->text, covered, NULL));
+			TRY(add_long_word(run, run->text, covered, 0));
 		run->text += covered;
 		bytes -= covered;
 	}

@@ -71,7 +71,8 @@ void tokenizer_export_free(struct tokenizer_file files[TOKENIZER_FILES]);
 
 /* ---- encoding ---- */
 
-/* The tokenizer must outlive the encoder. Memory is fixed at open: 20 MiB of cache. One thread at a time. */
+/* The tokenizer must outlive the encoder. One thread at a time. Memory: 8 MiB of cache, growing with the
+ * number of different words to 20 MiB at most. */
 enum status encoder_open(const struct tokenizer *tokenizer, struct encoder **out) MUST_USE;
 void encoder_close(struct encoder *encoder);
 

@@ -2,11 +2,13 @@
  * word_cache.h: an encoder's inside, shared by encoder.c and the loop over words
  * (tokenizer/simd/encode_words.c).
  *
- * Two caches of fixed size remember what words came to. The first holds words of at most 15 bytes and few ids
- * in slots of 32 bytes, two to a cache line, and begins with the vocabulary's own tokens in it: on English
- * nine words in ten are one token, so even a new encoder seldom has to merge. A new word takes the first
- * place of its line and pushes the old first one to the second. What does not fit there, up to 48 bytes, has
- * a second cache of the same kind with larger slots.
+ * What words came to is remembered. A word of at most 15 bytes and few ids has a slot of 32 bytes, two to a
+ * cache line, in a table that begins with the vocabulary's own tokens in it: on English nine words in ten are
+ * one token, so even a new encoder seldom has to merge. A new word takes the first place of its line and
+ * pushes the old first one to the second, and the second to the line's neighbour if there is room. The table
+ * grows with the words that a text has, up to CACHE_BITS_MOST: what is small is soon ready and stays near the
+ * processor. Every other word is in tokenizer/long_words.h; a word of at most 15 bytes that is there has a
+ * slot with a marked key and no ids.
  *
  * Where every id fits in 16 bits (vocabularies up to 65,536) slots hold 16-bit ids, else 32-bit ones and
  * fewer.
@@ -14,6 +16,7 @@
 #ifndef TOKENIZER_WORD_CACHE_H
 #define TOKENIZER_WORD_CACHE_H
 
+#include "tokenizer/long_words.h"
 #include "tokenizer/vocabulary.h"
 #include "tokenizer/words.h"
 
@@ -23,13 +26,9 @@ enum {
 	KEY_BYTES = 16,
 	SLOT_NARROW = 7, /* ids a slot can hold */
 	SLOT_WIDE = 3,
-	CACHE_BITS = 18,
-	CACHE_LINES = 1 << CACHE_BITS,
-	LONG_KEY_BYTES = 48,
-	LONG_NARROW = 38,
-	LONG_WIDE = 19,
-	LONG_BITS = 14,
-	LONG_LINES = 1 << LONG_BITS,
+	CACHE_BITS_FIRST = 16, /* log2 of the lines */
+	CACHE_BITS_MOST = 18,
+	BATCH = 64, /* words whose lines are asked for together */
 };
 
 /* A word's bytes, and its length in all the bytes that are left (the last one at least): no two words share
@@ -37,6 +36,8 @@ enum {
 struct word_key {
 	uint64_t low, high;
 };
+#define KEY_MARK UINT64_C(0x8000000000000000) /* in `high`: the word's ids are in the long words */
+#define KEY_LONG UINT64_MAX                   /* `high` of a longer word; `low` is its long_hash */
 
 struct cache_slot {
 	struct word_key key;
@@ -50,35 +51,25 @@ struct cache_line {
 	struct cache_slot slots[2];
 };
 
-/* The word's first, second and last 16 bytes, which may overlap: with the length they tell all of it. */
-struct long_key {
-	struct word_key parts[LONG_KEY_BYTES / KEY_BYTES];
-};
-
-struct long_slot {
-	struct long_key key;
-	union {
-		uint16_t narrow[LONG_NARROW + 2];
-		uint32_t wide[LONG_WIDE + 1];
-		struct {
-			uint16_t beyond[LONG_NARROW]; /* the ids */
-			uint16_t length, count;       /* of the word, of the ids */
-		};
-	} ids;
-};
-
-struct long_line {
-	struct long_slot slots[2];
-};
-
 struct encoder {
 	const struct tokenizer *tokenizer;
 	bool narrow;              /* slots hold 16-bit ids */
-	struct cache_line *cache; /* [CACHE_LINES] */
-	struct long_line *longs;  /* [LONG_LINES], behind the cache in the same block */
-	uint32_t *ids;            /* [id_capacity]: of one word */
+	uint32_t shift;           /* 64 - log2 of the lines */
+	size_t used;              /* slots that were filled since the table has this size */
+	struct cache_line *cache; /* [lines] */
+	struct long_words longs;
+	uint32_t *ids; /* [id_capacity]: of one word */
 	size_t id_capacity;
-	uint16_t ends[WORDS_ROOM];
+	uint16_t bounds[1 + WORDS_ROOM]; /* 0, then where words end */
+};
+
+/* Up to BATCH words: their keys, and the lines that short ones have. */
+struct word_batch {
+	struct word_key keys[BATCH] __attribute__((aligned(64)));
+	struct cache_line *lines[BATCH] __attribute__((aligned(64)));
+	const uint16_t *bounds; /* [count + 1] */
+	size_t count;
+	bool merged; /* the batch's unknown words have been merged */
 };
 
 /* One call's text and output. */
@@ -90,58 +81,37 @@ struct encode_run {
 	bool narrow_out;
 };
 
-/* The encode_words functions below by what slots hold and what is written. */
-typedef enum status encode_words(struct encode_run *run, const uint16_t *ends, size_t count);
+/* The words between `bounds`, counted from run->text; named by what slots hold and what is written. */
+typedef enum status encode_words(
+	struct encode_run *run, const uint16_t *bounds /* [count + 1] */, size_t count);
 encode_words encode_words_16_16_base, encode_words_16_16_avx2, encode_words_16_16_avx512;
 encode_words encode_words_16_32_base, encode_words_16_32_avx2, encode_words_16_32_avx512;
 encode_words encode_words_32_32_base, encode_words_32_32_avx2, encode_words_32_32_avx512;
 
-/* A word that is not in the first cache, whose line it would have (NULL: it is too long): writes its ids. */
-enum status encoder_add_word(
-	struct encode_run *run, const uint8_t *word, size_t length, struct cache_line *line) MUST_USE;
+/* Writes the ids of a batch's word that is not in its line. */
+enum status encoder_add_word(struct encode_run *run, struct word_batch *batch, size_t i) MUST_USE;
 
-/* length < KEY_BYTES. Reads KEY_BYTES at `word` unless `careful`. */
+/* Reads KEY_BYTES at `word` unless `careful`. Of a longer word: its first bytes. */
 static inline struct word_key word_key_read(const uint8_t *word, size_t length, bool careful)
 {
 	static const uint8_t window[2 * KEY_BYTES] = {
 		255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255};
 	struct word_key key = {0, 0}, mask;
-	uint64_t lengths = (uint64_t)length * UINT64_C(0x0101010101010101);
-	memcpy(&mask, window + KEY_BYTES - length, KEY_BYTES);
-	memcpy(&key, word, careful ? length : KEY_BYTES);
+	size_t inside = length < KEY_BYTES ? length : KEY_BYTES;
+	uint64_t lengths = (uint64_t)inside * UINT64_C(0x0101010101010101);
+	memcpy(&mask, window + KEY_BYTES - inside, KEY_BYTES);
+	memcpy(&key, word, careful ? inside : KEY_BYTES);
 	key.low = (key.low & mask.low) | (lengths & ~mask.low);
 	key.high = (key.high & mask.high) | (lengths & ~mask.high);
 	return key;
 }
 
-static inline size_t word_key_line(struct word_key key)
-{
-	uint64_t mixed = key.low * UINT64_C(0x9E3779B97F4A7C15) + key.high * UINT64_C(0xD6E8FEB86659FD93);
-	return (size_t)(mixed >> (64 - CACHE_BITS));
-}
+#define KEY_FACTOR_LOW  UINT64_C(0x9E3779B97F4A7C15)
+#define KEY_FACTOR_HIGH UINT64_C(0xD6E8FEB86659FD93)
 
-/* KEY_BYTES <= length <= LONG_KEY_BYTES */
-static inline struct long_key long_key_read(const uint8_t *word, size_t length)
+static inline size_t word_key_line(struct word_key key, uint32_t shift)
 {
-	struct long_key key;
-	size_t middle = length - KEY_BYTES < KEY_BYTES ? length - KEY_BYTES : KEY_BYTES;
-	memcpy(&key.parts[0], word, KEY_BYTES);
-	memcpy(&key.parts[1], word + middle, KEY_BYTES);
-	memcpy(&key.parts[2], word + length - KEY_BYTES, KEY_BYTES);
-	return key;
-}
-
-static inline size_t long_key_line(const struct long_key *key)
-{
-	uint64_t mixed = key->parts[0].low * UINT64_C(0x9E3779B97F4A7C15) +
-			 key->parts[0].high * UINT64_C(0xD6E8FEB86659FD93);
-	mixed = (mixed ^ mixed >> 32) * UINT64_C(0xC2B2AE3D27D4EB4F);
-	mixed += key->parts[1].low * UINT64_C(0x9FB21C651E98DF25) +
-		 key->parts[1].high * UINT64_C(0xE7037ED1A0B428DB);
-	mixed = (mixed ^ mixed >> 32) * UINT64_C(0xA0761D6478BD642F);
-	mixed += key->parts[2].low * UINT64_C(0x8EBC6AF09C88C6E3) +
-		 key->parts[2].high * UINT64_C(0x589965CC75374CC3);
-	return (size_t)((mixed ^ mixed >> 32) * UINT64_C(0x1D8E4E27C47D124F) >> (64 - LONG_BITS));
+	return (size_t)((key.low * KEY_FACTOR_LOW + key.high * KEY_FACTOR_HIGH) >> shift);
 }
 
 #endif

@@ -1,6 +1,6 @@
 /*
  * The loop over words (tokenizer/word_cache.h): key, hash, cache line, ids. Compiled once for each
- * instruction set; what differs is how a key is read and compared.
+ * instruction set; what differs is how a key is read, hashed and compared.
  */
 #include "tokenizer/word_cache.h"
 
@@ -12,29 +12,38 @@
 
 #define INLINE static inline __attribute__((always_inline))
 
-enum { AHEAD = 128 }; /* words whose lines are fetched ahead */
-
 #ifdef __AVX512BW__
 
-typedef __m128i key_type;
-
-INLINE key_type key_read(const uint8_t *word, size_t length, bool careful)
+INLINE void key_read(struct word_key *key, const uint8_t *word, size_t length, bool careful)
 {
 	(void)careful; /* masked bytes are not read */
-	return _mm_mask_loadu_epi8(
-		_mm_set1_epi8((char)length), (__mmask16)_bzhi_u32(0xFFFF, (uint32_t)length), word);
+	_mm_store_si128((__m128i *)key, _mm_mask_loadu_epi8(_mm_set1_epi8((char)length),
+						(__mmask16)_bzhi_u32(0xFFFF, (uint32_t)length), word));
 }
 
-INLINE size_t key_line(key_type key)
+/* word_key_line of eight keys at a time; some past `count`. */
+INLINE void find_lines(struct word_batch *batch, struct cache_line *cache, uint32_t shift, size_t count)
 {
-	return word_key_line(
-		(struct word_key){(uint64_t)_mm_cvtsi128_si64(key), (uint64_t)_mm_extract_epi64(key, 1)});
+	const __m512i factors =
+		_mm512_broadcast_i64x2(_mm_set_epi64x((int64_t)KEY_FACTOR_HIGH, (int64_t)KEY_FACTOR_LOW));
+	const __m512i low = _mm512_set_epi64(14, 12, 10, 8, 6, 4, 2, 0);
+	const __m512i high = _mm512_set_epi64(15, 13, 11, 9, 7, 5, 3, 1);
+	const __m512i base = _mm512_set1_epi64((int64_t)(uintptr_t)cache);
+	for (size_t i = 0; i < count; i += 8) {
+		__m512i a = _mm512_mullo_epi64(_mm512_load_si512(&batch->keys[i]), factors);
+		__m512i b = _mm512_mullo_epi64(_mm512_load_si512(&batch->keys[i + 4]), factors);
+		__m512i hash = _mm512_add_epi64(
+			_mm512_permutex2var_epi64(a, low, b), _mm512_permutex2var_epi64(a, high, b));
+		hash = _mm512_slli_epi64(_mm512_srl_epi64(hash, _mm_cvtsi32_si128((int)shift)), 6);
+		_mm512_store_si512(&batch->lines[i], _mm512_add_epi64(hash, base));
+	}
 }
 
 /* The slot that holds the word; NULL: neither. */
-INLINE const struct cache_slot *line_find(const struct cache_line *line, key_type key)
+INLINE const struct cache_slot *line_find(const struct cache_line *line, const struct word_key *key)
 {
-	uint32_t equal = _mm512_cmpeq_epi64_mask(_mm512_load_si512(line), _mm512_broadcast_i64x2(key));
+	uint32_t equal = _mm512_cmpeq_epi64_mask(
+		_mm512_load_si512(line), _mm512_broadcast_i64x2(_mm_load_si128((const __m128i *)key)));
 	equal &= equal >> 1 & 0x11;
 	if (__builtin_expect(!equal, 0))
 		return NULL;
@@ -43,23 +52,22 @@ INLINE const struct cache_slot *line_find(const struct cache_line *line, key_typ
 
 #else
 
-typedef struct word_key key_type;
-
-INLINE key_type key_read(const uint8_t *word, size_t length, bool careful)
+INLINE void key_read(struct word_key *key, const uint8_t *word, size_t length, bool careful)
 {
-	return word_key_read(word, length, careful);
+	*key = word_key_read(word, length, careful);
 }
 
-INLINE size_t key_line(key_type key)
+INLINE void find_lines(struct word_batch *batch, struct cache_line *cache, uint32_t shift, size_t count)
 {
-	return word_key_line(key);
+	for (size_t i = 0; i < count; i++)
+		batch->lines[i] = cache + word_key_line(batch->keys[i], shift);
 }
 
-INLINE const struct cache_slot *line_find(const struct cache_line *line, key_type key)
+INLINE const struct cache_slot *line_find(const struct cache_line *line, const struct word_key *key)
 {
 	const struct word_key *first = &line->slots[0].key, *second = &line->slots[1].key;
-	bool in_first = ((first->low ^ key.low) | (first->high ^ key.high)) == 0;
-	bool in_second = ((second->low ^ key.low) | (second->high ^ key.high)) == 0;
+	bool in_first = ((first->low ^ key->low) | (first->high ^ key->high)) == 0;
+	bool in_second = ((second->low ^ key->low) | (second->high ^ key->high)) == 0;
 	if (__builtin_expect(!(in_first | in_second), 0))
 		return NULL;
 	return &line->slots[in_second];
@@ -87,98 +95,113 @@ INLINE size_t emit(void *out, const struct cache_slot *slot, int slot_bits, int 
 	return count;
 }
 
-/* The words whose lines have been asked for, in a ring. */
-struct ahead {
-	key_type keys[AHEAD];
-	struct cache_line *lines[AHEAD];
-};
+/* The longer words of a batch: no slot has such a key, and their bucket is on the way. */
+static __attribute__((noinline)) void prepare_long(
+	const struct encode_run *run, struct word_batch *batch, uint64_t longs)
+{
+	for (; longs; longs &= longs - 1) {
+		size_t i = (size_t)__builtin_ctzll(longs);
+		uint64_t hash = long_hash(
+			run->text + batch->bounds[i], (size_t)(batch->bounds[i + 1] - batch->bounds[i]));
+		batch->keys[i] = (struct word_key){.low = hash, .high = KEY_LONG};
+		__builtin_prefetch(long_bucket(&run->encoder->longs, hash));
+	}
+}
 
 static __attribute__((noinline)) void fetch_long(
-	const struct encoder *encoder, const uint8_t *word, size_t length)
+	const struct encode_run *run, const struct word_batch *batch, uint64_t longs)
 {
-	if (length > LONG_KEY_BYTES)
-		return;
-	struct long_key key = long_key_read(word, length);
-	const char *line = (const char *)&encoder->longs[long_key_line(&key)];
-	for (size_t at = 0; at < sizeof(struct long_line); at += 64)
-		__builtin_prefetch(line + at);
+	for (; longs; longs &= longs - 1)
+		long_words_fetch(&run->encoder->longs, batch->keys[__builtin_ctzll(longs)].low);
 }
 
-/* Starts the load that the word will be looked for in. */
-INLINE void fetch(struct ahead *ahead, const struct encoder *encoder, const uint8_t *word, size_t length,
-	size_t i, bool careful)
+/* Starts the loads of the lines that the words will be looked for in. Returns which words are longer ones. */
+INLINE uint64_t prepare(const struct encode_run *run, struct word_batch *batch, const uint16_t *bounds,
+	size_t count, bool careful)
 {
-	if (__builtin_expect(length >= KEY_BYTES, 0)) {
-		fetch_long(encoder, word, length);
-		return;
-	}
-	key_type key = key_read(word, length, careful);
-	struct cache_line *line = &encoder->cache[key_line(key)];
-	__builtin_prefetch(line);
-	ahead->keys[i % AHEAD] = key;
-	ahead->lines[i % AHEAD] = line;
-}
-
-/* The words' lines are on the way while the AHEAD words before are written. */
-INLINE enum status encode_some(struct encode_run *run, size_t start, const uint16_t *ends, size_t count,
-	int slot_bits, int out_bits, bool careful)
-{
-	struct ahead ahead;
 	const struct encoder *encoder = run->encoder;
-	const uint8_t *text = run->text;
-	size_t from = start, fetch_from = start, fetched = 0;
-	for (; fetched < count && fetched < AHEAD; fetch_from = ends[fetched], fetched++)
-		fetch(&ahead, encoder, text + fetch_from, ends[fetched] - fetch_from, fetched, careful);
+	uint64_t longs = 0;
+	batch->bounds = bounds;
+	batch->count = count;
+	batch->merged = false;
+	for (size_t i = 0; i < count; i++) {
+		size_t length = (size_t)(bounds[i + 1] - bounds[i]);
+		key_read(&batch->keys[i], run->text + bounds[i], length, careful);
+		longs |= (uint64_t)(length >= KEY_BYTES) << i;
+	}
+	find_lines(batch, encoder->cache, encoder->shift, count);
+	for (size_t i = 0; i < count; i++)
+		__builtin_prefetch(batch->lines[i]);
+	if (__builtin_expect(longs != 0, 0))
+		prepare_long(run, batch, longs);
+	return longs;
+}
+
+INLINE enum status write_batch(
+	struct encode_run *run, struct word_batch *batch, int slot_bits, int out_bits, bool careful)
+{
 	char *out = run->out;
-	for (size_t i = 0; i < count; from = ends[i], i++) {
-		size_t length = ends[i] - from;
-		struct cache_line *line = NULL;
-		const struct cache_slot *slot = NULL;
-		if (__builtin_expect(length < KEY_BYTES, 1)) {
-			line = ahead.lines[i % AHEAD];
-			slot = line_find(line, ahead.keys[i % AHEAD]);
-		}
+	size_t count = batch->count;
+	for (size_t i = 0; i < count; i++) {
+		const struct cache_slot *slot = line_find(batch->lines[i], &batch->keys[i]);
 		if (__builtin_expect(slot != NULL, 1)) {
 			out += emit(out, slot, slot_bits, out_bits, careful) * (size_t)(out_bits / 8);
-		} else {
-			run->out = out;
-			TRY(encoder_add_word(run, text + from, length, line));
-			out = run->out;
+			continue;
 		}
-		if (__builtin_expect(fetched < count, 1)) {
-			fetch(&ahead, encoder, text + fetch_from, ends[fetched] - fetch_from, fetched,
-				careful);
-			fetch_from = ends[fetched++];
-		}
+		run->out = out;
+		TRY(encoder_add_word(run, batch, i));
+		out = run->out;
 	}
 	run->out = out;
 	return STATUS_OK;
 }
 
-INLINE enum status encode_all(
-	struct encode_run *run, const uint16_t *ends, size_t count, int slot_bits, int out_bits)
+/* A batch's lines are on the way while the one before is written. */
+INLINE enum status encode_some(struct encode_run *run, const uint16_t *bounds, size_t count, int slot_bits,
+	int out_bits, bool careful)
 {
-	size_t easy = count, start = 0;
-	while (easy && (!run->fast_end || run->text + ends[easy - 1] > run->fast_end))
-		easy--;
-	if (easy) {
-		TRY(encode_some(run, 0, ends, easy, slot_bits, out_bits, false));
-		start = ends[easy - 1];
+	struct word_batch batches[2];
+	size_t done = 0, ready = count < BATCH ? count : BATCH;
+	uint64_t longs = prepare(run, &batches[0], bounds, ready, careful);
+	for (int turn = 0; done < count; turn ^= 1) {
+		size_t next = count - ready < BATCH ? count - ready : BATCH;
+		uint64_t next_longs = 0;
+		if (next)
+			next_longs = prepare(run, &batches[turn ^ 1], bounds + ready, next, careful);
+		if (longs)
+			fetch_long(run, &batches[turn], longs);
+		TRY(write_batch(run, &batches[turn], slot_bits, out_bits, careful));
+		done = ready;
+		ready += next;
+		longs = next_longs;
 	}
-	return encode_some(run, start, ends + easy, count - easy, slot_bits, out_bits, true);
+	return STATUS_OK;
 }
 
-enum status SIMD(encode_words_16_16)(struct encode_run *run, const uint16_t *ends, size_t count)
+INLINE enum status encode_all(
+	struct encode_run *run, const uint16_t *bounds, size_t count, int slot_bits, int out_bits)
 {
-	return encode_all(run, ends, count, 16, 16);
+	size_t easy = count;
+	while (easy && (!run->fast_end || run->text + bounds[easy] > run->fast_end))
+		easy--;
+	if (easy)
+		TRY(encode_some(run, bounds, easy, slot_bits, out_bits, false));
+	if (easy < count)
+		TRY(encode_some(run, bounds + easy, count - easy, slot_bits, out_bits, true));
+	return STATUS_OK;
 }
 
-enum status SIMD(encode_words_16_32)(struct encode_run *run, const uint16_t *ends, size_t count)
+enum status SIMD(encode_words_16_16)(struct encode_run *run, const uint16_t *bounds, size_t count)
 {
-	return encode_all(run, ends, count, 16, 32);
+	return encode_all(run, bounds, count, 16, 16);
 }
 
-enum status SIMD(encode_words_32_32)(struct encode_run *run, const uint16_t *ends, size_t count)
+enum status SIMD(encode_words_16_32)(struct encode_run *run, const uint16_t *bounds, size_t count)
 {
-	return encode_all(run, ends, count, 32, 32);
+	return encode_all(run, bounds, count, 16, 32);
+}
+
+enum status SIMD(encode_words_32_32)(struct encode_run *run, const uint16_t *bounds, size_t count)
+{
+	return encode_all(run, bounds, count, 32, 32);
 }

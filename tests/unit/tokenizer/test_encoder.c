@@ -413,7 +413,7 @@ static void fails_for_lack_of_memory_alone(void **state)
 {
 	struct fixture *fixture = *state;
 	struct encoder *encoder;
-	for (int calls = 0; calls < 3; calls++) {
+	for (int calls = 0; calls < 4; calls++) {
 		memory_fail_after(calls);
 		enum status status = encoder_open(fixture->tokenizer, &encoder);
 		memory_fail_after(-1);
