@@ -409,6 +409,50 @@ static void more_words_than_the_cache(void **state)
 	free(text);
 }
 
+/* Words for the second cache, by length and by number of ids: they come again while it still has them and
+ * after it has dropped them. */
+static void more_long_words_than_the_ring(void **state)
+{
+	struct fixture *fixture = *state;
+	enum { WORDS = 90000, WORD = 70, RECENT = 500 };
+	static const char *const letters[] = {"q", "e", "7", "\xE4\xB8\xAD", "\xD0\xB8", "\xF0\x9F\x98\x80"};
+	char *text = malloc(WORDS * (WORD + 8));
+	size_t *starts = malloc(WORDS * sizeof *starts), bytes = 0, count, expected_count = 0, more;
+	for (size_t i = 0; i < WORDS; i++) {
+		bool again = i > RECENT && random_below(4) == 0;
+		size_t from =
+			again ? starts[i - 1 - random_below(random_below(2) ? RECENT : (uint32_t)i - 1)] : 0;
+		starts[i] = bytes;
+		text[bytes++] = ' ';
+		if (again) {
+			for (from++; text[from] != ' '; from++)
+				text[bytes++] = text[from];
+			continue;
+		}
+		uint32_t kind = random_below(2) ? 3 : 0;
+		for (size_t end = bytes + 8 + random_below(WORD - 8); bytes < end;) {
+			const char *letter = letters[kind + random_below(3)];
+			bytes += (size_t)sprintf(text + bytes, "%s", letter);
+		}
+	}
+	uint32_t *expected = malloc(bytes * sizeof *expected);
+	for (size_t at = 0, end; at < bytes; at = end, expected_count += more) {
+		end = at + word_end((const uint8_t *)text + at, bytes - at);
+		assert_int_equal(vocabulary_merge_word(fixture->tokenizer, (const uint8_t *)text + at,
+					 end - at, expected + expected_count, &more),
+			STATUS_OK);
+	}
+	for (int round = 0; round < 2; round++) {
+		uint32_t *ids = encode(fixture, text, bytes, &count);
+		assert_int_equal(count, expected_count);
+		assert_memory_equal(ids, expected, count * sizeof *ids);
+		free(ids);
+	}
+	free(expected);
+	free(starts);
+	free(text);
+}
+
 static void fails_for_lack_of_memory_alone(void **state)
 {
 	struct fixture *fixture = *state;
@@ -443,6 +487,7 @@ int main(void)
 		cmocka_unit_test(a_megabyte_without_a_break),
 		cmocka_unit_test(nothing_and_nul),
 		cmocka_unit_test(more_words_than_the_cache),
+		cmocka_unit_test(more_long_words_than_the_ring),
 		cmocka_unit_test(fails_for_lack_of_memory_alone),
 	};
 	return cmocka_run_group_tests(tests, set_up, tear_down);
