@@ -19,18 +19,16 @@
  * parameter with two-byte weights and gradients (p, m, v in and out, gradient in, weight out), 28 too with
  * four-byte ones, where the weight is p
  *
- * The step's time with the optimizer on the host is found by walking through the pipeline, bucket by bucket,
- * for several steps, until they repeat. Four resources, each serving in order: the device's compute, the link
- * down, the host's AdamW, the link up.
+ * The step's time with the optimizer on the host (engine/offload.h) is found by walking through the pipeline,
+ * bucket by bucket, for several steps, until they repeat. Four resources, each serving in order: the
+ * device's compute, the link down, the host's AdamW, the link up. A bucket is a layer; bucket 0 the
+ * embeddings, whose rows that the step did not look up are final with the classifier, the rest last.
  *
- *    compute   | fwd E 0 1 .. L-1 | classifier | bwd L-1 .. 1 0 E |           next step: fwd E waits for up
- * E, ... down                                            L-1 .. 1 0 E host L-1 .. 1 0 E speculative: from the
- * first bucket up                                                           E 0 1 ..    after the norm is
- * known
+ *    PLAN_SERIAL        AdamW begins when the norm is known (the last gradient is down), with bucket 0
+ *    PLAN_SPECULATIVE   AdamW begins with each bucket that is down; its weights count once the norm is known
+ *    PLAN_DELAYED       the update is applied one step later: whatever takes longest bounds the step
  *
- *    PLAN_SERIAL        the host begins when the norm is known (the last gradient is down)
- *    PLAN_SPECULATIVE   the host begins with each bucket; what it wrote counts once the norm is known
- *    PLAN_DELAYED       the update is applied one step later: the host has a whole step's time
+ * In all of them a layer's forward waits for that layer's weights alone.
  */
 #ifndef ENGINE_PLAN_H
 #define ENGINE_PLAN_H
@@ -84,7 +82,8 @@ struct plan_time {
 	double exposed;        /* step less compute: what the optimizer and the link add */
 	enum plan_bound bound; /* the longest of the four, which no overlap can beat */
 };
-/* host_share: of the parameters, whose optimizer is on the host [0, 1]; 0 with PLAN_ON_DEVICE. */
+/* host_share: of the parameters, the flat array's last, whose optimizer is on the host [0, 1];
+ * PLAN_ON_DEVICE: not looked at. */
 enum status plan_predict(const struct plan_shape *shape, const struct plan_rates *rates,
 	enum plan_schedule schedule, double host_share, struct plan_time *out) MUST_USE;
 
@@ -94,6 +93,7 @@ struct plan_buckets {
 	const double *forward;  /* [count] seconds */
 	const double *backward; /* [count], in the same order; runs from the last to the first */
 	const double *down, *host, *up; /* [count] seconds */
+	double early;                   /* share of bucket 0 whose gradients are final after `between` */
 	double between;                 /* the classifier: after the forward, before the backward */
 	double before; /* micro-batches before the last: nothing overlaps with them but uploads */
 };
