@@ -11,6 +11,7 @@
 #include <unistd.h>
 #include <zlib.h>
 #include <zstd.h>
+#include <zstd_errors.h>
 
 /* ---- the list ---- */
 
@@ -109,8 +110,11 @@ static enum status visit_folder(
 	struct walk *walk, const char *path, const struct stat *info, const struct folder *parent)
 {
 	struct folder here = {.device = info->st_dev, .inode = info->st_ino, .parent = parent};
-	if (walk->has_output && here.device == walk->output_device && here.inode == walk->output_inode)
+	if (walk->has_output && here.device == walk->output_device && here.inode == walk->output_inode) {
+		FAIL_IF(!parent, STATUS_USAGE, "%s: is both an input and the output; choose another --output",
+			path);
 		return STATUS_OK;
+	}
 	for (const struct folder *up = parent; up; up = up->parent)
 		FAIL_IF(up->device == here.device && up->inode == here.inode, STATUS_USAGE,
 			"%s: is a symbolic link to a folder that holds it; remove the link or name the "
@@ -350,6 +354,9 @@ static enum status unzstd_some(struct input_reader *reader, char *to, size_t roo
 	bool moved = out.pos || in.pos != reader->packed_at;
 	reader->packed_at = in.pos;
 	*made = out.pos;
+	FAIL_IF(ZSTD_getErrorCode(result) == ZSTD_error_frameParameter_windowTooLarge, STATUS_UNSUPPORTED,
+		"%s: is compressed with a window of more than 128 MiB; unpack it first: zstd -d --long=31",
+		reader->file->path);
 	if (ZSTD_isError(result))
 		return packed_error(reader, ZSTD_getErrorName(result));
 	if (moved)

@@ -3,9 +3,11 @@
  *
  * Kinds go by name, without regard to case: NAME.jsonl and NAME.json hold one JSON object a line; any other
  * name is text; either may end in .gz (gzip, members back to back) or .zst (zstd, frames back to back), which
- * is decompressed as it is read, in bounded memory. "-" is JSONL on standard input. Folders are read
- * recursively: names that start with '.' are skipped, as is the output directory; what is neither a file nor
- * a folder, and formats known not to be text (.xz, .zip, .parquet, ...), are errors: nothing else is skipped.
+ * is decompressed as it is read, in bounded memory: zstd's window comes on top, up to 128 MiB for what
+ * `zstd --long` or `--ultra` packed; a larger one is STATUS_UNSUPPORTED. "-" is JSONL on standard input.
+ * Folders are read recursively: names that start with '.' are skipped, as is the output directory within one;
+ * what is neither a file nor a folder, and formats known not to be text (.xz, .zip, .parquet, ...), are
+ * errors: nothing else is skipped.
  * A symbolic link to a folder that holds it is an error that names it.
  *
  * The list is sorted by path in byte order and names each path once, so it does not depend on the order of
