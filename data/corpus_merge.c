@@ -5,6 +5,7 @@
 #include "common/memory.h"
 #include "common/threads.h"
 #include "data/corpus_output.h"
+#include "data/output_lock.h"
 #include "data/sources.h"
 
 #include <inttypes.h>
@@ -711,12 +712,12 @@ static enum status run_locked(struct merge *merge, struct corpus_merge_result *r
 
 static enum status run(struct merge *merge, struct corpus_merge_result *result)
 {
-	struct corpus_output_lock lock;
+	struct output_lock lock;
 	TRY(open_inputs(merge));
 	TRY(path_join(&merge->work, merge->config->output, "work"));
-	TRY(corpus_output_lock(merge->config->output, &lock));
+	TRY(output_lock_alone(merge->config->output, &lock));
 	enum status status = run_locked(merge, result);
-	corpus_output_unlock(&lock);
+	output_lock_release(&lock);
 	return status;
 }
 

@@ -5,12 +5,9 @@
 #include "data/manifest.h"
 #include "data/minhash.h"
 
-#include <errno.h>
-#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/file.h>
 
 #define LARGEST_SHARD_BYTES     (UINT64_C(256) << 20)
 #define LARGEST_SHARD_DOCUMENTS (UINT64_C(4) << 20)
@@ -34,55 +31,6 @@ uint64_t corpus_output_shards(
 }
 
 /* ---- the directory ---- */
-
-/* Locks the file; *fd holds it. */
-static enum status lock_file(const char *path, int *fd)
-{
-	for (;;) {
-		struct stat info;
-		*fd = file_system->open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0666);
-		if (*fd < 0)
-			return error_set_errno(STATUS_IO, "%s: cannot create", path);
-		if (flock(*fd, LOCK_EX | LOCK_NB) < 0) {
-			enum status status =
-				errno == EWOULDBLOCK
-					? error_set(STATUS_USAGE,
-						  "%s: another run is at work on this output; wait for it "
-						  "or choose another --output",
-						  path)
-					: error_set_errno(STATUS_IO, "%s: cannot lock", path);
-			(void)file_system->close(*fd);
-			return status;
-		}
-		/* The run that held it before may have removed the file after we opened it. */
-		if (fstat(*fd, &info) == 0 && info.st_nlink > 0)
-			return STATUS_OK;
-		(void)file_system->close(*fd);
-	}
-}
-
-enum status corpus_output_lock(const char *directory, struct corpus_output_lock *out)
-{
-	*out = (struct corpus_output_lock){.fd = -1};
-	TRY(directory_create(directory));
-	TRY(path_join(&out->path, directory, ".lock"));
-	enum status status = lock_file(out->path, &out->fd);
-	if (status != STATUS_OK) {
-		free(out->path);
-		out->path = NULL;
-	}
-	return status;
-}
-
-void corpus_output_unlock(struct corpus_output_lock *lock)
-{
-	if (!lock->path)
-		return;
-	(void)file_system->unlink(lock->path);
-	(void)file_system->close(lock->fd);
-	free(lock->path);
-	lock->path = NULL;
-}
 
 enum status corpus_output_has(const char *directory, const char *name, bool *there)
 {
@@ -259,7 +207,7 @@ static enum status publish_named(
 }
 
 /* vocab.json and merges.txt of a vocabulary that is not built in. */
-static enum status write_tokenizer(const char *directory, const struct tokenizer *tokenizer)
+enum status corpus_output_write_tokenizer(const char *directory, const struct tokenizer *tokenizer)
 {
 	struct tokenizer_file files[TOKENIZER_FILES];
 	if (strcmp(tokenizer_name(tokenizer), BUILT_IN_TOKENIZER) == 0)
@@ -390,7 +338,7 @@ static enum status write_manifest(const struct corpus_output *output, const char
 static enum status publish(const struct corpus_output *output, const char *work)
 {
 	char *next;
-	TRY(write_tokenizer(work, output->tokenizer));
+	TRY(corpus_output_write_tokenizer(work, output->tokenizer));
 	TRY(write_manifest(output, work));
 	TRY(path_join(&next, output->directory, "next"));
 	enum status status = file_rename(work, next);

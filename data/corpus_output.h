@@ -1,7 +1,7 @@
 /*
- * corpus_output.h: what every writer of corpora (preprocess, convert, merge) does alike: one writer a
- * directory, the files beside the shards, the manifest, and the exchange of an old corpus for the new one.
- * The shards themselves: data/shard_writer.h.
+ * corpus_output.h: what every writer of corpora (preprocess, convert, merge) does alike: the files beside the
+ * shards, the manifest, and the exchange of an old corpus for the new one. The shards themselves:
+ * data/shard_writer.h.
  *
  * A corpus is built in DIRECTORY/work, each file published there. When it is complete, its manifest last,
  * work is renamed to DIRECTORY/next: from here on the corpus will be put in place, whatever happens. Then
@@ -14,7 +14,8 @@
  * moment, corpus_open finds all of the old corpus or all of the new one. Who is ended in between leaves the
  * rest to corpus_output_recover, which every writer calls first.
  *
- * All of it is one thread's. Nothing here keeps memory.
+ * Who calls these holds the directory (data/output_lock.h). All of it is one thread's. Nothing here keeps
+ * memory.
  */
 #ifndef DATA_CORPUS_OUTPUT_H
 #define DATA_CORPUS_OUTPUT_H
@@ -28,19 +29,11 @@ enum corpus_dtype corpus_output_dtype(const struct tokenizer *tokenizer);
 uint64_t corpus_output_shards(
 	uint64_t input_tokens, uint64_t input_documents, enum corpus_dtype dtype, uint64_t shard_bytes);
 
-/* Makes DIRECTORY, with its parents, and locks it: DIRECTORY/.lock. Held by another is STATUS_USAGE. */
-struct corpus_output_lock {
-	char *path;
-	int fd;
-};
-enum status corpus_output_lock(const char *directory, struct corpus_output_lock *out) MUST_USE;
-void corpus_output_unlock(struct corpus_output_lock *lock);
-
 /* True if DIRECTORY/NAME is there. */
 enum status corpus_output_has(const char *directory, const char *name, bool *there) MUST_USE;
 /* Removes DIRECTORY/NAME; not there is fine. */
 enum status corpus_output_remove_file(const char *directory, const char *name) MUST_USE;
-/* Puts a corpus in place whose writer was ended as it did so; none is fine. Locked. */
+/* Puts a corpus in place whose writer was ended as it did so; none is fine. */
 enum status corpus_output_recover(const char *directory) MUST_USE;
 
 /* What the manifest tells beside the shards; tokens count each document's EOD. */
@@ -59,7 +52,9 @@ struct corpus_output {
 	size_t shard_count;
 };
 
-/* The tokenizer's files (none for GPT-2's) and corpus.json, then all of the above. The shards, and
+/* The tokenizer's vocab.json and merges.txt (none for GPT-2's), into DIRECTORY itself. */
+enum status corpus_output_write_tokenizer(const char *directory, const struct tokenizer *tokenizer) MUST_USE;
+/* The tokenizer's files and corpus.json, then all of the above. The shards, and
  * rejects.jsonl if something was rejected, are in DIRECTORY/work already. */
 enum status corpus_output_publish(const struct corpus_output *output) MUST_USE;
 

@@ -46,7 +46,7 @@ static const char *foreign_suffix(const char *path, size_t length)
 	return NULL;
 }
 
-static enum status classify(struct input_file *file)
+enum status input_file_classify(struct input_file *file)
 {
 	size_t length = strlen(file->path);
 	const char *foreign = foreign_suffix(file->path, length);
@@ -86,7 +86,7 @@ static enum status append(struct walk *walk, const char *path, const struct stat
 		return STATUS_OK;
 	file->bytes = (uint64_t)info->st_size;
 	file->modified = modification_time(info);
-	return classify(file);
+	return input_file_classify(file);
 }
 
 static enum status visit(struct walk *walk, const char *path, const struct folder *parent);

@@ -38,6 +38,9 @@ struct input_list {
 	uint64_t bytes; /* of all files, as stored */
 };
 
+/* Sets kind and compression by the path; a format that is known not to be text is STATUS_UNSUPPORTED. */
+enum status input_file_classify(struct input_file *file) MUST_USE;
+
 /* `output` (may be NULL): a folder to skip. Free the list with input_list_close, on failure too. */
 enum status input_list_open(const char *const *paths /* [path_count] */, size_t path_count,
 	const char *output, struct input_list *out) MUST_USE;

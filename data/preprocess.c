@@ -5,6 +5,7 @@
 #include "common/memory.h"
 #include "data/corpus_output.h"
 #include "data/minhash.h"
+#include "data/output_lock.h"
 #include "data/preprocess_journal.h"
 
 #include <inttypes.h>
@@ -154,11 +155,8 @@ static enum status publish_corpus(const struct preprocess_job *job)
 
 /* ---- a run ---- */
 
-static enum status check_config(const struct preprocess_config *config)
+enum status job_check_config(const struct preprocess_config *config)
 {
-	FAIL_IF(config->input_count == 0, STATUS_USAGE,
-		"no inputs; name files, folders, or - for JSONL on "
-		"standard input");
 	FAIL_IF(config->workers < 1 || config->workers > 4096, STATUS_USAGE,
 		"%d workers are not possible; 1 to 4096 are", config->workers);
 	FAIL_IF(config->memory < SMALLEST_MEMORY, STATUS_USAGE,
@@ -176,39 +174,49 @@ static enum status check_config(const struct preprocess_config *config)
 	return STATUS_OK;
 }
 
-/* Marks the units that an earlier run finished. */
-static enum status recall_units(struct preprocess_job *job)
+/* Marks the unit if an earlier run, or another process, finished it. */
+static enum status recall_unit(struct preprocess_job *job, size_t number, uint64_t *ignored)
+{
+	struct unit *unit = &job->units[number];
+	struct spill_counts counts;
+	char path[JOB_PATH];
+	job_unit_path(job, number, path);
+	if (!file_exists(path))
+		return STATUS_OK;
+	enum status status = spill_inspect(path, &job->format, &counts, ignored);
+	if (status == STATUS_OK)
+		status = spill_verify(path, &job->format); /* the power may have failed since */
+	if (status == STATUS_CORRUPT) {
+		log_warn("%s", error_message());
+		unit->damaged = true;
+		return STATUS_OK;
+	}
+	TRY(status);
+	if (job->config->near_bands && !job_has_near_unit(job, number)) {
+		unit->damaged = true;
+		return STATUS_OK;
+	}
+	unit->done = true;
+	atomic_fetch_add(&job->bytes_done, unit->stored);
+	atomic_fetch_add(&job->documents, counts.documents);
+	atomic_fetch_add(&job->tokens, counts.tokens);
+	atomic_fetch_add(&job->text_bytes, counts.bytes);
+	return STATUS_OK;
+}
+
+enum status job_recall_units(struct preprocess_job *job)
 {
 	uint64_t *ignored;
 	enum status status = STATUS_OK;
 	TRY(memory_alloc((void **)&ignored, (size_t)1 << job->format.bucket_bits, 8, "bucket sizes"));
-	for (size_t i = 0; i < job->unit_count && status == STATUS_OK; i++) {
-		struct spill_counts counts;
-		char path[JOB_PATH];
-		job_unit_path(job, i, path);
-		if (!file_exists(path))
-			continue;
-		status = spill_inspect(path, &job->format, &counts, ignored);
-		if (status == STATUS_OK)
-			status = spill_verify(path, &job->format); /* the power may have failed since */
-		if (status == STATUS_CORRUPT) {
-			log_warn("%s", error_message());
-			status = STATUS_OK;
-			continue;
-		}
-		if (status == STATUS_OK && job->config->near_bands && !job_has_near_unit(job, i))
-			continue;
-		job->units[i].done = status == STATUS_OK;
-		atomic_fetch_add(&job->bytes_done, job->units[i].stored);
-		atomic_fetch_add(&job->documents, counts.documents);
-		atomic_fetch_add(&job->tokens, counts.tokens);
-		atomic_fetch_add(&job->text_bytes, counts.bytes);
-	}
+	for (size_t i = 0; i < job->unit_count && status == STATUS_OK; i++)
+		if (!job->units[i].done && !job->units[i].others)
+			status = recall_unit(job, i, ignored);
 	free(ignored);
 	return status;
 }
 
-static enum status total_units(struct preprocess_job *job)
+enum status job_total_units(struct preprocess_job *job)
 {
 	TRY(memory_alloc(
 		(void **)&job->bucket_bytes, (size_t)1 << job->format.bucket_bits, 8, "bucket sizes"));
@@ -234,20 +242,19 @@ static enum status first_pass(struct preprocess_job *job)
 		unknown |= job->inputs.files[i].standard_input;
 	job->pass = 1;
 	job->bytes_total = unknown ? 0 : job->inputs.bytes;
-	TRY(recall_units(job));
+	TRY(job_recall_units(job));
 	TRY(job_tokenize(job));
-	return total_units(job);
+	return job_total_units(job);
 }
 
-/* There is nothing to train on: says why, and leaves no unfinished run behind. A corpus that was to be
- * replaced stays, with its own rejects.jsonl. */
-static enum status refuse_empty(struct preprocess_job *job)
+/* A corpus that was to be replaced stays, with its own rejects.jsonl. */
+enum status job_refuse_empty(struct preprocess_job *job)
 {
 	bool corpus;
 	TRY(corpus_output_has(job->config->output, "corpus.json", &corpus));
 	if (!corpus)
 		TRY(job_write_rejects(job, job->config->output));
-	TRY(directory_remove(job->work));
+	job->useless = true;
 	FAIL_IF(job->config->token_format, STATUS_USAGE,
 		"no documents in the inputs: %" PRIu64 " empty, %" PRIu64 " rejected", job->counts.empty,
 		job->counts.rejected);
@@ -259,26 +266,10 @@ static enum status refuse_empty(struct preprocess_job *job)
 		job->config->text_key);
 }
 
-static enum status second_pass(struct preprocess_job *job)
+enum status job_publish(struct preprocess_job *job, struct preprocess_result *result)
 {
-	job->pass = 2;
-	job->bytes_total = 0;
-	atomic_store(&job->bytes_done, 0);
-	TRY(job_merge(job));
 	TRY(job_write_rejects(job, job->work));
-	return publish_corpus(job);
-}
-
-static enum status run_passes(struct preprocess_job *job, struct preprocess_result *result)
-{
-	double start = job_clock();
-	TRY(first_pass(job));
-	if (job->counts.documents == 0)
-		return refuse_empty(job);
-	if (job->config->near_bands)
-		TRY(job_find_near(job));
-	double middle = job_clock();
-	TRY(second_pass(job));
+	TRY(publish_corpus(job));
 	struct shard_summary sum = sum_shards(job);
 	*result = (struct preprocess_result){
 		.documents = sum.documents,
@@ -292,14 +283,30 @@ static enum status run_passes(struct preprocess_job *job, struct preprocess_resu
 		.rejected = job->counts.rejected,
 		.repaired = job->counts.repaired,
 		.shards = job->shard_count,
-		.seconds = {middle - start, job_clock() - middle},
 		.resumed = job->resumed,
+		.complete = true,
+		.published = true,
 	};
 	return STATUS_OK;
 }
 
-/* An earlier run was ended as it put its corpus in place: that is done now. */
-static enum status finish_earlier(struct preprocess_job *job, struct preprocess_result *result)
+static enum status run_passes(struct preprocess_job *job, struct preprocess_result *result)
+{
+	double start = job_clock();
+	TRY(first_pass(job));
+	if (job->counts.documents == 0)
+		return job_refuse_empty(job);
+	if (job->config->near_bands)
+		TRY(job_find_near(job));
+	double middle = job_clock();
+	TRY(job_merge(job));
+	TRY(job_publish(job, result));
+	result->seconds[0] = middle - start;
+	result->seconds[1] = job_clock() - middle;
+	return STATUS_OK;
+}
+
+enum status job_finish_earlier(struct preprocess_job *job, struct preprocess_result *result)
 {
 	struct corpus *corpus;
 	TRY(corpus_open(job->config->output, &corpus));
@@ -317,6 +324,7 @@ static enum status finish_earlier(struct preprocess_job *job, struct preprocess_
 		.repaired = info->repaired,
 		.shards = info->shard_count,
 		.resumed = true,
+		.complete = true,
 	};
 	corpus_close(corpus);
 	return STATUS_OK;
@@ -334,11 +342,11 @@ static enum status recover(struct preprocess_job *job, const struct journal *jou
 	return corpus_output_recover(job->config->output);
 }
 
-/* Decides what DIR is: new, an unfinished run of this job, a corpus, or something else's. */
-static enum status settle(struct preprocess_job *job, const struct journal *journal, bool *complete)
+enum status job_settle(struct preprocess_job *job, const struct journal *journal, bool *complete)
 {
 	const struct preprocess_config *config = job->config;
 	bool corpus;
+	TRY(file_remove_temporaries(config->output));
 	TRY(recover(job, journal, complete));
 	if (*complete)
 		return STATUS_OK;
@@ -358,38 +366,68 @@ static enum status settle(struct preprocess_job *job, const struct journal *jour
 		TRY(compared);
 	TRY(directory_remove(job->work));
 	TRY(directory_create(job->work));
-	return journal_publish(journal);
+	return journal_publish(job, journal);
 }
 
-static enum status run_locked(
+static enum status run_alone(
 	struct preprocess_job *job, struct journal *journal, struct preprocess_result *result)
 {
 	bool complete;
-	TRY(file_remove_temporaries(job->config->output));
-	TRY(journal_make(job, journal));
-	job_prepare_near(job);
-	TRY(settle(job, journal, &complete));
-	return complete ? finish_earlier(job, result) : run_passes(job, result);
+	TRY(job_settle(job, journal, &complete));
+	return complete ? job_finish_earlier(job, result) : run_passes(job, result);
+}
+
+static enum status lock_and_run(
+	struct preprocess_job *job, struct journal *journal, struct preprocess_result *result)
+{
+	struct output_lock lock;
+	if (job->config->mode != PREPROCESS_ALONE)
+		return job_run_shared(job, journal, result);
+	TRY(output_lock_alone(job->config->output, &lock));
+	enum status status = run_alone(job, journal, result);
+	if (job->useless)
+		status = job_discard(job, status);
+	output_lock_release(&lock);
+	return status;
+}
+
+enum status job_discard(struct preprocess_job *job, enum status status)
+{
+	struct error_copy copy;
+	error_save(status, &copy);
+	(void)!directory_remove(job->work);
+	return error_restore(&copy);
+}
+
+static enum status list_inputs(struct preprocess_job *job)
+{
+	const struct preprocess_config *config = job->config;
+	FAIL_IF(config->input_count == 0, STATUS_USAGE,
+		"no inputs; name files, folders, or - for JSONL on standard input");
+	TRY(config->token_format
+			? token_files_list(
+				  config->token_format, config->inputs, config->input_count, &job->inputs)
+			: input_list_open(config->inputs, config->input_count, config->output, &job->inputs));
+	FAIL_IF(job->inputs.count == 0, STATUS_USAGE, "no files in the folders given");
+	return STATUS_OK;
 }
 
 static enum status run_job(struct preprocess_job *job, struct preprocess_result *result)
 {
 	const struct preprocess_config *config = job->config;
 	struct journal journal = {0};
-	struct corpus_output_lock lock;
-	TRY(check_config(config));
-	TRY(config->token_format
-			? token_files_list(
-				  config->token_format, config->inputs, config->input_count, &job->inputs)
-			: input_list_open(config->inputs, config->input_count, config->output, &job->inputs));
-	FAIL_IF(job->inputs.count == 0, STATUS_USAGE, "no files in the folders given");
-	TRY(job_plan(job));
+	TRY(job_check_config(config));
 	TRY(path_join(&job->work, config->output, "work"));
 	FAIL_IF(strlen(job->work) > JOB_PATH - 64, STATUS_USAGE, "%s: the path is too long", job->work);
-	TRY(corpus_output_lock(config->output, &lock));
-	enum status status = run_locked(job, &journal, result);
+	if (config->mode == PREPROCESS_FINISH && config->input_count == 0)
+		return job_run_recalled(job, result);
+	TRY(list_inputs(job));
+	TRY(job_plan(job));
+	enum status status = journal_make(job, &journal);
+	job_prepare_near(job);
+	if (status == STATUS_OK)
+		status = lock_and_run(job, &journal, result);
 	journal_free(&journal);
-	corpus_output_unlock(&lock);
 	return status;
 }
 
@@ -400,6 +438,7 @@ enum status preprocess_run(const struct preprocess_config *config, struct prepro
 	pthread_mutex_init(&job.progress_mutex, NULL);
 	enum status status = run_job(&job, result);
 	pthread_mutex_destroy(&job.progress_mutex);
+	claims_close(&job.claims);
 	input_list_close(&job.inputs);
 	free(job.pieces);
 	free(job.units);

@@ -16,6 +16,8 @@
  *    DIR/work/shard-00000.json   what they hold, written after their files
  *    DIR/next/                   the same folder, complete: its files are being put in place
  *    DIR/.lock                   held (flock) while a run works on DIR: a second one fails at once
+ *    DIR/work/claims             what several processes divide the work by: data/claims.h
+ *    DIR/work/part-3-of-8        part 3 of 8 of pass 1 is done
  *
  * Ended at any point, the same command goes on (units and shards under way begin anew) and ends in the same
  * bytes; other options or changed inputs are STATUS_MISMATCH and say which. Spill files are not synced (but
@@ -23,6 +25,14 @@
  * power failure damaged it. Standard input cannot be read twice: a run that reads it goes on once its first
  * pass is done, and reads it anew before. The bytes depend on the documents and the tokenizer alone: not on
  * input order, workers, memory or interruptions.
+ *
+ * Several processes, on machines that share DIR and see the inputs under the same paths, can do it together:
+ * each makes a part of pass 1's units (unit u of n parts is part (u mod n) + 1's, so it follows from the
+ * inputs alone), the same command but for its `part`; any number of them then does pass 2, each taking the
+ * shards that nobody has taken, and the one that finds the last shard done publishes. Killed at any point,
+ * the same commands go on, and a shard or part whose process is gone is another's to take. The bytes are
+ * those of one process. DIR must be on a file system with locks between the machines: data/output_lock.h,
+ * data/claims.h.
  *
  * A document is a JSONL line's text (data/jsonl.h), a text file, or a piece of one between separators. Empty
  * ones are dropped and counted. Longer ones than max_bytes and lines that are not JSON with the text as a
@@ -80,6 +90,14 @@ enum preprocess_stage {
 	PREPROCESS_STAGES
 };
 
+enum preprocess_mode {
+	PREPROCESS_ALONE,         /* all of it */
+	PREPROCESS_PART,          /* part `part` of `parts` of pass 1 */
+	PREPROCESS_PART_LAST,     /* the same; the last part to end goes on to pass 2 */
+	PREPROCESS_PART_TOGETHER, /* the same; waits for the others, then does pass 2 with them */
+	PREPROCESS_FINISH,        /* pass 2, alone or with others; without inputs: of the run that is there */
+};
+
 struct preprocess_config {
 	const char *const *inputs; /* [input_count] files, folders, or "-" (JSONL on standard input) */
 	size_t input_count;
@@ -100,6 +118,8 @@ struct preprocess_config {
 	int near_rows;         /* of each band */
 	bool sources;          /* keep where each document came from, NNNNN.src: data/sources.h */
 	bool overwrite;
+	enum preprocess_mode mode;
+	uint32_t part, parts; /* 1 .. parts */
 	uint64_t unit_bytes;  /* input bytes a unit; 0: chosen by size. For tests */
 	uint64_t shard_bytes; /* limit of a .bin (corpus.h); 0: 256 MiB. For tests: the bytes depend on it */
 	/* Called from one thread at a time, a few times a second and after each unit; may be NULL. Returning
@@ -118,6 +138,10 @@ struct preprocess_result {
 	uint64_t shards;
 	double seconds[2]; /* of each pass, this run; that of near-duplicates counts to the first */
 	bool resumed;
+	bool complete;  /* the corpus is there */
+	bool published; /* by this process; otherwise the figures above are 0, unless an earlier run's */
+	uint64_t units; /* of pass 1, in all; 0 if PREPROCESS_ALONE */
+	uint32_t parts_missing, first_missing; /* parts that are not done, and the first of them */
 };
 
 enum status preprocess_run(const struct preprocess_config *config, struct preprocess_result *result) MUST_USE;

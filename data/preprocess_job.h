@@ -1,13 +1,15 @@
 /*
  * preprocess_job.h: what preprocessing's files share (data/preprocess.h is its manual).
  *
- * preprocess.c runs a job: checks, lock, manifest. preprocess_plan.c cuts the inputs into units,
- * preprocess_journal.c writes the job down, preprocess_tokenize.c is pass 1, preprocess_merge.c pass 2,
- * preprocess_places.c tells where records stood, preprocess_near.c has the near-duplicates.
+ * preprocess.c runs a job: checks, lock, manifest; preprocess_parts.c one beside others. preprocess_plan.c
+ * cuts the inputs into units, preprocess_journal.c writes the job down, preprocess_tokenize.c is pass 1,
+ * preprocess_merge.c pass 2, preprocess_places.c tells where records stood, preprocess_near.c has the
+ * near-duplicates.
  */
 #ifndef DATA_PREPROCESS_JOB_H
 #define DATA_PREPROCESS_JOB_H
 
+#include "data/claims.h"
 #include "data/input.h"
 #include "data/near_duplicates.h"
 #include "data/preprocess.h"
@@ -29,6 +31,8 @@ struct unit {
 	size_t first_piece, pieces;
 	uint64_t stored; /* bytes of input; 0 for standard input */
 	bool done;
+	bool others;  /* another part's: not for this process to make */
+	bool damaged; /* it is there, but to be made anew */
 };
 
 struct shard {
@@ -53,6 +57,9 @@ struct preprocess_job {
 	struct near_search near; /* with near_bands */
 	int near_bits;
 	bool resumed;
+	bool useless; /* there was nothing in the inputs: work/ is to be removed */
+
+	struct claims claims; /* open when other processes may be at work on the same job */
 
 	/* after pass 1 */
 	struct spill_counts counts;
@@ -92,6 +99,37 @@ enum status job_progress(struct preprocess_job *job, bool now) MUST_USE;
 /* "DIR/work/unit-000012" */
 enum { JOB_PATH = 4352 };
 void job_unit_path(const struct preprocess_job *job, size_t unit, char path[JOB_PATH]);
+
+enum status job_check_config(const struct preprocess_config *config) MUST_USE;
+
+struct journal;
+/* Decides what DIR, which is this process's alone, is: new, an unfinished run of this job, a corpus, or
+ * something else's. *complete: an earlier run had this job's corpus complete; it is in place now. */
+enum status job_settle(struct preprocess_job *job, const struct journal *journal, bool *complete) MUST_USE;
+enum status job_finish_earlier(struct preprocess_job *job, struct preprocess_result *result) MUST_USE;
+/* Marks the units that are there already, of those that are this process's to make. */
+enum status job_recall_units(struct preprocess_job *job) MUST_USE;
+/* All units are there: sums them up. */
+enum status job_total_units(struct preprocess_job *job) MUST_USE;
+/* All shards are there: rejects.jsonl, the manifest, and all of it put in place. */
+enum status job_publish(struct preprocess_job *job, struct preprocess_result *result) MUST_USE;
+/* There is nothing to train on: says why, sets job->useless. */
+enum status job_refuse_empty(struct preprocess_job *job) MUST_USE;
+/* Removes work/; the status and its message stay. */
+enum status job_discard(struct preprocess_job *job, enum status status) MUST_USE;
+
+/* One process of several (config->mode). */
+enum status job_run_shared(
+	struct preprocess_job *job, struct journal *journal, struct preprocess_result *result) MUST_USE;
+/* --finish without the inputs: the job as its journal tells. */
+enum status job_run_recalled(struct preprocess_job *job, struct preprocess_result *result) MUST_USE;
+/* True: the unit is this process's to make, until it is released. Marks it if it is there already. */
+bool job_claim_unit(struct preprocess_job *job, size_t unit);
+void job_release_unit(struct preprocess_job *job, size_t unit);
+/* Waits a little for another process. STATUS_INTERRUPTED when the job is to stop. */
+enum status job_pause(struct preprocess_job *job) MUST_USE;
+/* Another process has published the corpus of this job. */
+bool job_is_gone(const struct preprocess_job *job);
 
 enum status job_plan(struct preprocess_job *job) MUST_USE;     /* units and buckets, by the inputs */
 enum status job_tokenize(struct preprocess_job *job) MUST_USE; /* pass 1: the units that are not done */

@@ -3,8 +3,10 @@
 
 #include "common/file.h"
 #include "common/memory.h"
+#include "data/corpus_output.h"
 
 #include <inttypes.h>
+#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -80,8 +82,9 @@ enum status journal_make(struct preprocess_job *job, struct journal *journal)
 	return STATUS_OK;
 }
 
-enum status journal_publish(const struct journal *journal)
+enum status journal_publish(const struct preprocess_job *job, const struct journal *journal)
 {
+	TRY(corpus_output_write_tokenizer(job->work, job->config->tokenizer));
 	TRY(file_publish(journal->inputs_path, journal->inputs, journal->inputs_bytes));
 	return json_publish(journal->job_path, journal->job);
 }
@@ -181,4 +184,123 @@ enum status journal_compare(const struct preprocess_job *job, const struct journ
 	status = compare_options(job, journal, old);
 	cJSON_Delete(old);
 	return status;
+}
+
+/* ---- reading it back ---- */
+
+static enum status damaged_inputs(const char *path)
+{
+	return error_set(STATUS_CORRUPT,
+		"%s: is damaged; delete its folder, or run with --overwrite, to begin anew", path);
+}
+
+static enum status read_record(const char *path, const char *record, struct input_file *file)
+{
+	char *end;
+	*file = (struct input_file){0};
+	file->bytes = strtoull(record, &end, 10);
+	if (*end != ' ')
+		return damaged_inputs(path);
+	file->modified = strtoull(end + 1, &end, 10);
+	if (*end != ' ' || !end[1])
+		return damaged_inputs(path);
+	file->standard_input = strcmp(end + 1, "-") == 0;
+	file->path = strdup(end + 1);
+	FAIL_IF(!file->path, STATUS_MEMORY, "no memory for the list of inputs");
+	return STATUS_OK;
+}
+
+static enum status read_records(const char *path, const char *text, size_t bytes, struct input_list *inputs)
+{
+	size_t capacity = 0;
+	if (bytes == 0 || text[bytes - 1] != 0)
+		return damaged_inputs(path);
+	for (const char *at = text; at < text + bytes; at += strlen(at) + 1) {
+		TRY(memory_grow((void **)&inputs->files, &capacity, inputs->count + 1, sizeof *inputs->files,
+			"the list of inputs"));
+		struct input_file *file = &inputs->files[inputs->count];
+		TRY(read_record(path, at, file));
+		inputs->count++;
+		inputs->bytes += file->bytes;
+		if (!file->standard_input)
+			TRY(input_file_classify(file));
+	}
+	return STATUS_OK;
+}
+
+static enum status read_inputs(const char *path, struct input_list *inputs)
+{
+	char *text;
+	size_t bytes;
+	TRY(file_read_all(path, LARGEST_INPUT_LIST, &text, &bytes));
+	enum status status = read_records(path, text, bytes, inputs);
+	free(text);
+	return status;
+}
+
+static enum status read_options(const char *path, const cJSON *json, struct preprocess_config *config)
+{
+	const char *input, *on_bad_line;
+	TRY(json_get_string(path, json, "input", &input));
+	FAIL_IF(strcmp(input, token_format_name(TOKEN_FORMAT_NONE)) != 0, STATUS_USAGE,
+		"%s: that run reads files of ids (%s): the same command goes on with it", path, input);
+	TRY(json_get_string(path, json, "text key", &config->text_key));
+	config->document_separator =
+		cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(json, "document separator"));
+	TRY(json_get_u64(path, json, "longest document", &config->max_bytes));
+	TRY(json_get_u64(path, json, "least tokens", &config->min_tokens));
+	TRY(json_get_bool(path, json, "strict", &config->strict));
+	TRY(json_get_string(path, json, "on bad line", &on_bad_line));
+	config->fail_on_bad_line = strcmp(on_bad_line, "fail") == 0;
+	TRY(json_get_u64(path, json, "unit bytes", &config->unit_bytes));
+	TRY(json_get_u64(path, json, "shard bytes", &config->shard_bytes));
+	if (cJSON_HasObjectItem(json, "near-duplicates' bands")) {
+		uint64_t bands, rows;
+		TRY(json_get_u64(path, json, "near-duplicates' bands", &bands));
+		TRY(json_get_u64(path, json, "near-duplicates' rows", &rows));
+		config->near_bands = bands <= INT_MAX ? (int)bands : -1;
+		config->near_rows = rows <= INT_MAX ? (int)rows : -1;
+	}
+	config->sources = cJSON_IsTrue(cJSON_GetObjectItemCaseSensitive(json, "sources"));
+	return STATUS_OK;
+}
+
+/* The built-in tokenizer, or the one whose files are there. */
+static enum status read_tokenizer(
+	const char *path, const char *work, const cJSON *json, struct tokenizer **out)
+{
+	struct hash128 wanted;
+	TRY(json_get_hash128(path, json, "tokenizer", &wanted));
+	TRY(tokenizer_open_gpt2(out));
+	if (hash128_compare(tokenizer_hash(*out), wanted) == 0)
+		return STATUS_OK;
+	tokenizer_close(*out);
+	*out = NULL;
+	return tokenizer_open_directory(work, out);
+}
+
+enum status journal_read(const char *work, struct journal_recall *out, struct input_list *inputs)
+{
+	char *job_path, *inputs_path = NULL;
+	TRY(path_join(&job_path, work, "job.json"));
+	enum status status = path_join(&inputs_path, work, "inputs");
+	if (status == STATUS_OK)
+		status = json_read_file(job_path, &out->job);
+	if (status == STATUS_OK)
+		status = read_options(job_path, out->job, &out->config);
+	if (status == STATUS_OK)
+		status = read_tokenizer(job_path, work, out->job, &out->tokenizer);
+	if (status == STATUS_OK)
+		status = read_inputs(inputs_path, inputs);
+	out->config.tokenizer = out->tokenizer;
+	free(job_path);
+	free(inputs_path);
+	return status;
+}
+
+void journal_recall_free(struct journal_recall *recall)
+{
+	if (recall->tokenizer)
+		tokenizer_close(recall->tokenizer);
+	cJSON_Delete(recall->job);
 }

@@ -4,6 +4,10 @@
  * The key space is cut into ranges that fit in a worker's memory and never straddle two shards. Workers load,
  * deduplicate and sort ranges in parallel, and append them to their shard in turn. Ranges are started in key
  * order, so the one whose turn it is has always been started, and nobody waits for ever.
+ *
+ * Beside other processes, a shard is claimed when its first range is started; the ranges of one that another
+ * process has are passed over. When that is all that is left, this one waits, and takes over what a process
+ * that has ended left undone.
  */
 #include "data/preprocess_job.h"
 
@@ -28,8 +32,11 @@ struct range {
 	uint64_t near; /* near-duplicates that were taken out */
 };
 
+enum hold { HOLD_UNKNOWN, HOLD_OURS, HOLD_OTHERS };
+
 struct merge {
 	struct preprocess_job *job;
+	enum hold *holds; /* [shards] */
 	struct range *ranges;
 	size_t range_count, range_capacity;
 	uint64_t memory;   /* of a range */
@@ -81,6 +88,10 @@ static enum status plan(struct merge *merge)
 {
 	struct preprocess_job *job = merge->job;
 	int depth = 0;
+	job->bytes_total = 0;
+	atomic_store(&job->bytes_done, 0);
+	merge->range_count = 0;
+	memset(merge->holds, 0, job->shard_count * sizeof *merge->holds);
 	while ((size_t)1 << depth < job->shard_count)
 		depth++;
 	for (size_t i = 0; i < job->shard_count; i++) {
@@ -290,7 +301,37 @@ static enum status finish_shard(struct merge *merge, size_t number)
 	}
 	TRY(record_shard(merge->job, shard));
 	shard->done = true;
+	if (merge->job->claims.path)
+		claims_release(&merge->job->claims, CLAIM_SHARD, number);
 	return STATUS_OK;
+}
+
+/* Claims a shard that is not done yet; with the mutex. */
+static enum status claim_shard(struct merge *merge, size_t number)
+{
+	struct preprocess_job *job = merge->job;
+	struct shard *shard = &job->shards[number];
+	bool taken = true;
+	if (job->claims.path) {
+		TRY(claims_take(&job->claims, CLAIM_SHARD, number, &taken));
+		if (taken)
+			TRY(recall_shard(job, shard)); /* another process may have done it since we looked */
+	}
+	merge->holds[number] = taken && !shard->done ? HOLD_OURS : HOLD_OTHERS;
+	if (taken && shard->done)
+		claims_release(&job->claims, CLAIM_SHARD, number);
+	return STATUS_OK;
+}
+
+static enum status hold_shard(struct merge *merge, size_t number, bool *ours)
+{
+	enum status status = STATUS_OK;
+	pthread_mutex_lock(&merge->mutex);
+	if (merge->holds[number] == HOLD_UNKNOWN)
+		status = claim_shard(merge, number);
+	*ours = merge->holds[number] == HOLD_OURS;
+	pthread_mutex_unlock(&merge->mutex);
+	return status;
 }
 
 static enum status merge_range(struct merge *merge, int worker, size_t number)
@@ -299,7 +340,13 @@ static enum status merge_range(struct merge *merge, int worker, size_t number)
 	struct preprocess_job *job = merge->job;
 	struct range *range = &merge->ranges[number];
 	struct stopwatch watch = stopwatch_start(job, worker);
+	bool ours;
 	TRY(job_progress(job, false));
+	TRY(hold_shard(merge, range->shard, &ours));
+	if (!ours) {
+		atomic_fetch_add(&job->bytes_done, range->stored);
+		return STATUS_OK;
+	}
 	if (!*loaded)
 		TRY(spill_range_create(&job->format, loaded));
 	TRY(load_range(merge, *loaded, range));
@@ -330,6 +377,34 @@ static enum status take_range(void *context, int worker, uint64_t task)
 
 /* ---- the pass ---- */
 
+static enum status recall_shards(struct preprocess_job *job, bool *all)
+{
+	*all = true;
+	for (size_t i = 0; i < job->shard_count; i++) {
+		if (!job->shards[i].done)
+			TRY(recall_shard(job, &job->shards[i]));
+		*all &= job->shards[i].done;
+	}
+	return STATUS_OK;
+}
+
+/* Until all are done. */
+static enum status merge_shards(struct merge *merge)
+{
+	struct preprocess_job *job = merge->job;
+	bool all;
+	TRY(recall_shards(job, &all));
+	while (!all) {
+		TRY(plan(merge));
+		TRY(threads_run(job->config->workers, merge->range_count, take_range, merge));
+		TRY(recall_shards(job, &all));
+		FAIL_IF(!all && job_is_gone(job), STATUS_INTERRUPTED, "another process has published");
+		if (!all)
+			TRY(job_pause(job));
+	}
+	return STATUS_OK;
+}
+
 static enum status run(struct merge *merge)
 {
 	struct preprocess_job *job = merge->job;
@@ -345,13 +420,11 @@ static enum status run(struct merge *merge)
 	if (merge->parallel < SMALLEST_RANGE)
 		merge->parallel = SMALLEST_RANGE;
 	TRY(memory_alloc((void **)&merge->loaded, workers, sizeof *merge->loaded, "workers"));
+	TRY(memory_alloc((void **)&merge->holds, job->shard_count, sizeof *merge->holds, "shards"));
 	TRY(memory_alloc((void **)&merge->turn, job->shard_count, sizeof *merge->turn, "shards"));
 	TRY(memory_alloc((void **)&merge->writers, job->shard_count, sizeof *merge->writers, "shards"));
 	TRY(memory_alloc((void **)&merge->sources, job->shard_count, sizeof *merge->sources, "shards"));
-	for (size_t i = 0; i < job->shard_count; i++)
-		TRY(recall_shard(job, &job->shards[i]));
-	TRY(plan(merge));
-	TRY(threads_run(job->config->workers, merge->range_count, take_range, merge));
+	TRY(merge_shards(merge));
 	for (size_t i = 0; i < job->shard_count; i++)
 		seen += job->shards[i].seen;
 	FAIL_IF(seen != job->counts.documents, STATUS_CORRUPT,
@@ -364,6 +437,7 @@ static enum status run(struct merge *merge)
 enum status job_merge(struct preprocess_job *job)
 {
 	struct merge merge = {.job = job, .failed_range = SIZE_MAX};
+	job->pass = 2;
 	job->shard_count =
 		corpus_output_shards(job->counts.tokens, job->counts.documents, job->dtype, job->shard_bytes);
 	TRY(memory_alloc((void **)&job->shards, job->shard_count, sizeof *job->shards, "shards"));
@@ -384,6 +458,7 @@ enum status job_merge(struct preprocess_job *job)
 	free(merge.writers);
 	free(merge.sources);
 	free(merge.turn);
+	free(merge.holds);
 	free(merge.ranges);
 	return status;
 }

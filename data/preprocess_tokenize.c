@@ -499,11 +499,11 @@ static void note_failure(struct crew *crew, uint64_t unit, uint64_t batch, enum 
 /* One that nobody has begun, else the one under way that has the fewest at work; NULL when there is none. */
 static struct open_unit *join_unit(struct crew *crew)
 {
-	const struct preprocess_job *job = crew->job;
+	struct preprocess_job *job = crew->job;
 	struct open_unit *unit = NULL;
 	pthread_mutex_lock(&crew->mutex);
 	bool failed = crew->failure.unit != UINT64_MAX;
-	while (crew->next < job->unit_count && job->units[crew->next].done)
+	while (!failed && crew->next < job->unit_count && !job_claim_unit(job, crew->next))
 		crew->next++;
 	bool begin = !failed && crew->next < job->unit_count;
 	for (int i = 0; i < job->config->workers && !failed; i++) {
@@ -525,11 +525,11 @@ static struct open_unit *join_unit(struct crew *crew)
 	return unit;
 }
 
-/* Standard input cannot be read again, the other inputs can, so that what a power failure takes is no loss.
- */
-static bool reads_standard_input(const struct preprocess_job *job, const struct unit *unit)
+/* Standard input cannot be read again, the other inputs can, so that what a power failure takes is no loss;
+ * but it is a nuisance when another machine comes to read it. */
+static bool must_last(const struct preprocess_job *job, const struct unit *unit)
 {
-	return job->inputs.files[job->pieces[unit->first_piece].file].standard_input;
+	return job->claims.path || job->inputs.files[job->pieces[unit->first_piece].file].standard_input;
 }
 
 static enum status publish_unit(struct crew *crew, struct open_unit *open)
@@ -539,7 +539,7 @@ static enum status publish_unit(struct crew *crew, struct open_unit *open)
 	struct spill_file *spill = open->spill;
 	struct near_file *near = open->near;
 	struct spill_counts counts;
-	bool durable = reads_standard_input(job, unit);
+	bool durable = must_last(job, unit);
 	/* The unit is done when its spill file is there. */
 	open->near = NULL;
 	if (near)
@@ -547,6 +547,7 @@ static enum status publish_unit(struct crew *crew, struct open_unit *open)
 	open->spill = NULL;
 	TRY(spill_file_publish(spill, open->lines, unit->pieces, durable, &counts));
 	unit->done = true;
+	job_release_unit(job, open->number);
 	return job_progress(job, true);
 }
 

@@ -1,0 +1,560 @@
+/*
+ * Several processes on one corpus: whatever their number, order, deaths and meetings, the files are those of
+ * one process, byte for byte.
+ */
+#include "data/preprocess.h"
+
+#include "common/file.h"
+#include "data/claims.h"
+#include "data/output_lock.h"
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+#include <cmocka.h>
+
+static char root[64];
+static struct tokenizer *tokenizer;
+static const char *input;
+static int near_bands;
+static uint64_t shard_bytes; /* some eight shards */
+
+static const char *in_root(const char *name)
+{
+	static char paths[32][256];
+	char path[256];
+	int i = 0;
+	snprintf(path, sizeof path, "%s/%s", root, name);
+	while (i < 32 && paths[i][0] && strcmp(paths[i], path) != 0)
+		i++;
+	assert_in_range(i, 0, 31);
+	return strcpy(paths[i], path);
+}
+
+static void must(enum status status)
+{
+	if (status != STATUS_OK)
+		fail_msg("%s", error_message());
+}
+
+static uint32_t below(uint32_t *seed, uint32_t n)
+{
+	*seed = *seed * 1664525 + 1013904223;
+	return (uint32_t)(((uint64_t)*seed * n) >> 32);
+}
+
+/* JSONL in several files, a bad line now and then, some documents more than once. */
+static void make_inputs(int files, int documents)
+{
+	uint32_t seed = 11;
+	must(directory_remove(in_root("in")));
+	must(directory_create(in_root("in")));
+	for (int i = 0; i < files; i++) {
+		char path[300];
+		snprintf(path, sizeof path, "%s/%d.jsonl", in_root("in"), i);
+		FILE *file = fopen(path, "wb");
+		assert_non_null(file);
+		for (int d = 0; d < documents; d++) {
+			uint32_t words = below(&seed, 3) ? 0 : below(&seed, 60), other = below(&seed, 5);
+			uint32_t *from = words && words < 4 ? &other : &seed; /* some are much alike */
+			fprintf(file, "{\"text\": \"Document %u:", below(&seed, 1000));
+			for (uint32_t w = from == &other ? 80 : words; w > 0; w--)
+				fprintf(file, " word%u", below(from, 300));
+			fputs(below(&seed, 100) ? "\"}\n" : "\n", file);
+		}
+		assert_int_equal(fclose(file), 0);
+	}
+	input = in_root("in");
+	shard_bytes = (uint64_t)files * (uint64_t)documents * 4;
+}
+
+static struct preprocess_config basic(void)
+{
+	return (struct preprocess_config){
+		.inputs = &input,
+		.input_count = 1,
+		.output = in_root("out"),
+		.tokenizer = tokenizer,
+		.text_key = "text",
+		.workers = 2,
+		.memory = 8 << 20,
+		.max_bytes = 1 << 20,
+		.sources = true,
+		.near_bands = near_bands,
+		.near_rows = 2,
+		.unit_bytes = 4000,
+		.shard_bytes = shard_bytes,
+	};
+}
+
+static struct preprocess_config part_of(uint32_t part, uint32_t parts)
+{
+	struct preprocess_config config = basic();
+	config.mode = PREPROCESS_PART;
+	config.part = part;
+	config.parts = parts;
+	return config;
+}
+
+/* What `ferry preprocess --finish --output out` has. */
+static struct preprocess_config finishing(void)
+{
+	return (struct preprocess_config){.output = in_root("out"),
+		.text_key = "text",
+		.workers = 2,
+		.memory = 8 << 20,
+		.max_bytes = 1 << 20,
+		.mode = PREPROCESS_FINISH};
+}
+
+static struct preprocess_result run(const struct preprocess_config *config)
+{
+	struct preprocess_result result;
+	must(preprocess_run(config, &result));
+	return result;
+}
+
+static void refuse(const struct preprocess_config *config, enum status status, const char *words)
+{
+	struct preprocess_result result;
+	enum status got = preprocess_run(config, &result);
+	if (got != status || !strstr(error_message(), words))
+		fail_msg("%s \"%s\", not %s saying \"%s\"", error_status_name(got), error_message(),
+			error_status_name(status), words);
+}
+
+static void remake_reference(void)
+{
+	struct preprocess_config config = basic();
+	config.output = in_root("reference");
+	must(directory_remove(config.output));
+	struct preprocess_result result = run(&config);
+	assert_true(result.shards > 1);
+	assert_true(result.duplicates > 0);
+	assert_true(result.rejected > 0);
+	assert_true(result.complete && result.published);
+}
+
+/* `out` is the reference, to the byte, and holds nothing else; it is removed. */
+static void expect_reference(void)
+{
+	char **names[2];
+	size_t counts[2];
+	const char *folders[2] = {in_root("reference"), in_root("out")};
+	for (int i = 0; i < 2; i++)
+		must(directory_list(folders[i], &names[i], &counts[i]));
+	for (size_t n = 0; n < counts[0] && n < counts[1]; n++) {
+		char path[300], *data[2];
+		size_t bytes[2];
+		assert_string_equal(names[0][n], names[1][n]);
+		for (int i = 0; i < 2; i++) {
+			snprintf(path, sizeof path, "%s/%s", folders[i], names[i][n]);
+			must(file_read_all(path, (size_t)1 << 30, &data[i], &bytes[i]));
+		}
+		if (bytes[0] != bytes[1] || memcmp(data[0], data[1], bytes[0]) != 0)
+			fail_msg("%s differs from the reference's", path);
+		free(data[0]);
+		free(data[1]);
+	}
+	assert_int_equal(counts[0], counts[1]);
+	for (int i = 0; i < 2; i++)
+		directory_list_free(names[i], counts[i]);
+	must(directory_remove(in_root("out")));
+}
+
+/* ---- processes ---- */
+
+static pid_t start(const struct preprocess_config *config)
+{
+	fflush(NULL);
+	pid_t process = fork();
+	assert_true(process >= 0);
+	if (process == 0) {
+		struct preprocess_result result;
+		enum status status = preprocess_run(config, &result);
+		if (status != STATUS_OK)
+			fprintf(stderr, "process %d: %s\n", (int)getpid(), error_message());
+		_exit(status == STATUS_OK ? result.complete ? 10 : 11 : 1);
+	}
+	return process;
+}
+
+/* Its exit code; -1 when it was killed. */
+static int wait_for(pid_t process)
+{
+	int status;
+	assert_int_equal(waitpid(process, &status, 0), process);
+	return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
+}
+
+enum { COMPLETE = 10, LEFT = 11 };
+
+/* ---- tests ---- */
+
+static void parts_one_after_another(void **state)
+{
+	(void)state;
+	static const uint32_t counts[] = {1, 2, 3, 7, 500};
+	make_inputs(3, 300);
+	remake_reference();
+	for (size_t i = 0; i < sizeof counts / sizeof *counts; i++) {
+		uint32_t parts = counts[i];
+		for (uint32_t part = parts; part > 0; part--) { /* backwards */
+			struct preprocess_config config = part_of(part, parts);
+			config.workers = 1 + (int)(part % 3);
+			struct preprocess_result result = run(&config);
+			assert_false(result.complete);
+			assert_true(result.units > 10 && result.units < 500);
+			assert_int_equal(result.parts_missing, part - 1);
+			assert_int_equal(result.first_missing, part > 1);
+			assert_int_equal(result.resumed, true);
+		}
+		struct preprocess_config finish = finishing();
+		struct preprocess_result result = run(&finish);
+		assert_true(result.complete && result.published);
+		/* Once more: it is there, and that is fine. */
+		result = run(&finish);
+		assert_true(result.complete && !result.published && result.documents > 100);
+		expect_reference();
+	}
+	/* With the inputs given again; and with what one command began. */
+	struct preprocess_config config = part_of(2, 2);
+	run(&config);
+	config = part_of(1, 2);
+	run(&config);
+	config = basic();
+	config.mode = PREPROCESS_FINISH;
+	assert_true(run(&config).published);
+	expect_reference();
+	config = part_of(2, 3);
+	run(&config);
+	config = basic();
+	assert_true(run(&config).resumed);
+	expect_reference();
+}
+
+static void at_the_same_time(void **state)
+{
+	(void)state;
+	enum { PARTS = 4, FINISHERS = 3 };
+	pid_t processes[PARTS];
+	for (int round = 0; round < 3; round++) {
+		for (uint32_t i = 0; i < PARTS; i++) {
+			struct preprocess_config config = part_of(i + 1, PARTS);
+			processes[i] = start(&config);
+		}
+		for (int i = 0; i < PARTS; i++)
+			assert_int_equal(wait_for(processes[i]), LEFT);
+		struct preprocess_config finish = finishing();
+		for (int i = 0; i < FINISHERS; i++)
+			processes[i] = start(&finish);
+		for (int i = 0; i < FINISHERS; i++)
+			assert_int_equal(wait_for(processes[i]), COMPLETE);
+		expect_reference();
+	}
+}
+
+/* As mpirun starts them: all end when the corpus is there. As a job array does: the last makes it. */
+static void parts_that_finish(void **state)
+{
+	(void)state;
+	enum { PARTS = 4 };
+	for (int round = 0; round < 6; round++) {
+		pid_t processes[PARTS];
+		int complete = 0;
+		for (uint32_t i = 0; i < PARTS; i++) {
+			struct preprocess_config config = part_of(i + 1, PARTS);
+			config.mode = round % 2 ? PREPROCESS_PART_TOGETHER : PREPROCESS_PART_LAST;
+			processes[i] = start(&config);
+		}
+		for (int i = 0; i < PARTS; i++) {
+			int code = wait_for(processes[i]);
+			assert_true(code == COMPLETE || (code == LEFT && round % 2 == 0));
+			complete += code == COMPLETE;
+		}
+		assert_true(complete >= 1);
+		expect_reference();
+	}
+	/* More parts than units: those with nothing to do are waited for all the same. */
+	struct preprocess_config config = part_of(1, 3);
+	config.unit_bytes = 1 << 30;
+	config.mode = PREPROCESS_PART_LAST;
+	assert_false(run(&config).complete);
+	config.part = 3;
+	assert_int_equal(run(&config).first_missing, 2);
+	config.part = 2;
+	assert_true(run(&config).published);
+	expect_reference();
+}
+
+static void pause_for(long milliseconds)
+{
+	struct timespec time = {milliseconds / 1000, milliseconds % 1000 * 1000000};
+	nanosleep(&time, NULL);
+}
+
+/* kill -9, at any moment of either pass: who is started again goes on, and the others take over. */
+static void killed_and_started_again(void **state)
+{
+	(void)state;
+	enum { PARTS = 3 };
+	uint32_t seed = 3;
+	int killed = 0;
+	make_inputs(4, 1500);
+	remake_reference();
+	for (int round = 0; round < 4; round++) {
+		struct preprocess_config configs[PARTS];
+		pid_t processes[PARTS];
+		for (uint32_t i = 0; i < PARTS; i++) {
+			configs[i] = part_of(i + 1, PARTS);
+			configs[i].mode = PREPROCESS_PART_TOGETHER;
+			processes[i] = start(&configs[i]);
+		}
+		for (int kills = 0; kills < 6; kills++) {
+			uint32_t i = below(&seed, PARTS);
+			pause_for((long)below(&seed, 60));
+			(void)kill(processes[i], SIGKILL);
+			int code = wait_for(processes[i]);
+			killed += code == -1;
+			processes[i] = code == -1 ? start(&configs[i]) : 0;
+			if (code != -1) { /* nothing is left to do, for any of them */
+				assert_true(file_exists(in_root("out/corpus.json")));
+				break;
+			}
+		}
+		/* Who was killed when all was done finds a corpus there when it is started again. */
+		for (int i = 0; i < PARTS; i++)
+			assert_int_not_equal(processes[i] ? wait_for(processes[i]) : COMPLETE, LEFT);
+		expect_reference();
+	}
+	assert_true(killed > 3);
+}
+
+static void finishers_are_killed(void **state)
+{
+	(void)state;
+	int killed = 0;
+	for (int round = 0; round < 8; round++) {
+		for (uint32_t i = 0; i < 2; i++) {
+			struct preprocess_config config = part_of(i + 1, 2);
+			run(&config);
+		}
+		struct preprocess_config finish = finishing();
+		pid_t first = start(&finish), second = start(&finish);
+		pause_for(15 * round);
+		(void)kill(first, SIGKILL);
+		killed += wait_for(first) == -1;
+		assert_int_equal(wait_for(second), COMPLETE);
+		assert_true(run(&finish).complete);
+		expect_reference();
+	}
+	assert_true(killed > 2);
+}
+
+static void who_may_work_there(void **state)
+{
+	(void)state;
+	struct output_lock lock, other;
+	struct claims claims;
+	bool taken;
+	make_inputs(1, 300);
+	remake_reference();
+	/* A run is at work. */
+	must(output_lock_alone(in_root("out"), &lock));
+	struct preprocess_config part = part_of(1, 2), alone = basic(), finish = finishing();
+	refuse(&part, STATUS_USAGE, "another run is at work on this output");
+	refuse(&alone, STATUS_USAGE, "another run is at work on this output");
+	output_lock_release(&lock);
+	assert_false(file_exists(in_root("out/.lock")));
+	/* Parts are. */
+	run(&part);
+	must(output_lock_join(in_root("out"), &lock));
+	assert_true(lock.alone);
+	must(output_lock_share(&lock));
+	must(output_lock_join(in_root("out"), &other));
+	assert_false(other.alone);
+	refuse(&alone, STATUS_USAGE, "parts of a run are at work on this output");
+	run(&part);
+	/* The same part is; and another option makes it another job. */
+	must(claims_open(in_root("out/work/claims"), &claims));
+	must(claims_take(&claims, CLAIM_PART, 2u << 20 | 2, &taken));
+	assert_true(taken);
+	part.part = 2;
+	refuse(&part, STATUS_USAGE, "part 2/2 is at work already");
+	claims_close(&claims);
+	part.max_bytes++;
+	refuse(&part, STATUS_MISMATCH, "longest document is");
+	part.overwrite = true; /* not while others are at work */
+	refuse(&part, STATUS_MISMATCH, "longest document is");
+	refuse(&finish, STATUS_USAGE, "units are not there yet");
+	assert_non_null(strstr(error_message(), "(1, 3, 5"));
+	/* The last to leave takes the lock along. */
+	output_lock_leave(&other);
+	assert_null(other.path);
+	assert_true(file_exists(in_root("out/.lock")));
+	output_lock_leave(&lock);
+	assert_true(lock.alone);
+	output_lock_release(&lock);
+	assert_false(file_exists(in_root("out/.lock")));
+	run(&part); /* begins anew, as it says */
+	must(directory_remove(in_root("out")));
+	refuse(&finish, STATUS_USAGE, "holds no unfinished run");
+	part = part_of(3, 2);
+	refuse(&part, STATUS_USAGE, "part 3/2 is not possible");
+	const char *standard_input = "-";
+	part = part_of(1, 2);
+	part.inputs = &standard_input;
+	refuse(&part, STATUS_USAGE, "standard input cannot be shared out");
+	must(directory_remove(in_root("out")));
+}
+
+/* A unit that was damaged after its part was done is made anew by that part. */
+static void damaged_units(void **state)
+{
+	(void)state;
+	struct preprocess_config config = part_of(1, 1), finish = finishing();
+	run(&config);
+	FILE *file = fopen(in_root("out/work/unit-000001"), "r+b");
+	assert_non_null(file);
+	fputc(1, file);
+	assert_int_equal(fclose(file), 0);
+	refuse(&finish, STATUS_CORRUPT, "unit-000001");
+	run(&config);
+	run(&finish);
+	expect_reference();
+}
+
+/* --finish needs no tokenizer: its files are kept. */
+static void other_tokenizers(void **state)
+{
+	(void)state;
+	struct tokenizer *gpt2 = tokenizer;
+	FILE *file = fopen(in_root("merges"), "wb");
+	assert_non_null(file);
+	fputs("o r\nor d\n", file);
+	assert_int_equal(fclose(file), 0);
+	must(tokenizer_open_files(in_root("merges"), NULL, &tokenizer));
+	remake_reference();
+	struct preprocess_config config = part_of(1, 1), finish = finishing();
+	run(&config);
+	run(&finish);
+	expect_reference();
+	tokenizer_close(tokenizer);
+	tokenizer = gpt2;
+}
+
+static void near_duplicates(void **state)
+{
+	(void)state;
+	near_bands = 3;
+	make_inputs(2, 400);
+	remake_reference();
+	struct corpus *corpus;
+	must(corpus_open(in_root("reference"), &corpus));
+	assert_true(corpus_get_info(corpus)->dropped_near > 0);
+	corpus_close(corpus);
+	pid_t processes[3];
+	for (uint32_t i = 0; i < 3; i++) {
+		struct preprocess_config config = part_of(i + 1, 3);
+		config.mode = PREPROCESS_PART_TOGETHER;
+		config.memory <<= i;
+		processes[i] = start(&config);
+	}
+	for (int i = 0; i < 3; i++)
+		assert_int_equal(wait_for(processes[i]), COMPLETE);
+	expect_reference();
+	struct preprocess_config config = part_of(1, 1), finish = finishing();
+	run(&config);
+	run(&finish);
+	expect_reference();
+	near_bands = 0;
+}
+
+static void overwriting(void **state)
+{
+	(void)state;
+	struct corpus *corpus;
+	make_inputs(1, 500);
+	struct preprocess_config config = basic(), finish = finishing();
+	uint64_t old = run(&config).documents;
+	make_inputs(2, 150);
+	remake_reference();
+	config = part_of(1, 2);
+	refuse(&config, STATUS_USAGE, "already holds a corpus");
+	config.overwrite = true;
+	run(&config);
+	config.part = 2;
+	run(&config);
+	must(corpus_open(in_root("out"), &corpus)); /* the old one, whole */
+	assert_int_equal(corpus_get_info(corpus)->documents, old);
+	corpus_close(corpus);
+	run(&finish);
+	expect_reference();
+}
+
+static void nothing_in_the_inputs(void **state)
+{
+	(void)state;
+	must(directory_remove(in_root("in")));
+	must(directory_create(in_root("in")));
+	FILE *file = fopen(in_root("in/a.jsonl"), "wb");
+	assert_non_null(file);
+	fputs("{\"body\": 1}\n", file);
+	assert_int_equal(fclose(file), 0);
+	struct preprocess_config config = part_of(1, 1), finish = finishing();
+	run(&config);
+	refuse(&finish, STATUS_USAGE, "no documents in the inputs: 0 empty, 1 rejected");
+	assert_true(file_exists(in_root("out/rejects.jsonl")));
+	assert_false(file_exists(in_root("out/work")));
+	must(directory_remove(in_root("out")));
+}
+
+static int skip_fsync(int fd)
+{
+	(void)fd;
+	return 0;
+}
+static struct file_operations unsynced;
+
+static int begin(void **state)
+{
+	(void)state;
+	strcpy(root, "/tmp/ferry-parts-XXXXXX");
+	unsynced = file_operations_system;
+	unsynced.fsync = skip_fsync; /* nothing here loses power */
+	file_system = &unsynced;
+	return mkdtemp(root) && tokenizer_open_gpt2(&tokenizer) == STATUS_OK ? 0 : -1;
+}
+
+static int end(void **state)
+{
+	(void)state;
+	tokenizer_close(tokenizer);
+	return directory_remove(root) == STATUS_OK ? 0 : -1;
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(parts_one_after_another),
+		cmocka_unit_test(at_the_same_time),
+		cmocka_unit_test(parts_that_finish),
+		cmocka_unit_test(killed_and_started_again),
+		cmocka_unit_test(finishers_are_killed),
+		cmocka_unit_test(who_may_work_there),
+		cmocka_unit_test(damaged_units),
+		cmocka_unit_test(other_tokenizers),
+		cmocka_unit_test(near_duplicates),
+		cmocka_unit_test(overwriting),
+		cmocka_unit_test(nothing_in_the_inputs),
+	};
+	return cmocka_run_group_tests(tests, begin, end);
+}
