@@ -227,7 +227,7 @@ unit-of: $(call unit_tests,$(LAYER))
 test: $(B)/config-tests.mk ## every test: unit (plain, sanitized), command line, format, layers
 	@B=$(B) tests/all
 compile: ## every object, without linking: for another compiler's warnings
-compile: $(foreach layer,$(LAYERS),$(OBJECTS_$(layer))) $(O)/tools/ferry.o $(addsuffix .o,$(UNIT_TESTS))
+compile: $(foreach layer,$(LAYERS),$(OBJECTS_$(layer))) $(O)/tools/ferry.o $(addsuffix .o,$(UNIT_TESTS)) $(patsubst %,$(O)/tests/fuzz/%.o,$(FUZZ_TARGETS) replay)
 demo: $(B)/ferry ## text in, a trained GPT-2 out, on this machine, in minutes (TEXT=folder uses your own)
 	@B=$(B) tests/demo "$(TEXT)"
 

@@ -1,7 +1,7 @@
 /*
  * Everything that reads a spill file (data/spill.h). First byte, bit 0: ids of 4 bytes, not 2; bit 1: the
- * input is the file; else it is a u16, the footer's length, and the file without its trailer: the trailer,
- * and the hashes of what the footer names, are put in.
+ * input is the file, else it is a u16, the footer's length, and the file without its trailer: the trailer,
+ * and the hashes of what the footer names, are put in; bit 2: a format with sources.
  */
 #include "common/endian.h"
 #include "common/hash.h"
@@ -13,6 +13,7 @@ enum {
 	BUCKETS = 1 << BUCKET_BITS,
 	COUNTS_BYTES = 128,
 	HEADER = 24,
+	SOURCE = 20,
 	SEGMENT = 40,
 	BLOCK = 24
 };
@@ -31,7 +32,8 @@ static bool named_part(
 }
 
 /* Right hashes for the footer's segments and blocks of rejects. */
-static void mend_hashes(uint8_t *footer, size_t footer_bytes, const uint8_t *file, size_t file_bytes)
+static void mend_hashes(
+	uint8_t *footer, size_t footer_bytes, size_t header, const uint8_t *file, size_t file_bytes)
 {
 	const uint8_t *part;
 	size_t bytes, at = COUNTS_BYTES + 8;
@@ -42,9 +44,9 @@ static void mend_hashes(uint8_t *footer, size_t footer_bytes, const uint8_t *fil
 		return;
 	for (uint64_t i = 0; i < runs * BUCKETS && at + SEGMENT <= footer_bytes; i++, at += SEGMENT) {
 		uint64_t headers = load_le64(footer + at + 32);
-		if (!named_part(footer + at, file, file_bytes, &part, &bytes) || headers > bytes / HEADER)
+		if (!named_part(footer + at, file, file_bytes, &part, &bytes) || headers > bytes / header)
 			continue;
-		headers *= HEADER;
+		headers *= header;
 		uint64_t both[2] = {hash64(part, headers), hash64(part + headers, bytes - headers)};
 		store_le64(footer + at + 24, hash64(both, sizeof both));
 	}
@@ -56,7 +58,7 @@ static void mend_hashes(uint8_t *footer, size_t footer_bytes, const uint8_t *fil
 			store_le64(footer + at + 16, hash64(part, bytes));
 }
 
-static void write_mended(struct fuzz_input input)
+static void write_mended(struct fuzz_input input, size_t header)
 {
 	size_t footer_bytes = fuzz_take(&input, 2), bytes = input.bytes;
 	if (footer_bytes > bytes)
@@ -66,7 +68,7 @@ static void write_mended(struct fuzz_input input)
 	memcpy(file, input.data, bytes);
 	size_t body = bytes - footer_bytes;
 	uint8_t *footer = file + body, *trailer = file + bytes;
-	mend_hashes(footer, footer_bytes, file, body);
+	mend_hashes(footer, footer_bytes, header, file, body);
 	store_le64(trailer, body);
 	store_le64(trailer + 8, footer_bytes);
 	store_le64(trailer + 16, hash64(footer, footer_bytes));
@@ -94,7 +96,7 @@ static void read_range(const struct spill_format *format, const char *path, uint
 	uint64_t seen, sum = 0;
 	CHECK(spill_range_create(format, &range) == STATUS_OK, "%s", error_message());
 	spill_range_begin(range, first, last);
-	if (spill_range_load(range, path) == STATUS_OK && spill_range_load(range, path) == STATUS_OK) {
+	if (spill_range_load(range, path, 1) == STATUS_OK && spill_range_load(range, path, 3) == STATUS_OK) {
 		spill_range_sort(range);
 		spill_range_get(range, &documents, &count, &tokens, &seen);
 		CHECK(seen >= 2 * count, "%zu documents, %zu of them seen", count, (size_t)seen);
@@ -102,6 +104,9 @@ static void read_range(const struct spill_format *format, const char *path, uint
 			const struct spill_document *d = &documents[i];
 			CHECK(d->key.high >= first && d->key.high <= last, "document %zu is of another range",
 				i);
+			if (format->sources)
+				CHECK(spill_range_place(range, d)->unit == 1,
+					"the first place of document %zu is another", i);
 			CHECK(i == 0 || hash128_compare(d[-1].key, d->key) < 0,
 				"document %zu is out of order", i);
 			const uint8_t *ids =
@@ -118,14 +123,14 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t bytes)
 {
 	struct fuzz_input input = {data, bytes};
 	uint32_t mode = fuzz_take(&input, 1);
-	struct spill_format format = {BUCKET_BITS, mode & 1 ? 4 : 2, job};
+	struct spill_format format = {BUCKET_BITS, mode & 1 ? 4 : 2, mode & 4, job};
 	struct spill_counts counts;
 	uint64_t bucket_bytes[BUCKETS] = {0}, *lines, sum = 0;
 	size_t pieces;
 	if (mode & 2)
 		fuzz_write("spill", input.data, input.bytes);
 	else
-		write_mended(input);
+		write_mended(input, HEADER + (format.sources ? SOURCE : 0));
 	const char *path = fuzz_path("spill");
 	if (spill_inspect(path, &format, &counts, bucket_bytes) != STATUS_OK)
 		CHECK(strstr(error_message(), "spill"), "names no file: %s", error_message());
@@ -134,6 +139,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t bytes)
 			sum += lines[i];
 		free(lines);
 	}
+	if (spill_verify(path, &format) != STATUS_OK)
+		CHECK(strstr(error_message(), "spill"), "names no file: %s", error_message());
 	if (spill_read_rejects(path, &format, visit, &sum) != STATUS_OK)
 		CHECK(strstr(error_message(), "spill"), "names no file: %s", error_message());
 	read_range(&format, path, 0, UINT64_MAX);

@@ -97,16 +97,17 @@ def corpus():
 
 
 def spill():
-    def segment(documents):  # [(key high, key low, ids)]
-        headers = b"".join(struct.pack("<QQII", high, low, len(ids), 4 * len(ids)) for high, low, ids in documents)
+    def segment(documents, sources):  # [(key high, key low, ids)]
+        place = struct.pack("<IQQ", 0, 7, 70) if sources else b""
+        headers = b"".join(struct.pack("<QQII", high, low, len(ids), 4 * len(ids)) + place for high, low, ids in documents)
         return headers + b"".join(struct.pack(f"<{len(ids)}H", *ids) for _, _, ids in documents)
 
-    def whole(runs, rejects, lines):
+    def whole(runs, rejects, lines, sources=False):
         body, segments = b"", [[], []]
         documents = tokens = 0
         for run in runs:
             for bucket in range(2):
-                data = segment(run[bucket]) if run[bucket] else b""
+                data = segment(run[bucket], sources) if run[bucket] else b""
                 count = sum(len(d[2]) for d in run[bucket])
                 segments[bucket].append(struct.pack("<5Q", len(body) if data else 0, len(data), count, 0, len(run[bucket])))
                 body += data
@@ -128,6 +129,7 @@ def spill():
     seed("spill_read", "one_run", b"\0" + whole([first], [b"bad line"], [4]))
     seed("spill_read", "two_runs", b"\0" + whole([first, second], [b"bad", b"worse"], [4, 0, 9]))
     seed("spill_read", "empty", b"\0" + whole([], [], []))
+    seed("spill_read", "sources", b"\4" + whole([first, second], [b"bad line"], [4], sources=True))
     seed("spill_read", "raw", b"\2" + whole([first], [], [1])[2:] + bytes(40) + b"FERRYSPL")
 
 
