@@ -281,8 +281,11 @@ static enum status refuse_finish(const struct preprocess_job *job)
 /* The directory is this process's alone. */
 static enum status settle(struct preprocess_job *job, const struct journal *journal, bool *complete)
 {
-	bool corpus;
-	if (job->config->mode != PREPROCESS_FINISH || file_exists(journal->job_path))
+	bool corpus, finishes = job->config->mode == PREPROCESS_FINISH;
+	bool journaled = file_exists(journal->job_path);
+	if (finishes && journaled) /* another job is not to be replaced by this, --overwrite or not */
+		TRY(journal_compare(job, journal, journal->job_path));
+	if (!finishes || journaled)
 		return job_settle(job, journal, complete);
 	TRY(corpus_output_recover(job->config->output));
 	TRY(corpus_output_has(job->config->output, "corpus.json", &corpus));

@@ -5,6 +5,7 @@
 #include "data/minhash.h"
 #include "data/preprocess.h"
 #include "tools/options.h"
+#include "tools/part.h"
 #include "tools/terminal.h"
 
 #include <inttypes.h>
@@ -17,9 +18,9 @@ enum dedup { DEDUP_EXACT, DEDUP_NEAR };
 
 struct settings {
 	struct option_list inputs;
-	const char *vocab_file, *merge_file, *tokenizer_type;
+	const char *vocab_file, *merge_file, *tokenizer_type, *part;
 	int on_bad_line, dedup, dedup_bands, dedup_rows;
-	bool profile;
+	bool profile, finish;
 };
 
 static volatile sig_atomic_t stop_asked;
@@ -91,7 +92,7 @@ static double ratio(double a, double b)
 static void print_dropped(const struct preprocess_config *config, const struct preprocess_result *result)
 {
 	printf("dropped     %s duplicates, ", human_grouped(result->duplicates).text);
-	if (config->near_bands)
+	if (config->near_bands || result->near_duplicates)
 		printf("%s near-duplicates, ", human_grouped(result->near_duplicates).text);
 	printf("%s empty, %s rejected%s%s%s\n", human_grouped(result->empty).text,
 		human_grouped(result->rejected).text, result->rejected ? " (see " : "",
@@ -110,7 +111,7 @@ static void print_summary(const struct preprocess_config *config, const struct p
 		ratio((double)result->bytes, (double)result->tokens));
 	print_dropped(config, result);
 	if (result->resumed)
-		printf("time        %s in this run, which went on where an earlier one stopped\n",
+		printf("time        %s in this run, which went on with what others or an earlier one did\n",
 			human_seconds(seconds).text);
 	else
 		printf("time        %s (tokenizing %s, writing %s), %.1f MB/s of text\n",
@@ -119,6 +120,24 @@ static void print_summary(const struct preprocess_config *config, const struct p
 			ratio((double)result->input_bytes / 1e6, seconds));
 	printf("\nNext:\n  ferry inspect %s\n  ferry train --train-data %s\n", config->output,
 		config->output);
+}
+
+/* Of a process that had a part in it. */
+static void print_part(const struct preprocess_config *config, const struct preprocess_result *result)
+{
+	if (result->complete) {
+		printf("corpus      %s: complete, published by another process\n", config->output);
+		return;
+	}
+	printf("part        %" PRIu32 "/%" PRIu32 " is done, in %s\n", config->part, config->parts,
+		human_seconds(result->seconds[0]).text);
+	if (result->parts_missing)
+		printf("missing     %" PRIu32 " of the parts, the first of them %" PRIu32 "/%" PRIu32 "\n",
+			result->parts_missing, result->first_missing, config->parts);
+	else
+		printf("missing     none of the parts\n");
+	printf("\nNext%s:\n  ferry preprocess --finish --output %s\n",
+		result->parts_missing ? ", when all parts are done" : "", config->output);
 }
 
 /* Where the time went: each stage over all workers, then each worker. */
@@ -185,12 +204,33 @@ static enum status preprocess(const struct settings *settings, struct preprocess
 	tokenizer_close(tokenizer);
 	if (display.pass)
 		progress_line_clear(&display.line);
-	if (status == STATUS_OK)
+	if (status == STATUS_OK && result.documents)
 		print_summary(config, &result);
+	else if (status == STATUS_OK)
+		print_part(config, &result);
 	if (status == STATUS_OK && config->profile)
 		print_profile(config, &result);
 	free(config->profile);
 	return status;
+}
+
+/* What this process does of the job. */
+static enum status choose_mode(const struct settings *settings, struct preprocess_config *config)
+{
+	struct part part;
+	FAIL_IF(settings->finish && settings->part, STATUS_USAGE,
+		"--finish is for when the parts are done: give it without --part");
+	if (settings->finish)
+		config->mode = PREPROCESS_FINISH;
+	if (!settings->part)
+		return STATUS_OK;
+	TRY(part_parse(settings->part, &part));
+	config->part = part.number;
+	config->parts = part.count;
+	config->mode = !part.found  ? PREPROCESS_PART
+		       : part.array ? PREPROCESS_PART_LAST
+				    : PREPROCESS_PART_TOGETHER;
+	return STATUS_OK;
 }
 
 static enum status run(int argc, char **argv)
@@ -204,10 +244,9 @@ static enum status run(int argc, char **argv)
 	};
 	struct option table[] = {
 		{OPTION_LIST("INPUT", &settings.inputs, "INPUT",
-			 ".jsonl or .json lines, any other text file, each also as .gz or .zst; folders; - "
-			 "for "
-			 "JSONL on standard input"),
-			.required = true},
+			".jsonl or .json lines, any other text file, each also as .gz or .zst; folders; - "
+			"for "
+			"JSONL on standard input")},
 		{OPTION_STRING("--output", &config.output, "DIR", "the corpus"), .required = true},
 		{OPTION_HEADING("Documents")},
 		{OPTION_STRING("--text-key", &config.text_key, "KEY", "JSONL member that holds the text")},
@@ -242,6 +281,13 @@ static enum status run(int argc, char **argv)
 		{OPTION_INT("--workers", &config.workers, 1, 4096, "N", "threads")},
 		{OPTION_SIZE("--memory", &config.memory, 1 << 20, UINT64_C(1) << 50, "SIZE",
 			"for spilling and sorting; about 30 MB a thread come on top")},
+		{OPTION_STRING("--part", &settings.part, "i/n",
+			 "do part i of n of the first pass only (1/n to n/n); auto: as mpirun, srun or a "
+			 "Slurm job array says, and go on to the second pass with the others"),
+			.default_text = "all of it"},
+		{OPTION_FLAG("--finish", &settings.finish,
+			"the second pass, when all parts are done; needs --output alone, and any number of "
+			"processes may do it together")},
 		{OPTION_FLAG("--profile", &settings.profile, "tell where the time went, on standard error")},
 		{OPTION_FLAG("--overwrite", &config.overwrite, "replace the corpus that is there")},
 	};
@@ -252,7 +298,14 @@ static enum status run(int argc, char **argv)
 		"depend on threads, memory or the order of inputs either. Exact duplicates are dropped; with "
 		"--dedup near also most documents whose runs of five words are shared by 75% or more (14 "
 		"bands of 8 find 92% of those that share 80%, half at 68%, 5% at 50%), and shorter ones "
-		"than five words are left alone.";
+		"than five words are left alone.\n\n"
+		"Several machines that share the output directory and see the inputs under the same paths "
+		"each do a part: the same command with --part 1/n to --part n/n, then --finish on one or "
+		"more of them; or the same command with --part auto, started by mpirun or srun (all of them "
+		"do both passes) or as a Slurm job array (the last part to end finishes). The bytes are "
+		"those "
+		"of one run. The file system must have locks between the machines: NFS 4 has them, and NFS 3 "
+		"with lockd, GPFS, CephFS, and Lustre mounted with -o flock.";
 	enum status status = options_parse(&options, argc, argv);
 	config.inputs = settings.inputs.items;
 	config.input_count = settings.inputs.count;
@@ -264,6 +317,8 @@ static enum status run(int argc, char **argv)
 		status = error_set(STATUS_USAGE, "--dedup-bands and --dedup-rows need --dedup near");
 	}
 	config.fail_on_bad_line = settings.on_bad_line == BAD_LINE_FAIL;
+	if (status == STATUS_OK && !options.help)
+		status = choose_mode(&settings, &config);
 	if (status == STATUS_OK && !options.help)
 		status = preprocess(&settings, &config);
 	free(settings.inputs.items);

@@ -496,6 +496,12 @@ static void overwriting(void **state)
 	must(corpus_open(in_root("out"), &corpus)); /* the old one, whole */
 	assert_int_equal(corpus_get_info(corpus)->documents, old);
 	corpus_close(corpus);
+	/* It is for the parts to say; --finish never begins anew. */
+	config = basic();
+	config.mode = PREPROCESS_FINISH;
+	config.overwrite = true;
+	config.max_bytes--;
+	refuse(&config, STATUS_MISMATCH, "longest document");
 	run(&finish);
 	expect_reference();
 }
