@@ -198,13 +198,14 @@ $(foreach layer,$(LAYERS),$(eval $(call unit_rule,$(layer))))
 
 $(addsuffix .o,$(UNIT_TESTS)): | $(B)/config-tests.mk
 
-# Programs of the benchmarks and of the interoperation checks: make build/opt/tests/bench/bench_step
+# Programs of the benchmarks, the interoperation checks and of golden files: make build/opt/tests/bench/bench_step
 define program_rule
 $(O)/tests/$(1)/$(2)_%: $(O)/tests/$(1)/$(2)_%.o $$(LIBS_engine)
 	$$(Q)$$(LINK) -o $$@ $$^ $$(LDLIBS_ALL)
 endef
 $(eval $(call program_rule,bench,bench))
 $(eval $(call program_rule,interop,model))
+$(eval $(call program_rule,golden,make))
 
 # Fuzz targets (tests/fuzz/fuzz.h): with libFuzzer in MODE=fuzz, else with a main that replays their seeds.
 FUZZ_TARGETS := $(patsubst tests/fuzz/%.c,%,$(wildcard tests/fuzz/fuzz_*.c))
