@@ -21,8 +21,8 @@ struct model_config {
 };
 
 /*
- * "gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl", and "reference" (4 layers, 1024 wide, 16 heads): sets
- * layers, hidden and heads, and leaves the rest. False: not known.
+ * "gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl", "gpt3-2.7b", "gpt3-6.7b", "gpt3-13b" and "reference" (4
+ * layers, 1024 wide, 16 heads): sets layers, hidden and heads, and leaves the rest. False: not known.
  */
 bool model_config_named(const char *name, struct model_config *config);
 /* The vocabulary rounded up to a multiple of `divisor` (at least 1; Megatron's 128). */

@@ -6,12 +6,11 @@
 
 #include "common/memory.h"
 #include "common/threads.h"
-#include "engine/plan.h"
-#include "engine/probe.h"
-#include "engine/trainer.h"
 #include "tools/device.h"
 #include "tools/terminal.h"
 #include "tools/train_config.h"
+#include "tools/train_forecast.h"
+#include "tools/train_offload.h"
 
 #include <inttypes.h>
 #include <stdlib.h>
@@ -32,11 +31,10 @@ struct job {
 	struct flags flags;
 	struct train_options options;
 	struct trainer_config config;
-	struct plan_shape shape;
-	bool gpu; /* a device computes: this machine's, or the one named */
+	struct device_choice device; /* this machine's, or the one named */
+	uint64_t host_memory;
 	char name[128];
 	struct plan_rates rates;
-	uint64_t device_memory, host_memory;
 };
 
 /* ---- flags: the ones below, and all of train's ---- */
@@ -124,18 +122,6 @@ static enum status parse(struct job *job, int argc, char **argv, bool *help)
 
 /* ---- the shape ---- */
 
-static void compose_shape(struct job *job)
-{
-	const struct trainer_config *c = &job->config;
-	job->shape = (struct plan_shape){.model = c->model,
-		.micro_batch = c->micro_batch,
-		.global_batch = c->global_batch,
-		.window_tokens = c->window_tokens,
-		.act = c->precision,
-		.grad = DTYPE_F32,
-		.checkpoint_activations = c->checkpoint_activations};
-}
-
 static enum status compose(struct job *job)
 {
 	struct train_settings *s = &job->options.settings;
@@ -149,11 +135,10 @@ static enum status compose(struct job *job)
 	c->train_iters = 1;
 	c->checkpoint_activations = s->checkpoint_activations;
 	c->threads = s->threads ? s->threads : threads_available();
-	if (!job->gpu)
+	if (!job->device.gpu)
 		c->packing = train_config_packing(&c->model, c->precision, c->micro_batch, c->global_batch);
-	c->open_device = job->gpu ? kernels_open_cuda : NULL;
-	compose_shape(job);
-	return STATUS_OK;
+	c->open_device = job->device.gpu ? kernels_open_cuda : NULL;
+	return train_offload_choose(s, &job->device, job->host_memory, c);
 }
 
 /* ---- the machine ---- */
@@ -161,9 +146,9 @@ static enum status compose(struct job *job)
 static enum status name_machine(struct job *job)
 {
 	const struct flags *f = &job->flags;
-	FAIL_IF(!plan_rates_named(f->machine, &job->rates, &job->device_memory), STATUS_USAGE,
+	FAIL_IF(!plan_rates_named(f->machine, &job->rates, &job->device.unused), STATUS_USAGE,
 		"--machine: '%s' is not known; there are h100, a100, v100, rtx4090 and l4", f->machine);
-	job->gpu = true;
+	job->device.gpu = true;
 	job->rates.host_bytes = GIGA * f->host_bandwidth;
 	if (f->link > 0)
 		job->rates.down_bytes = job->rates.up_bytes = GIGA * f->link;
@@ -173,45 +158,26 @@ static enum status name_machine(struct job *job)
 	return STATUS_OK;
 }
 
-static enum status measure_on(struct job *job, struct kernels *k)
-{
-	struct kernels host;
-	struct kernels_config config = {.act = DTYPE_F32, .grad = DTYPE_F32, .threads = job->config.threads};
-	snprintf(job->name, sizeof job->name, "%s, measured", k->name);
-	if (!job->gpu)
-		return probe_rates(&job->shape, k, NULL, &job->rates);
-	TRY(kernels_open_cpu(&config, &host));
-	enum status status = probe_rates(&job->shape, k, &host, &job->rates);
-	host.close(&host);
-	return status;
-}
-
 static enum status measure_machine(struct job *job)
 {
-	struct kernels k;
-	struct kernels_config config = {
-		.act = job->config.precision, .grad = DTYPE_F32, .threads = job->config.threads};
-	TRY(job->gpu ? kernels_open_cuda(&config, &k) : kernels_open_cpu(&config, &k));
-	enum status status = measure_on(job, &k);
-	k.close(&k);
-	return status;
+	char kernels[96];
+	TRY(train_forecast_measure(&job->config, &job->rates, kernels));
+	snprintf(job->name, sizeof job->name, "%s, measured", kernels);
+	return STATUS_OK;
 }
 
 static enum status choose_machine(struct job *job)
 {
-	struct device_choice device = {0};
 	const struct train_settings *s = &job->options.settings;
 	enum dtype act = s->fp16 ? DTYPE_F16 : s->bf16 ? DTYPE_BF16 : DTYPE_F32;
 	job->host_memory = memory_available();
 	if (job->flags.machine) {
 		TRY(name_machine(job));
 	} else {
-		TRY(device_choose((enum device)s->device, act, &device));
-		job->gpu = device.gpu;
-		job->device_memory = device.unused;
+		TRY(device_choose((enum device)s->device, act, &job->device));
 	}
 	if (job->flags.device_memory)
-		job->device_memory = job->flags.device_memory;
+		job->device.unused = job->flags.device_memory;
 	if (job->flags.host_memory)
 		job->host_memory = job->flags.host_memory;
 	return STATUS_OK;
@@ -221,14 +187,15 @@ static enum status choose_machine(struct job *job)
 
 static enum status print_work(const struct job *job)
 {
-	const struct plan_shape *s = &job->shape;
+	const struct trainer_config *s = &job->config;
 	const struct model_config *m = &s->model;
+	struct plan_shape shape = train_forecast_shape(s);
 	struct plan_work work;
-	TRY(plan_work(s, &work));
+	TRY(plan_work(&shape, &work));
 	printf("model    %d layers x %d, %d heads, %d ids: %s parameters\n", m->layers, m->hidden, m->heads,
 		m->vocabulary, human_grouped(work.parameters).text);
 	printf("step     %" PRIu64 " windows of %" PRIu64 " tokens, %" PRIu64 " at a time, %s%s: %s tokens\n",
-		s->global_batch, s->window_tokens, s->micro_batch, dtype_name(s->act),
+		s->global_batch, s->window_tokens, s->micro_batch, dtype_name(s->precision),
 		s->checkpoint_activations ? ", activations computed again" : "",
 		human_grouped(work.tokens).text);
 	printf("work     %.3f TFLOP of the model (%.1f MFLOP a token); %.3f TFLOP carried out\n",
@@ -236,7 +203,7 @@ static enum status print_work(const struct job *job)
 		(work.matrix_flops + work.attention_flops) / TERA);
 	printf("traffic  activations %s, optimizer %s", human_bytes(work.activation_bytes).text,
 		human_bytes(work.optimizer_bytes).text);
-	if (job->gpu)
+	if (job->device.gpu)
 		printf("; with the optimizer on the host %s down, %s up", human_bytes(work.down_bytes).text,
 			human_bytes(work.up_bytes).text);
 	printf("\n");
@@ -249,7 +216,7 @@ static void print_rates(const struct job *job)
 	printf("machine  %s\n", job->name);
 	printf("         matrix products %.3g TFLOP/s, attention %.3g TFLOP/s, memory %.3g GB/s",
 		r->matrix_flops / TERA, r->attention_flops / TERA, r->memory_bytes / GIGA);
-	if (job->gpu)
+	if (job->device.gpu)
 		printf(", host %.3g GB/s, link %.3g down %.3g up GB/s", r->host_bytes / GIGA,
 			r->down_bytes / GIGA, r->up_bytes / GIGA);
 	printf("\n");
@@ -270,89 +237,123 @@ static enum status print_memory(const struct job *job)
 		human_bytes((double)(m.weights + m.working)).text, human_bytes((double)m.gradients).text,
 		human_bytes((double)m.moments).text, human_bytes((double)m.activations).text,
 		human_bytes((double)(m.batch + m.data)).text);
-	print_fit("GPU", m.device, job->device_memory);
+	char where[300];
+	train_offload_describe(&job->config, &m, where, sizeof where);
+	if (*where)
+		printf("         %s\n", where + strspn(where, " >"));
+	print_fit("GPU", m.device, job->device.unused);
 	print_fit("host", m.host, job->host_memory);
 	return STATUS_OK;
 }
 
-static enum status print_schedule(
-	const struct job *job, const char *label, enum plan_schedule schedule, double host_share)
+static void print_time(
+	const struct job *job, const struct plan_work *work, const char *label, const struct plan_time *t)
 {
-	struct plan_time t;
-	TRY(plan_predict(&job->shape, &job->rates, schedule, host_share, &t));
-	struct plan_work work;
-	TRY(plan_work(&job->shape, &work));
 	char share[16] = "";
 	if (job->rates.peak_flops > 0)
 		snprintf(share, sizeof share, "%5.1f%%",
-			100 * work.model_flops / t.step / job->rates.peak_flops);
-	printf("%-28s %9.2f %9.2f %8.2f %8.2f %9.2f %12s  %6s  %s\n", label, 1e3 * t.compute,
-		1e3 * t.optimizer, 1e3 * t.down, 1e3 * t.up, 1e3 * t.step,
-		human_grouped((uint64_t)((double)work.tokens / t.step)).text, share,
-		plan_bound_name(t.bound));
-	return STATUS_OK;
+			100 * work->model_flops / t->step / job->rates.peak_flops);
+	printf("%-28s %9.2f %9.2f %8.2f %8.2f %9.2f %12s  %6s  %s\n", label, 1e3 * t->compute,
+		1e3 * t->optimizer, 1e3 * t->down, 1e3 * t->up, 1e3 * t->step,
+		human_grouped((uint64_t)((double)work->tokens / t->step)).text, share,
+		plan_bound_name(t->bound));
 }
 
+/* The configuration as it is, then what else there is to choose. */
 static enum status print_times(const struct job *job)
 {
+	static const struct {
+		const char *label;
+		enum plan_schedule schedule;
+	} others[] = {{"optimizer on the GPU", PLAN_ON_DEVICE}, {"on the host, serial", PLAN_SERIAL},
+		{"on the host, speculative", PLAN_SPECULATIVE}, {"on the host, delayed", PLAN_DELAYED}};
+	struct plan_shape shape = train_forecast_shape(&job->config);
+	struct plan_work work;
+	struct plan_time t;
+	TRY(plan_work(&shape, &work));
 	printf("\n%-28s %9s %9s %8s %8s %9s %12s  %6s  %s\n", "milliseconds a step", "compute", "optimizer",
 		"down", "up", "step", "tokens/s", "MFU", "bound by");
-	TRY(print_schedule(job, job->gpu ? "optimizer on the GPU" : "on the CPU", PLAN_ON_DEVICE, 0));
-	if (!job->gpu)
-		return STATUS_OK;
-	TRY(print_schedule(job, "on the host, serial", PLAN_SERIAL, 1));
-	TRY(print_schedule(job, "on the host, speculative", PLAN_SPECULATIVE, 1));
-	return print_schedule(job, "on the host, delayed", PLAN_DELAYED, 1);
+	TRY(train_forecast(&job->config, &job->rates, &t));
+	print_time(job, &work, job->device.gpu ? "as it is" : "on the CPU", &t);
+	for (size_t i = 0; i < sizeof others / sizeof *others && job->device.gpu; i++) {
+		TRY(plan_predict(&shape, &job->rates, others[i].schedule, 1, &t));
+		print_time(job, &work, others[i].label, &t);
+	}
+	return STATUS_OK;
 }
 
 /* ---- which shapes fit ---- */
 
+static enum status fits(const struct job *job, const struct trainer_config *config, bool *out)
+{
+	struct trainer_memory m;
+	TRY(trainer_measure(config, &m));
+	*out = m.host <= job->host_memory && (!job->device.unused || m.device <= job->device.unused);
+	return STATUS_OK;
+}
+
 /* The largest power of two of windows at a time that fits; 0: none. */
 static enum status largest_batch(const struct job *job, struct trainer_config config, uint64_t *out)
 {
+	bool good = true;
 	*out = 0;
-	for (uint64_t batch = 1; batch <= LARGEST_BATCH; batch *= 2) {
-		struct trainer_memory m;
+	for (uint64_t batch = 1; batch <= LARGEST_BATCH && good; batch *= 2) {
 		config.micro_batch = config.global_batch = batch;
-		TRY(trainer_measure(&config, &m));
-		if (m.host > job->host_memory || (job->device_memory && m.device > job->device_memory))
-			return STATUS_OK;
-		*out = batch;
+		TRY(fits(job, &config, &good));
+		if (good)
+			*out = batch;
 	}
+	return STATUS_OK;
+}
+
+/* "32 (128)": as it is, and with recomputation. */
+static enum status print_batches(const struct job *job, struct trainer_config config)
+{
+	uint64_t plain, again;
+	char text[48];
+	config.checkpoint_activations = false;
+	TRY(largest_batch(job, config, &plain));
+	config.checkpoint_activations = true;
+	TRY(largest_batch(job, config, &again));
+	snprintf(text, sizeof text, "%" PRIu64 " (%" PRIu64 ")", plain, again);
+	printf(" %16s", text);
 	return STATUS_OK;
 }
 
 static enum status print_shape(const struct job *job, const char *name)
 {
 	struct trainer_config config = job->config;
-	struct trainer_memory m;
 	struct parameter_table table;
-	uint64_t plain, again;
 	(void)model_config_named(name, &config.model);
 	config.packing = 0;
-	config.checkpoint_activations = false;
-	TRY(largest_batch(job, config, &plain));
-	config.checkpoint_activations = true;
-	TRY(largest_batch(job, config, &again));
-	config.micro_batch = config.global_batch = 1;
-	TRY(trainer_measure(&config, &m));
+	config.offload = false;
 	TRY(parameter_table_open(&config.model, &table));
-	printf("%-12s %15s %12s %12s %10" PRIu64 " %14" PRIu64 "\n", name, human_grouped(table.counted).text,
-		job->gpu ? human_bytes((double)m.device).text : "-", human_bytes((double)m.host).text, plain,
-		again);
+	printf("%-12s %15s", name, human_grouped(table.counted).text);
 	parameter_table_close(&table);
+	TRY(print_batches(job, config));
+	if (job->device.gpu) {
+		config.offload = true;
+		config.device_share = 0;
+		config.offloading = (struct offload_config){.threads = config.threads};
+		TRY(print_batches(job, config));
+	}
+	printf("\n");
 	return STATUS_OK;
 }
 
 static enum status print_shapes(const struct job *job)
 {
-	static const char *const names[] = {"reference", "gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl"};
-	printf("\nlargest --batch-size (windows of %" PRIu64 " tokens, %s) in %s%s%s; 0: does not fit\n",
-		job->config.window_tokens, dtype_name(job->config.precision),
-		job->gpu ? human_bytes((double)job->device_memory).text : "", job->gpu ? " + " : "",
-		human_bytes((double)job->host_memory).text);
-	printf("%-12s %15s %12s %12s %10s %14s\n", "model", "parameters", "GPU, batch 1", "host", "batch",
-		"computed again");
+	static const char *const names[] = {"reference", "gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl",
+		"gpt3-2.7b", "gpt3-6.7b", "gpt3-13b"};
+	bool gpu = job->device.gpu;
+	printf("\nlargest --batch-size (with --checkpoint-activations), windows of %" PRIu64
+	       " tokens, %s, in ",
+		job->config.window_tokens, dtype_name(job->config.precision));
+	if (gpu)
+		printf("%s of the GPU and ", human_bytes((double)job->device.unused).text);
+	printf("%s of the host; 0: does not fit\n", human_bytes((double)job->host_memory).text);
+	printf("%-12s %15s %16s%s\n", "model", "parameters", gpu ? "optimizer on GPU" : "on the CPU",
+		gpu ? "      on the host" : "");
 	for (size_t i = 0; i < sizeof names / sizeof *names; i++)
 		TRY(print_shape(job, names[i]));
 	return STATUS_OK;

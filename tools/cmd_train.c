@@ -8,7 +8,6 @@
 #include "common/log.h"
 #include "common/memory.h"
 #include "common/threads.h"
-#include "engine/plan.h"
 #include "engine/trainer.h"
 #include "tokenizer/tokenizer.h"
 #include "tools/device.h"
@@ -16,6 +15,7 @@
 #include "tools/train_log.h"
 #include "tools/train_offload.h"
 #include "tools/train_config.h"
+#include "tools/train_forecast.h"
 
 #include <fcntl.h>
 #include <inttypes.h>
@@ -25,7 +25,7 @@
 #include <sys/file.h>
 #include <unistd.h>
 
-enum { DEFAULT_EPOCHS = 4, MOST_DEFAULT_ITERS = 1000000 };
+enum { DEFAULT_EPOCHS = 4, MOST_DEFAULT_ITERS = 1000000, FORECAST_FROM_SECONDS = 30 };
 
 struct job {
 	struct train_options options;
@@ -292,7 +292,7 @@ static enum status compose_config(struct job *job)
 	c->file_count = TOKENIZER_FILES;
 	if (!job->device.gpu)
 		c->packing = train_config_packing(&c->model, c->precision, c->micro_batch, c->global_batch);
-	TRY(train_offload_choose(s, &job->device, c));
+	TRY(train_offload_choose(s, &job->device, memory_available(), c));
 	return trainer_check(c);
 }
 
@@ -585,14 +585,31 @@ static enum status open_log(struct job *job)
 static enum status tell_flops(struct job *job)
 {
 	const struct trainer_config *c = &job->config;
-	struct plan_shape shape = {.model = c->model,
-		.micro_batch = c->micro_batch,
-		.global_batch = c->global_batch,
-		.window_tokens = c->window_tokens};
+	struct plan_shape shape = train_forecast_shape(c);
 	struct plan_work work;
 	TRY(plan_work(&shape, &work));
 	train_log_flops(
 		job->log, work.model_flops, plan_peak_flops(trainer_kernels(job->trainer), c->precision));
+	return STATUS_OK;
+}
+
+/* What a step took, and should have: in runs that are long beside the second that the measurement takes. */
+static enum status compare_forecast(struct job *job)
+{
+	struct plan_rates rates;
+	struct plan_time time;
+	char name[96];
+	uint64_t steps;
+	double taken = train_log_step_seconds(job->log, &steps);
+	if (taken * (double)steps < FORECAST_FROM_SECONDS)
+		return STATUS_OK;
+	trainer_close(job->trainer); /* its memory, for the measurement */
+	job->trainer = NULL;
+	TRY(train_forecast_measure(&job->config, &rates, name));
+	TRY(train_forecast(&job->config, &rates, &time));
+	train_log_line(job->log,
+		"a step took %.1f ms (mean of %" PRIu64 "); `ferry plan` foretells %.1f ms, bound by %s",
+		1e3 * taken, steps, 1e3 * time.step, plan_bound_name(time.bound));
 	return STATUS_OK;
 }
 
@@ -612,7 +629,7 @@ static enum status train(struct job *job)
 	if (*text)
 		train_log_text(job->log, text);
 	print_end(job);
-	return STATUS_OK;
+	return compare_forecast(job);
 }
 
 /* Nothing to train; but the last run may have been killed after its last checkpoint, before it had tidied up.

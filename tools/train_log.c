@@ -13,19 +13,22 @@
 #include <stdlib.h>
 #include <string.h>
 
+enum { WARM_UP = 2 };
+
 struct train_log {
 	struct train_log_config config;
 	FILE *text, *metrics; /* NULL: none */
 	char *metrics_path;
 	struct progress_line progress;
 	bool live; /* there is a terminal to rewrite a line on */
-	/* since the last iteration line */
 	double step_flops, peak_flops;
+	/* since the last iteration line */
 	uint64_t steps, tokens;
 	double loss, started;
 	/* since the start, for the time left */
 	uint64_t all_steps;
 	double first_started;
+	double warm_seconds; /* of all steps but the first WARM_UP */
 };
 
 /* ---- metrics.jsonl ---- */
@@ -239,7 +242,8 @@ static enum status on_step(void *user, const struct trainer_step *s)
 {
 	struct train_log *log = user;
 	log->steps++;
-	log->all_steps++;
+	if (log->all_steps++ >= WARM_UP)
+		log->warm_seconds += s->seconds;
 	log->tokens += s->counted;
 	log->loss += s->loss;
 	if (s->overflow)
@@ -280,6 +284,12 @@ struct trainer_events train_log_events(struct train_log *log)
 {
 	return (struct trainer_events){
 		.user = log, .step = on_step, .validation = on_validation, .saved = on_saved};
+}
+
+double train_log_step_seconds(const struct train_log *log, uint64_t *steps)
+{
+	*steps = log->all_steps > WARM_UP ? log->all_steps - WARM_UP : 0;
+	return *steps ? log->warm_seconds / (double)*steps : 0;
 }
 
 /* ---- life ---- */

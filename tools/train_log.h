@@ -34,6 +34,9 @@ void train_log_flops(struct train_log *log, double step_flops, double peak_flops
 void train_log_start(struct train_log *log);
 void train_log_close(struct train_log *log);
 
+/* Mean seconds of the steps after the first two, which warm up; 0 of 0 where there were no more. */
+double train_log_step_seconds(const struct train_log *log, uint64_t *steps);
+
 /* One line to both; the signature that train_options_table wants is (log, text). */
 void train_log_text(void *log, const char *line);
 void train_log_line(struct train_log *log, const char *format, ...) PRINTF_LIKE(2, 3);

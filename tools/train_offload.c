@@ -1,6 +1,5 @@
 #include "tools/train_offload.h"
 
-#include "common/memory.h"
 #include "common/threads.h"
 #include "tools/terminal.h"
 
@@ -57,10 +56,10 @@ static enum status choose_share(const struct device_choice *device, struct train
 }
 
 /* Half of the host's memory that is left, and no more than the GPU has room for the weights of. */
-static enum status choose_speculation(const struct device_choice *device, struct trainer_config *c)
+static enum status choose_speculation(
+	const struct device_choice *device, uint64_t available, struct trainer_config *c)
 {
 	struct trainer_memory m;
-	uint64_t available = memory_available();
 	TRY(trainer_measure(c, &m));
 	uint64_t most = available > m.host ? (available - m.host) / 2 : 0;
 	uint64_t room = device->unused > m.device ? device->unused - m.device : 0;
@@ -71,8 +70,8 @@ static enum status choose_speculation(const struct device_choice *device, struct
 	return STATUS_OK;
 }
 
-enum status train_offload_choose(
-	const struct train_settings *s, const struct device_choice *device, struct trainer_config *c)
+enum status train_offload_choose(const struct train_settings *s, const struct device_choice *device,
+	uint64_t host, struct trainer_config *c)
 {
 	struct wish wish;
 	TRY(read_wish(s, &wish));
@@ -90,7 +89,7 @@ enum status train_offload_choose(
 		"--cpu-optimizer as well, or leave it out");
 	c->offload = wish.share < 1;
 	c->device_share = c->offload ? wish.share : 0;
-	return c->offload && !s->delayed_update ? choose_speculation(device, c) : STATUS_OK;
+	return c->offload && !s->delayed_update ? choose_speculation(device, host, c) : STATUS_OK;
 }
 
 void train_offload_describe(

@@ -11,10 +11,10 @@
 #include "tools/device.h"
 #include "tools/train_options.h"
 
-/* Fills the rest of a configuration that is otherwise complete. On the CPU there is nothing to offload: the
- * flags are checked and have no effect. */
+/* Fills the rest of a configuration that is otherwise complete; `host`: bytes of memory that the host has. On
+ * the CPU there is nothing to offload: the flags are checked and have no effect. */
 enum status train_offload_choose(const struct train_settings *settings, const struct device_choice *device,
-	struct trainer_config *config) MUST_USE;
+	uint64_t host, struct trainer_config *config) MUST_USE;
 
 /* " > optimizer on the host: ..."; "" where it is not. */
 void train_offload_describe(

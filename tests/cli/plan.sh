@@ -15,7 +15,7 @@ run plan --machine=h100 --model gpt2-xl --bf16 --batch-size 1 --device-memory 8G
 test_that "says what does not fit" out_has "8.0 GiB: does not fit"
 
 run plan --machine a100 --shapes --device-memory 40G
-test_that "lists the shapes that fit" [ "$(grep -cE '^(reference|gpt2)' "$dir/out")" = 5 ]
+test_that "lists the shapes that fit" [ "$(grep -cE '^(reference|gpt[23])' "$dir/out")" = 8 ]
 
 run plan --device cpu --num-layers 2 --hidden-size 64 --num-attention-heads 2 --seq-length 64 --batch-size 2 --vocab-size 500
 test_that "measures this machine" out_has ", measured"

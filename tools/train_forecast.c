@@ -1,0 +1,53 @@
+#include "tools/train_forecast.h"
+
+#include "engine/probe.h"
+
+#include <stdio.h>
+
+struct plan_shape train_forecast_shape(const struct trainer_config *c)
+{
+	return (struct plan_shape){.model = c->model,
+		.micro_batch = c->micro_batch,
+		.global_batch = c->global_batch,
+		.window_tokens = c->window_tokens,
+		.act = c->precision,
+		.grad = DTYPE_F32,
+		.checkpoint_activations = c->checkpoint_activations};
+}
+
+static enum status measure_with_host(
+	const struct trainer_config *c, struct kernels *device, struct plan_rates *rates)
+{
+	struct plan_shape shape = train_forecast_shape(c);
+	struct kernels host;
+	struct kernels_config config = {.act = c->precision, .grad = DTYPE_F32, .threads = c->threads};
+	if (!c->open_device)
+		return probe_rates(&shape, device, NULL, rates);
+	TRY(kernels_open_cpu(&config, &host));
+	enum status status = probe_rates(&shape, device, &host, rates);
+	host.close(&host);
+	return status;
+}
+
+enum status train_forecast_measure(const struct trainer_config *c, struct plan_rates *rates, char name[96])
+{
+	struct kernels k;
+	struct kernels_config config = {.act = c->precision, .grad = DTYPE_F32, .threads = c->threads};
+	TRY(c->open_device ? c->open_device(&config, &k) : kernels_open_cpu(&config, &k));
+	snprintf(name, 96, "%s", k.name);
+	enum status status = measure_with_host(c, &k, rates);
+	rates->peak_flops = plan_peak_flops(k.name, c->precision);
+	k.close(&k);
+	return status;
+}
+
+enum status train_forecast(
+	const struct trainer_config *c, const struct plan_rates *rates, struct plan_time *out)
+{
+	struct plan_shape shape = train_forecast_shape(c);
+	enum plan_schedule schedule = !c->offload                 ? PLAN_ON_DEVICE
+				      : c->offloading.delayed     ? PLAN_DELAYED
+				      : c->offloading.speculation ? PLAN_SPECULATIVE
+								  : PLAN_SERIAL;
+	return plan_predict(&shape, rates, schedule, 1 - c->device_share, out);
+}

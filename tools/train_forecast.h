@@ -1,0 +1,21 @@
+/*
+ * train_forecast.h: what a step of a training configuration should take on a machine (engine/plan.h), for
+ * `ferry plan`, and for `ferry train` to hold against what its steps took.
+ */
+#ifndef TOOLS_TRAIN_FORECAST_H
+#define TOOLS_TRAIN_FORECAST_H
+
+#include "engine/plan.h"
+#include "engine/trainer.h"
+
+struct plan_shape train_forecast_shape(const struct trainer_config *config);
+
+/* The rates of the machine at hand (engine/probe.h): a second's work. `name` gets the kernels'. */
+enum status train_forecast_measure(
+	const struct trainer_config *config, struct plan_rates *rates, char name[96]) MUST_USE;
+
+/* With the optimizer where the configuration has it. */
+enum status train_forecast(
+	const struct trainer_config *config, const struct plan_rates *rates, struct plan_time *out) MUST_USE;
+
+#endif
