@@ -8,6 +8,7 @@
 #include "data/split.h"
 #include "tokenizer/tokenizer.h"
 #include "tools/command.h"
+#include "tools/corpus_report.h"
 #include "tools/options.h"
 #include "tools/terminal.h"
 
@@ -16,18 +17,12 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { BINS = 32, BAR = 40, LENGTHS_AT_ONCE = 1 << 16 };
+enum { BAR = 40, LENGTHS_AT_ONCE = 1 << 16 };
 
 struct settings {
-	const char *directory, *split;
+	const char *directory, *split, *html;
 	uint64_t document, seq_length;
 	bool one_document, ids, source, json;
-};
-
-struct lengths {
-	uint64_t bin[BINS]; /* documents of 2^i .. 2^(i+1) - 1 tokens */
-	uint32_t longest;
-	uint64_t longest_document;
 };
 
 /* ---- one document ---- */
@@ -83,12 +78,12 @@ static enum status print_document(struct corpus *corpus, const struct settings *
 
 /* ---- the whole ---- */
 
-static enum status count_lengths(struct corpus *corpus, struct lengths *lengths)
+static enum status count_lengths(struct corpus *corpus, struct corpus_lengths *lengths)
 {
 	const uint64_t documents = corpus_get_info(corpus)->documents;
 	uint32_t *read;
 	enum status status = STATUS_OK;
-	*lengths = (struct lengths){0};
+	*lengths = (struct corpus_lengths){0};
 	TRY(memory_alloc((void **)&read, LENGTHS_AT_ONCE, sizeof *read, "lengths"));
 	for (uint64_t at = 0; at < documents && status == STATUS_OK; at += LENGTHS_AT_ONCE) {
 		uint64_t count = documents - at < LENGTHS_AT_ONCE ? documents - at : LENGTHS_AT_ONCE;
@@ -152,12 +147,12 @@ static void print_summary(const struct corpus *corpus)
 		human_grouped(least).text, human_grouped(most).text);
 }
 
-static void print_lengths(const struct lengths *lengths)
+static void print_lengths(const struct corpus_lengths *lengths)
 {
 	static const char bar[BAR + 1] = "########################################";
 	uint64_t most = 0;
-	int first = BINS, last = -1;
-	for (int i = 0; i < BINS; i++) {
+	int first = LENGTH_BINS, last = -1;
+	for (int i = 0; i < LENGTH_BINS; i++) {
 		most = lengths->bin[i] > most ? lengths->bin[i] : most;
 		if (lengths->bin[i]) {
 			first = i < first ? i : first;
@@ -215,10 +210,10 @@ static bool add_counts(cJSON *object, const struct corpus_info *info)
 }
 
 /* [{"from": 1, "documents": 3}, ...] of the bins that are not empty. */
-static bool add_lengths(cJSON *object, const struct lengths *lengths)
+static bool add_lengths(cJSON *object, const struct corpus_lengths *lengths)
 {
 	cJSON *array = cJSON_AddArrayToObject(object, "lengths");
-	for (int i = 0; i < BINS && array; i++) {
+	for (int i = 0; i < LENGTH_BINS && array; i++) {
 		if (!lengths->bin[i])
 			continue;
 		cJSON *bin = cJSON_CreateObject();
@@ -249,7 +244,7 @@ static bool add_splits(
 	return true;
 }
 
-static enum status print_json(struct corpus *corpus, const struct lengths *lengths,
+static enum status print_json(struct corpus *corpus, const struct corpus_lengths *lengths,
 	const struct split_range ranges[SPLIT_PARTS], const struct settings *settings)
 {
 	cJSON *object = cJSON_CreateObject();
@@ -265,17 +260,40 @@ static enum status print_json(struct corpus *corpus, const struct lengths *lengt
 	return STATUS_OK;
 }
 
+/* ---- as a page ---- */
+
+static enum status write_html(struct corpus *corpus, const struct split_shares *shares,
+	const struct corpus_lengths *lengths, const struct split_range ranges[SPLIT_PARTS],
+	const struct settings *settings)
+{
+	struct split_keys keys[SPLIT_PARTS];
+	struct corpus_report report = {.corpus = corpus,
+		.lengths = lengths,
+		.split = settings->split,
+		.keys = keys,
+		.ranges = ranges,
+		.seq_length = settings->seq_length};
+	split_cut(shares, keys);
+	for (int part = 0; part < SPLIT_PARTS; part++)
+		report.windows[part] = windows_of(&ranges[part], settings->seq_length);
+	TRY(corpus_report_publish(&report, settings->html));
+	printf("%s\n", settings->html);
+	return STATUS_OK;
+}
+
 /* ---- */
 
 static enum status inspect(
 	struct corpus *corpus, const struct split_shares *shares, const struct settings *settings)
 {
 	struct split_range ranges[SPLIT_PARTS];
-	struct lengths lengths;
+	struct corpus_lengths lengths;
 	if (settings->one_document)
 		return print_document(corpus, settings);
 	TRY(count_lengths(corpus, &lengths));
 	TRY(split_corpus(corpus, shares, ranges));
+	if (settings->html)
+		return write_html(corpus, shares, &lengths, ranges, settings);
 	if (settings->json)
 		return print_json(corpus, &lengths, ranges, settings);
 	print_summary(corpus);
@@ -300,6 +318,9 @@ static enum status run(int argc, char **argv)
 			"--ids", &settings.ids, "with --document: its token ids, end of document included")},
 		{OPTION_FLAG("--source", &settings.source,
 			"with --document: the file and line that it came from (of a corpus with --sources)")},
+		{OPTION_STRING("--html", &settings.html, "FILE",
+			 "write a page about it all, with some documents, to look at in a browser"),
+			.default_text = ""},
 		{OPTION_FLAG("--json", &settings.json, "print one JSON object")},
 	};
 	struct options options = OPTIONS(table, "inspect", "what a corpus holds");
@@ -310,6 +331,8 @@ static enum status run(int argc, char **argv)
 	FAIL_IF((settings.ids || settings.source) && !settings.one_document, STATUS_USAGE,
 		"%s needs --document beside it", settings.ids ? "--ids" : "--source");
 	FAIL_IF(settings.ids && settings.source, STATUS_USAGE, "--ids and --source: one at a time");
+	FAIL_IF(settings.html && (settings.json || settings.one_document), STATUS_USAGE,
+		"--html and %s: one at a time", settings.json ? "--json" : "--document");
 	FAIL_IF(settings.json && settings.one_document, STATUS_USAGE,
 		"--json and --document do not go together: a document is printed as it is");
 	TRY(split_parse(settings.split, &shares));
