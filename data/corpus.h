@@ -8,9 +8,10 @@
  *
  *    corpus.json    manifest, written last (fields below)
  *    00000.bin      tokens back to back, each document ending in EOD, which stands nowhere else; u16, or i32
- *                   where the vocabulary has 65,500 ids or more (Megatron-LM's rule); little-endian, no
- * header 00000.idx      Megatron-LM's index (below) 00000.key      upper 64 bits of each document's key, u64
- * little-endian, ascending 00000.sum      hash trees of the three (data/hash_tree.h)
+ *                   where the vocabulary has 65,500 ids or more (Megatron-LM's rule); little-endian, no header
+ *    00000.idx      Megatron-LM's index (below)
+ *    00000.key      upper 64 bits of each document's key, u64 little-endian, ascending
+ *    00000.sum      hash trees of the three (data/hash_tree.h)
  *
  * .idx, Megatron-LM's MMIDIDX version 1, all little-endian, no padding:
  *    0      9 bytes  "MMIDIDX\0\0"
@@ -29,8 +30,10 @@
  *    "documents", "tokens" (EOD included), "bytes" (UTF-8 bytes of the documents, after repair),
  *    "input": {"documents", "tokens", "bytes"}       totals before duplicates were dropped: they decide S
  *    "dropped": {"duplicates", "empty", "rejected"}  documents; "near_duplicates" too, where there were any
- * or they were looked for "near": {"words": 5, "bands", "rows"}  only where all of the corpus was searched
- * for near-duplicates: data/near_duplicates.h; no two documents share a band hash (data/minhash.h)
+ *                                                    or they were looked for
+ *    "near": {"words": 5, "bands", "rows"}           only where all of the corpus was searched for
+ *                                                    near-duplicates (data/near_duplicates.h): no two
+ *                                                    documents share a band hash (data/minhash.h)
  *    "repaired": sequences of invalid UTF-8 replaced by U+FFFD
  *    "shards": [{"name": "00000", "documents", "tokens",
  *                "bin": root, "idx": root, "key": root (16 hex digits each: roots of the hash trees),
@@ -38,8 +41,9 @@
  *    "hash": XXH3-128 (32 hex) of the concatenation, over the shards in order, of the three roots as u64
  *            little-endian. It is the corpus's identity: resume compares it.
  *    "check": XXH3-64 (16 hex) of the file's bytes before the text `"check"`; the last member
- * (data/manifest.h) Sums hold: the shards' documents and tokens are the corpus's; input.documents = documents
- * + dropped.duplicates + dropped.near_duplicates. Shards without documents have their files too (.bin and
+ *             (data/manifest.h)
+ * Sums hold: the shards' documents and tokens are the corpus's; input.documents = documents +
+ * dropped.duplicates + dropped.near_duplicates. Shards without documents have their files too (.bin and
  * .key empty). A corpus that is not GPT-2's also holds the tokenizer's vocab.json and merges.txt.
  *
  * A directory without corpus.json, but with next/corpus.json, holds that corpus: its writer was ended as it

@@ -3,10 +3,10 @@
  * formats, and reads them back.
  *
  *    megatron   PREFIX.bin and PREFIX.idx, one pair for all shards, each document ending in EOD. (A shard's
- * own .bin and .idx are such a pair already.) The .idx is published last. llmc       PREFIX_000000.bin,
- * PREFIX_000001.bin and so on, each of at most `file_tokens` ids, with EOD before each document. Documents
- * are not cut: one longer than that has a file of its own. nanogpt    PREFIX.bin, each document ending in
- * EOD.
+ *               own .bin and .idx are such a pair already.) The .idx is published last.
+ *    llmc       PREFIX_000000.bin, PREFIX_000001.bin and so on, each of at most `file_tokens` ids, with EOD
+ *               before each document. Documents are not cut: one longer than that has a file of its own.
+ *    nanogpt    PREFIX.bin, each document ending in EOD.
  *
  * Documents keep the corpus's order (that of their keys: a shuffle) and their ids. llmc and nanogpt have u16
  * ids: a vocabulary of more than 65,536 is STATUS_UNSUPPORTED. Every page is verified as it is read. A file

@@ -19,8 +19,8 @@
  *    permute(i, count, key): h = the least with 4^h >= count; x = i; do { L = x >> h; R = x mod 2^h;
  *       six times, r = 0..5: (L, R) = (R, L xor (mix(R + key + (r + 1) * 0x9E3779B97F4A7C15) mod 2^h));
  *       x = L * 2^h + R } while (x >= count); all modulo 2^64, with
- *    mix(z): z = (z xor z >> 30) * 0xBF58476D1CE4E5B9; z = (z xor z >> 27) * 0x94D049BB133111EB; z xor z >>
- * 31
+ *    mix(z): z = (z xor z >> 30) * 0xBF58476D1CE4E5B9; z = (z xor z >> 27) * 0x94D049BB133111EB; z xor
+ *            z >> 31
  *
  * The whole state of training's data is therefore {corpus hash, split, seed, position}; it resumes exactly on
  * any number of ranks, with any batch size, threads or prefetch depth.

@@ -13,7 +13,7 @@
  *              u64 hash, u64 documents}; number of reject blocks and {u64 offset, u64 bytes, u64 XXH3-64} of
  *              each; number of pieces and the lines of each (u64)
  *    trailer   48 bytes: {u64 footer offset, u64 footer bytes, u64 footer's XXH3-64, 16 bytes job,
- * "FERRYSPL"}
+ *              "FERRYSPL"}
  *
  * A segment's hash is the XXH3-64 of two: of its entries, and of its tokens. Nothing is compressed: a
  * spill is as large as the corpus it becomes, and compressing it (zstd, fastest level) took longer than

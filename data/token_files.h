@@ -2,12 +2,14 @@
  * token_files.h: files of token ids that other programs wrote, read document by document.
  *
  *    megatron   PREFIX.bin and PREFIX.idx, Megatron-LM's MMIDIDX version 1 (data/corpus.h draws it), u16 or
- * i32. A document is the sequences that the index counts to it, joined; its EOD, where there is one, ends it.
- * Named by PREFIX, PREFIX.bin or PREFIX.idx. llmc       llm.c's .bin: 256 i32 (magic 20240520, version 1,
- * number of tokens, zeros), then u16 ids; EOD stands BEFORE each document. llm.c cuts documents where a file
- * is full, so ids before a file's first EOD go on with the last document of the file before it (in order of
- * path), in the first file they are one of their own. nanogpt    nanoGPT's .bin: u16 ids and nothing else;
- * EOD stands after each document. What follows the last EOD is a document too.
+ *               i32. A document is the sequences that the index counts to it, joined; its EOD, where there is
+ *               one, ends it. Named by PREFIX, PREFIX.bin or PREFIX.idx.
+ *    llmc       llm.c's .bin: 256 i32 (magic 20240520, version 1, number of tokens, zeros), then u16 ids; EOD
+ *               stands BEFORE each document. llm.c cuts documents where a file is full, so ids before a
+ *               file's first EOD go on with the last document of the file before it (in order of path), in
+ *               the first file they are one of their own.
+ *    nanogpt    nanoGPT's .bin: u16 ids and nothing else; EOD stands after each document. What follows the
+ *               last EOD is a document too.
  *
  * An EOD within a Megatron-LM document ends it, and what follows is another. Documents of no ids are told as
  * such (count 0). Everything is little-endian. Sizes, offsets and ids are checked before they are used;

@@ -8,9 +8,9 @@
  *                           as the caller gives them; AutoTokenizer reads them
  *    model.safetensors      F32: the master weights, named as GPT2LMHeadModel.save_pretrained names them
  *                           ("transformer.wte.weight", "transformer.h.0.attn.c_attn.weight" [in][out], ...);
- * the real vocabulary's rows only; no lm_head.weight, for it is tied to wte optimizer.safetensors  F32:
- * "exp_avg." and "exp_avg_sq." + those names, same shapes trainer.json           the rest of the state,
- * written last
+ *                           the real vocabulary's rows only; no lm_head.weight, for it is tied to wte
+ *    optimizer.safetensors  F32: "exp_avg." and "exp_avg_sq." + those names, same shapes
+ *    trainer.json           the rest of the state, written last
  *
  * GPT2LMHeadModel.from_pretrained and AutoTokenizer load it as it is. config.json has: activation_function
  * "gelu_new", architectures ["GPT2LMHeadModel"], attn_pdrop, bos_token_id, embd_pdrop, eos_token_id,
@@ -27,14 +27,16 @@
  *    "data"       {"split", "seed", "window_tokens" (T), "ordinal" (windows consumed), "sources": [one a
  *                 corpus: {"corpus" (32 hex: its hash), "share" (data/mixture.h, in lowest terms), and the
  *                 position (data/sampler.h): "ordinal", "epoch", "epoch_window", "epoch_tokens"}]}
- *    "loss_scale" {"dynamic", "scale", "minimum", "window", "hysteresis", "hysteresis_left",
- * "iteration", "last_overflow"}   (loss_scale.h) "schedule"   {"style", "learning_rate", "minimum", "warmup",
- * "decay_iters"}   (schedule.h) "validation" {"evaluations", "best_step", "best_loss", "best_train_loss",
- * "since_best", "warned"} (overfitting.h; the last five matter once evaluations > 0) "train_loss"
- * {"smoothed", "weight"}: exponential means (overfitting.h) "made_with"  what a bit-exact resume needs alike:
- * {"precision", "kernels", "threads"} "arguments"  an object of the caller's (ferry train: the flags in
- * force), or {} "files"      {name: {"bytes", "xxh3_128"}} of every other file of the directory "hash"
- * XXH3-128 of this object without "hash", printed without white space
+ *    "loss_scale" {"dynamic", "scale", "minimum", "window", "hysteresis", "hysteresis_left", "iteration",
+ *                 "last_overflow"} (loss_scale.h)
+ *    "schedule"   {"style", "learning_rate", "minimum", "warmup", "decay_iters"} (schedule.h)
+ *    "validation" {"evaluations", "best_step", "best_loss", "best_train_loss", "since_best", "warned"}
+ *                 (overfitting.h; the last five matter once evaluations > 0)
+ *    "train_loss" {"smoothed", "weight"}: exponential means (overfitting.h)
+ *    "made_with"  what a bit-exact resume needs alike: {"precision", "kernels", "threads"}
+ *    "arguments"  an object of the caller's (ferry train: the flags in force), or {}
+ *    "files"      {name: {"bytes", "xxh3_128"}} of every other file of the directory
+ *    "hash"       XXH3-128 of this object without "hash", printed without white space
  *
  * A run is a directory of checkpoints step-00001000 ..., with `best`, a symbolic link to the one with the
  * lowest validation loss. A checkpoint is written under another name (with ".tmp-" in it), every file

@@ -6,20 +6,22 @@
  * gradients go down through a pinned slot, the host runs AdamW on them (unscaling, update and rounding in one
  * pass), and the rounded weights go back up. Three streams and one host crew work at once:
  *
- *    compute   | forward        | head | layer L-1 | ... | layer 0 | embeddings | norm |  forward, layer by
- * layer down      |                       | wte, ln_f | L-1 | ...     | 0          |      | rows host      |
- * | wte, ln_f   | L-1 | ...   | 0      |      | rows, wpe | up        |                                | wte,
- * ln_f    | L-1 | ...      | 0    |    | rows, wpe | decision ^
+ *    compute | forward | head | layer L-1 | ...       | layer 0 | embeddings | norm   | forward, layer by layer
+ *    down    |         |      | wte, ln_f | L-1 | ...           | 0          | rows, wpe
+ *    host    |         |      |       | wte, ln_f | L-1 | ...         | 0    |        | rows, wpe
+ *    up      |         |      |            | wte, ln_f | L-1 | ...          | 0       |    | rows, wpe
+ *                                                                                     ^ decision
  *
  * Speculative, and exact. The whole step's norm and overflow are known only at its end, but AdamW begins as
  * soon as a layer's gradients are final, assuming that the step will be neither clipped nor skipped: it
  * writes p, m and v to a second copy (the shadow), and the rounded weights go up into a waiting area of the
  * device (`incoming`). Nothing that the model uses is touched. Then, at the decision (offload_finish):
  *
- *    commit     the assumption was right: bucket and shadow change places (two pointers), `incoming` is
- * copied over the weights within the device redo       clipped: the update is done again with the right
- * factor from the old state, which is untouched, and the gradients, which the device keeps until the next
- * backward drop       overflow: nothing is done
+ *    commit    the assumption was right: bucket and shadow change places (two pointers), `incoming` is
+ *              copied over the weights within the device
+ *    redo      clipped: the update is done again with the right factor, from the old state, which is
+ *              untouched, and the gradients, which the device keeps until the next backward
+ *    drop      overflow: nothing is done
  *
  * Each gives the bits of the serial algorithm (optimizer.h: measure, clip, update). A bucket speculates where
  * it has a shadow (config.speculation bytes of host memory, and its rounded weights' on the device), and only

@@ -5,10 +5,10 @@
  * bf16 or f16) the update writes them too, rounded. Weight decay applies to parameters of group 0 alone
  * (engine/model.h). The order of a step:
  *
- *    optimizer_measure    norm = sqrt(sum of squares of the stored gradients) / loss scale, and whether any
- * is inf or NaN (then: no update). Over the whole flat array, in blocks of a fixed order optimizer_clip c =
- * min(1, max_norm / (norm + 1e-6)), torch's clip_grad_norm_; 1 where max_norm is 0 optimizer_update     AdamW
- * (kernels/adamw.h) on gradient * c / loss scale
+ *    optimizer_measure   norm = sqrt(sum of squares of the stored gradients) / loss scale, and whether any is
+ *                        inf or NaN (then: no update). Over the whole flat array, in blocks of a fixed order
+ *    optimizer_clip      c = min(1, max_norm / (norm + 1e-6)), torch's clip_grad_norm_; 1 where max_norm is 0
+ *    optimizer_update    AdamW (kernels/adamw.h) on gradient * c / loss scale
  *
  * Gaps between parameters and padded vocabulary rows have gradient 0 and weight 0, and stay 0: their moments
  * are 0, so AdamW adds 0 / (0 + eps).

@@ -120,9 +120,9 @@ struct kernels {
 		bool accumulate);
 
 	/* ---- residual + layernorm, fused ----
-	 * residual_out = residual_in + drop(branch)  (branch NULL: residual_out is not written, x =
-	 * residual_in) out = (x - mean) * rstd * gamma + beta,  eps inside the square root. residual_out may
-	 * be residual_in. */
+	 * x = residual_out = residual_in + drop(branch)   (branch NULL: residual_out is not written, x = residual_in)
+	 * out = (x - mean) * rstd * gamma + beta          eps inside the square root
+	 * residual_out may be residual_in. */
 	void (*layernorm_forward)(struct kernels *k, struct stream *s, void *out /* [R][C] */,
 		void *residual_out /* [R][C] */, float *mean /* f32 [R] */, float *rstd /* f32 [R] */,
 		const void *residual_in /* [R][C] */, const void *branch /* [R][C] or NULL */,
@@ -175,8 +175,8 @@ struct kernels {
 		void *key_cache /* [B][H][P][D] */, void *value_cache /* [B][H][P][D] */,
 		const void *qkv /* [B][3C] */, int position, int B, int P, int H, int D);
 
-	/* ---- classifier: head product, softmax over the V real ids, cross entropy, and all gradients, over
-	 * chunks of rows ---- loss[r] = logsumexp(logits) - logits[targets[r]]; 0 where targets[r] < 0 (not
+	/* ---- classifier: head product, softmax over the V real ids, cross entropy, all gradients, by chunks of rows ----
+	 * loss[r] = logsumexp(logits) - logits[targets[r]]; 0 where targets[r] < 0 (not
 	 * counted: no gradient either). With dx: dx = (softmax - onehot) * scale * wte and dwte (+)= its
 	 * transpose with x; padded rows get 0. dx NULL: loss alone. */
 	void (*classifier)(struct kernels *k, struct stream *s, float *loss /* f32 [R] */,

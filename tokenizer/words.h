@@ -4,7 +4,7 @@
  *	's|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+
  *
  * (leftmost alternative that matches; the one before the last gives up its last character when something
- *other than space follows). Every byte belongs to exactly one word.
+ * other than space follows). Every byte belongs to exactly one word.
  *
  * There is no regular-expression engine. Where a word starts depends on nothing but the classes of the
  * neighbouring characters (and on the letters after an apostrophe), so a chunk of text is turned into bit

@@ -2,7 +2,7 @@
  * command.h: the subcommands of `ferry`, and how each begins and ends.
  *
  * A subcommand NAME is one file, tools/cmd_NAME.c, that defines `int cmd_NAME(int argc, char **argv)`:
- *argv[0] is the name, the rest its arguments; it returns the process's exit code. The usual shape:
+ * argv[0] is the name, the rest its arguments; it returns the process's exit code. The usual shape:
  *
  *	static enum status run(int argc, char **argv)
  *	{

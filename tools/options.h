@@ -2,10 +2,10 @@
  * options.h: command-line flags from a table.
  *
  * Each entry names a flag, its typed target and its help; the target's value before parsing is the default,
- *and is what --help shows. Accepted: `--name value`, `--name=value`, `--flag`, `--` (the rest are
- *positionals), `-` (a positional), -h and --help. Long names only, in full. Wrong input is STATUS_USAGE with
- *a message that names the flag, what is allowed and, for an unknown flag, the nearest one. A flag given twice
- *is an error (lists may repeat).
+ * and is what --help shows. Accepted: `--name value`, `--name=value`, `--flag`, `--` (the rest are
+ * positionals), `-` (a positional), -h and --help. Long names only, in full. Wrong input is STATUS_USAGE with
+ * a message that names the flag, what is allowed and, for an unknown flag, the nearest one. A flag given twice
+ * is an error (lists may repeat).
  *
  *	struct option table[] = {
  *		{OPTION_HEADING("Model")},

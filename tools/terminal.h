@@ -7,7 +7,7 @@
  *	progress_line_finish(&line, "%" PRIu64 " documents in %s", ...); the last word, stays
  *
  * On a terminal updates show at most ten times a second, cut to its width. Elsewhere (a file, a pipe) as
- *whole lines at most every ten seconds, so that a log stays short. One thread at a time.
+ * whole lines at most every ten seconds, so that a log stays short. One thread at a time.
  */
 #ifndef TOOLS_TERMINAL_H
 #define TOOLS_TERMINAL_H

@@ -4,8 +4,8 @@
  *
  * metrics.jsonl: one JSON object a line, numbers in full precision, null for what is not finite.
  *    {"step", "type": "train", "loss", "lr", "grad_norm", "clip", "loss_scale", "skipped" (0 or 1),
- * "updates", "counted" (targets of the step), "tokens" (of the run), "tokens_per_second", "epoch" (of the
- * last window, from 0), "epochs" ([how often each corpus was gone through]), "ordinal",
+ *     "updates", "counted" (targets of the step), "tokens" (of the run), "tokens_per_second", "epoch" (of the
+ *     last window, from 0), "epochs" ([how often each corpus was gone through]), "ordinal",
  *     "tflops" (of the model, per second), "mfu" (null where the device's peak is not known),
  *     "ms", "ms_data", "ms_model" (forward and backward), "ms_optimizer"}
  *    {"step", "type": "valid" or "test", "loss", "ppl", "windows", "counted", "best", "ms"}

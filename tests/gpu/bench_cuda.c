@@ -3,8 +3,8 @@
  *
  *    bench_cuda ops                               every operation at the reference run's shape, bf16
  *    bench_cuda step NAME L C H B T P CKPT TYPE   whole steps (forward, backward, norm, AdamW on the GPU):
- *                                                 dropout P, CKPT 1 recomputes activations, TYPE
- * bf16|fp16|fp32
+ *                                                 dropout P, CKPT 1 recomputes activations,
+ *                                                 TYPE bf16|fp16|fp32
  *
  * Times are events' around a batch of calls, the median of several batches. Bytes are the fewest that the
  * operation must move (each input read once, each output written once), operations the fewest that it must do

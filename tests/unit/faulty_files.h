@@ -7,7 +7,7 @@
  *	faults.fail_at      the call of this number (from 0; -1 never) fails with faults.error
  *	faults.dead         and so does every call after it, as if the process had been killed there
  *	faults.log          what was called, one letter each: o open, r read, p pread, w write, P pwrite, s
- *fsync, c close, R rename, x exchange, l symlink, u unlink, d rmdir, m mkdir, t ftruncate
+ * fsync, c close, R rename, x exchange, l symlink, u unlink, d rmdir, m mkdir, t ftruncate
  *
  * One thread at a time.
  */
