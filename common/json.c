@@ -5,6 +5,7 @@
 #include <errno.h>
 #include <inttypes.h>
 #include <math.h>
+#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -13,20 +14,62 @@ enum { LARGEST_FILE = 64 << 20 };
 #define LARGEST_EXACT   (UINT64_C(1) << 53)
 #define LARGEST_PRINTED UINT64_C(999999999999999) /* cJSON prints 15 digits and calls it equal */
 
+/* A refused allocation of this thread's since it was last cleared. */
+static _Thread_local bool starved;
+
+static void *allocate(size_t bytes)
+{
+	void *block = malloc(bytes);
+	starved |= !block;
+	return block;
+}
+
+static void install_hooks(void)
+{
+	cJSON_InitHooks(&(cJSON_Hooks){.malloc_fn = allocate, .free_fn = free});
+}
+
+/* cJSON wants a NUL within the length where no text may follow. */
+static cJSON *parse_whole(const char *text, size_t bytes, const char **end)
+{
+	cJSON *json = cJSON_ParseWithLengthOpts(text, bytes, end, false);
+	const char *at = *end;
+	while (json && at < text + bytes && strchr(" \t\r\n", *at) && *at)
+		at++;
+	if (json && at < text + bytes) {
+		cJSON_Delete(json);
+		json = NULL;
+		*end = at;
+	}
+	return json;
+}
+
+enum status json_parse(const char *text, size_t bytes, bool trailing, size_t *stopped, cJSON **out)
+{
+	static pthread_once_t once = PTHREAD_ONCE_INIT;
+	const char *end = text;
+	pthread_once(&once, install_hooks);
+	starved = false;
+	*out = trailing ? cJSON_ParseWithLengthOpts(text, bytes, &end, false)
+			: parse_whole(text, bytes, &end);
+	size_t at = end ? (size_t)(end - text) : 0;
+	if (stopped)
+		*stopped = at;
+	if (*out)
+		return STATUS_OK;
+	return starved ? error_set(STATUS_MEMORY, "no memory to read JSON")
+		       : error_set(STATUS_CORRUPT, "not valid JSON at byte %zu", at);
+}
+
 enum status json_read_file(const char *path, cJSON **out)
 {
 	char *text;
 	size_t bytes;
 	*out = NULL;
 	TRY(file_read_all(path, LARGEST_FILE, &text, &bytes));
-	const char *end = text;
-	*out = cJSON_ParseWithLengthOpts(text, bytes + 1, &end, true);
-	enum status status = STATUS_OK;
-	if (!*out)
-		status = error_set(
-			STATUS_CORRUPT, "%s: not valid JSON at byte %td", path, end ? end - text : 0);
+	enum status status = json_parse(text, bytes, false, NULL, out);
 	free(text);
-	return status;
+	return status == STATUS_OK ? status : error_context(status, "%s", path);
 }
 
 enum status json_publish(const char *path, const cJSON *value)
@@ -38,6 +81,34 @@ enum status json_publish(const char *path, const cJSON *value)
 	enum status status = file_publish(path, text, length + 1);
 	cJSON_free(text);
 	return status;
+}
+
+static enum status hash_object(const char *path, const cJSON *object, struct hash128 *out)
+{
+	char *text = cJSON_PrintUnformatted(object);
+	FAIL_IF(!text, STATUS_MEMORY, "%s: no memory to print JSON", path);
+	*out = hash128(text, strlen(text));
+	cJSON_free(text);
+	return STATUS_OK;
+}
+
+enum status json_seal(const char *path, cJSON *object)
+{
+	struct hash128 hash;
+	TRY(hash_object(path, object, &hash));
+	FAIL_IF(!json_add_hash128(object, "hash", hash), STATUS_MEMORY, "%s: no memory to print JSON", path);
+	return STATUS_OK;
+}
+
+enum status json_unseal(const char *path, cJSON *object)
+{
+	struct hash128 expected, found;
+	TRY(json_get_hash128(path, object, "hash", &expected));
+	cJSON_DeleteItemFromObjectCaseSensitive(object, "hash");
+	TRY(hash_object(path, object, &found));
+	FAIL_IF(hash128_compare(expected, found) != 0, STATUS_CORRUPT,
+		"%s: its contents are not those that were written (hash differs)", path);
+	return STATUS_OK;
 }
 
 static enum status get_member(const char *path, const cJSON *object, const char *key, cJSON **out)

@@ -14,10 +14,24 @@
 #include <cjson/cJSON.h>
 #include <stdint.h>
 
+/*
+ * Parses text[0, bytes). *stopped (may be NULL): where it ended, or what it did not understand. Not JSON is
+ * STATUS_CORRUPT, no memory STATUS_MEMORY, which cJSON does not tell apart: from the first call on its
+ * allocations go through a function of this module's. `trailing`: text may follow. Messages do not name the
+ * file.
+ */
+enum status json_parse(const char *text, size_t bytes, bool trailing, size_t *stopped, cJSON **out) MUST_USE;
 /* Reads and parses a file of at most 64 MiB; free with cJSON_Delete. Trailing text is an error. */
 enum status json_read_file(const char *path, cJSON **out) MUST_USE;
 /* Publishes (common/file.h) the value, indented, with a newline at the end. Same value, same bytes. */
 enum status json_publish(const char *path, const cJSON *value) MUST_USE;
+
+/*
+ * A seal: the member "hash", XXH3-128 of the object without it, printed without white space. json_seal adds
+ * it, last; json_unseal takes it away, STATUS_CORRUPT if it is not there or not right.
+ */
+enum status json_seal(const char *path, cJSON *object) MUST_USE;
+enum status json_unseal(const char *path, cJSON *object) MUST_USE;
 
 /* Members of an object; a missing or wrong one is STATUS_CORRUPT naming `path` and `key`. */
 enum status json_get_object(const char *path, const cJSON *object, const char *key, cJSON **out) MUST_USE;

@@ -312,14 +312,14 @@ static enum status read_members(const char *path, const cJSON *manifest, struct 
 /* The seal comes first, except that another format or version is told as such. */
 static enum status parse(const char *path, const char *text, size_t bytes, struct corpus_info *info)
 {
-	enum status sealed = check_seal(path, text, bytes);
-	cJSON *manifest = cJSON_ParseWithLengthOpts(text, bytes + 1, NULL, true);
+	cJSON *manifest;
 	uint64_t version = 1;
-	enum status status = sealed;
-	if (!manifest) {
-		if (sealed == STATUS_OK)
-			status = error_set(STATUS_CORRUPT, "%s: not valid JSON", path);
-	} else {
+	enum status parsed = json_parse(text, bytes, false, NULL, &manifest);
+	enum status sealed = parsed == STATUS_MEMORY ? parsed : check_seal(path, text, bytes),
+		    status = sealed;
+	if (parsed != STATUS_OK && (sealed == STATUS_OK || sealed == STATUS_MEMORY))
+		return error_context(parsed, "%s", path);
+	if (manifest) {
 		const cJSON *member = cJSON_GetObjectItemCaseSensitive(manifest, "version");
 		if (cJSON_IsNumber(member) && member->valuedouble >= 2 && member->valuedouble < 1e9)
 			version = (uint64_t)member->valuedouble;

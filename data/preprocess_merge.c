@@ -13,6 +13,7 @@
 
 #include "common/file.h"
 #include "common/json.h"
+#include "common/log.h"
 #include "common/memory.h"
 #include "common/threads.h"
 #include "data/corpus_output.h"
@@ -136,7 +137,9 @@ static enum status record_shard(const struct preprocess_job *job, const struct s
 	enum status status = good ? shard_file(job, shard, &path)
 				  : error_set(STATUS_MEMORY, "no memory to record a shard");
 	if (status == STATUS_OK) {
-		status = json_publish(path, json);
+		status = json_seal(path, json);
+		if (status == STATUS_OK)
+			status = json_publish(path, json);
 		free(path);
 	}
 	cJSON_Delete(json);
@@ -144,9 +147,10 @@ static enum status record_shard(const struct preprocess_job *job, const struct s
 }
 
 static enum status recall_members(
-	const char *path, const cJSON *json, const struct preprocess_config *config, struct shard *shard)
+	const char *path, cJSON *json, const struct preprocess_config *config, struct shard *shard)
 {
 	struct shard_summary *summary = &shard->summary;
+	TRY(json_unseal(path, json));
 	TRY(json_get_u64(path, json, "documents", &summary->documents));
 	TRY(json_get_u64(path, json, "tokens", &summary->tokens));
 	TRY(json_get_u64(path, json, "bytes", &summary->bytes));
@@ -175,20 +179,27 @@ static bool files_are_there(const struct preprocess_job *job, const char *name)
 	return true;
 }
 
-/* Sets shard->done if an earlier run finished it. */
+/* Sets shard->done if an earlier run finished it. A damaged record is no record. */
 static enum status recall_shard(const struct preprocess_job *job, struct shard *shard)
 {
 	char *path;
 	cJSON *json;
+	struct shard recalled = *shard;
 	enum status status = STATUS_OK;
 	TRY(shard_file(job, shard, &path));
 	if (file_exists(path) && files_are_there(job, shard->name)) {
 		status = json_read_file(path, &json);
 		if (status == STATUS_OK) {
-			status = recall_members(path, json, job->config, shard);
+			status = recall_members(path, json, job->config, &recalled);
 			cJSON_Delete(json);
 		}
-		shard->done = status == STATUS_OK;
+		if (status == STATUS_OK) {
+			*shard = recalled;
+			shard->done = true;
+		} else if (status == STATUS_CORRUPT) {
+			log_warn("%s; the shard is made anew", error_message());
+			status = STATUS_OK;
+		}
 	}
 	free(path);
 	return status;

@@ -9,6 +9,7 @@
 #include <ctype.h>
 #include <errno.h>
 #include <inttypes.h>
+#include <limits.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -294,16 +295,6 @@ static cJSON *compose_state(const struct checkpoint_state *s)
 	return NULL;
 }
 
-/* Of the object as it stands, printed without white space. */
-static enum status object_hash(const char *path, const cJSON *object, struct hash128 *out)
-{
-	char *text = cJSON_PrintUnformatted(object);
-	FAIL_IF(!text, STATUS_MEMORY, "%s: no memory to print JSON", path);
-	*out = hash128(text, strlen(text));
-	cJSON_free(text);
-	return STATUS_OK;
-}
-
 static enum status get_u32(const char *path, const cJSON *object, const char *key, uint32_t *out)
 {
 	int number = 0;
@@ -515,7 +506,6 @@ static enum status write_files(const char *directory, const struct checkpoint_co
 /* Takes `files` over. */
 static enum status write_state(const char *directory, const struct checkpoint_state *state, cJSON *files)
 {
-	struct hash128 hash;
 	char *path = NULL;
 	cJSON *o = compose_state(state);
 	if (!o || !cJSON_AddItemToObject(o, "files", files)) {
@@ -525,9 +515,8 @@ static enum status write_state(const char *directory, const struct checkpoint_st
 	}
 	enum status status;
 	TRY_GOTO(status, done, join(&path, directory, "trainer.json", ""));
-	TRY_GOTO(status, done, object_hash(path, o, &hash));
-	status = json_add_hash128(o, "hash", hash) ? json_publish(path, o)
-						   : error_set(STATUS_MEMORY, "%s: no memory", path);
+	TRY_GOTO(status, done, json_seal(path, o));
+	status = json_publish(path, o);
 done:
 	free(path);
 	cJSON_Delete(o);
@@ -779,12 +768,8 @@ struct checkpoint {
 
 static bool has_file(const char *directory, const char *name)
 {
-	char *path;
-	if (path_join(&path, directory, name) != STATUS_OK)
-		return false;
-	bool there = file_exists(path);
-	free(path);
-	return there;
+	char path[PATH_MAX];
+	return snprintf(path, sizeof path, "%s/%s", directory, name) < PATH_MAX && file_exists(path);
 }
 
 static enum status hash_descriptor(
@@ -859,7 +844,6 @@ static enum status verify_files(const char *directory, const char *json, const c
 
 static enum status check_own_hash(const char *json, cJSON *o)
 {
-	struct hash128 expected, found;
 	uint64_t version = 0;
 	const char *format = NULL;
 	FAIL_IF(!cJSON_IsObject(o), STATUS_CORRUPT, "%s: is not a JSON object", json);
@@ -870,12 +854,7 @@ static enum status check_own_hash(const char *json, cJSON *o)
 	FAIL_IF(version != VERSION, STATUS_UNSUPPORTED,
 		"%s: its version is %" PRIu64 "; this ferry reads %d (use a newer ferry)", json, version,
 		VERSION);
-	TRY(json_get_hash128(json, o, "hash", &expected));
-	cJSON_DeleteItemFromObjectCaseSensitive(o, "hash");
-	TRY(object_hash(json, o, &found));
-	FAIL_IF(hash128_compare(expected, found) != 0, STATUS_CORRUPT,
-		"%s: its contents are not those that were written (hash differs)", json);
-	return STATUS_OK;
+	return json_unseal(json, o);
 }
 
 static enum status read_state(struct checkpoint *c, const char *json)

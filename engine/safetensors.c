@@ -2,6 +2,7 @@
 
 #include "common/endian.h"
 #include "common/file.h"
+#include "common/json.h"
 #include "common/memory.h"
 
 #include <cjson/cJSON.h>
@@ -168,14 +169,14 @@ static enum status take_tensors(struct safetensors *file, const cJSON *header, u
 
 static enum status parse_header(struct safetensors *file, const char *text, uint64_t length, uint64_t end)
 {
-	const char *stop = NULL;
-	cJSON *header = cJSON_ParseWithLengthOpts(text, length, &stop, false);
-	if (!header)
-		return error_set(STATUS_CORRUPT, "%s: the header (bytes 8 to %" PRIu64 ") is not valid JSON",
-			file->path, length + 8);
-	enum status status = STATUS_OK;
-	for (; status == STATUS_OK && stop < text + length; stop++)
-		if (*stop != ' ')
+	cJSON *header;
+	size_t stop;
+	enum status status = json_parse(text, length, true, &stop, &header);
+	if (status != STATUS_OK)
+		return error_context(
+			status, "%s: the header (bytes 8 to %" PRIu64 ")", file->path, length + 8);
+	for (; status == STATUS_OK && stop < length; stop++)
+		if (text[stop] != ' ')
 			status = error_set(STATUS_CORRUPT, "%s: text follows the header's JSON", file->path);
 	if (status == STATUS_OK)
 		status = take_tensors(file, header, length + 8, end);

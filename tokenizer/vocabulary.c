@@ -178,13 +178,11 @@ static enum status parse_json(const char *path, cJSON **out)
 	char *text;
 	size_t bytes;
 	TRY(file_read_all(path, FILE_LIMIT, &text, &bytes));
-	const char *end = NULL;
-	*out = cJSON_ParseWithLengthOpts(text, bytes + 1, &end, true);
-	enum status status = STATUS_OK;
-	if (!*out) {
-		size_t at = end ? (size_t)(end - text) : 0;
-		status = error_set(STATUS_CORRUPT, "%s, line %zu: not valid JSON at byte %zu", path,
-			count_lines(text, at < bytes ? at : bytes), at);
+	size_t at;
+	enum status status = json_parse(text, bytes, false, &at, out);
+	if (status != STATUS_OK) {
+		status = error_context(
+			status, "%s, line %zu", path, count_lines(text, at < bytes ? at : bytes));
 	} else if (!cJSON_IsObject(*out) || !(*out)->child) {
 		cJSON_Delete(*out);
 		status = error_set(STATUS_CORRUPT,

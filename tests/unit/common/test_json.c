@@ -34,7 +34,7 @@ static void files(void **state)
 	(void)state;
 	cJSON *value;
 	static const char text[] = "{\n\t\"a\":\t[1, \"x\"]\n}\n";
-	OK(file_publish(path, " {\"a\": [1, \"x\"]} \n", 19));
+	OK(file_publish(path, " {\"a\": [1, \"x\"]} \n", 18));
 	OK(json_read_file(path, &value));
 	OK(json_publish(path, value));
 	cJSON_Delete(value);
