@@ -258,6 +258,12 @@ enum status file_remove(const char *path)
 	return STATUS_OK;
 }
 
+enum status file_remove_synced(const char *path)
+{
+	TRY(file_remove(path));
+	return sync_parent(path);
+}
+
 struct file_writer {
 	char *path;
 	char *temporary;
@@ -546,14 +552,14 @@ enum status directory_remove(const char *path)
 	return STATUS_OK;
 }
 
-enum status file_remove_temporaries(const char *path)
+enum status file_remove_temporaries(const char *path, const char *prefix)
 {
 	char **names;
 	size_t count;
 	TRY(directory_list(path, &names, &count));
 	enum status status = STATUS_OK;
 	for (size_t i = 0; i < count && status == STATUS_OK; i++) {
-		if (!strstr(names[i], ".tmp-"))
+		if (strncmp(names[i], prefix, strlen(prefix)) != 0 || !strstr(names[i], ".tmp-"))
 			continue;
 		char *child;
 		status = path_join(&child, path, names[i]);

@@ -83,14 +83,17 @@ enum status directory_list(const char *path, char ***names, size_t *count) MUST_
 void directory_list_free(char **names, size_t count);
 /* Deletes `path` and all below it; not there is fine. Symbolic links are removed, not followed. */
 enum status directory_remove(const char *path) MUST_USE;
-/* Deletes what crashed writers left in `path` (names containing ".tmp-"), not in its subdirectories. */
-enum status file_remove_temporaries(const char *path) MUST_USE;
+/* Deletes what crashed writers left in folder `path`, not below: names that begin with `prefix` ("": any) and
+ * contain ".tmp-". */
+enum status file_remove_temporaries(const char *path, const char *prefix) MUST_USE;
 enum status file_rename(const char *from, const char *to) MUST_USE; /* and fsync of to's directory */
 /* Exchanges two names of one directory at once, and fsync. *done false: the file system cannot (NFS, FAT). */
 enum status file_exchange(const char *a, const char *b, bool *done) MUST_USE;
 /* Makes `path` a symbolic link to `target`, at once, replacing what was there. */
 enum status file_publish_link(const char *path, const char *target) MUST_USE;
 enum status file_remove(const char *path) MUST_USE; /* not there is fine */
+/* Likewise, and fsync of its directory. */
+enum status file_remove_synced(const char *path) MUST_USE;
 
 /* malloc'ed "directory/name". */
 enum status path_join(char **out, const char *directory, const char *name) MUST_USE;

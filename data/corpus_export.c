@@ -135,7 +135,7 @@ static enum status export_megatron(struct export *export)
 	if (status == STATUS_OK && export->config->overwrite) {
 		status = output_path(export, ".idx", &path);
 		if (status == STATUS_OK) {
-			status = file_remove(path);
+			status = file_remove_synced(path);
 			free(path);
 		}
 	}
@@ -207,8 +207,27 @@ static enum status export_llmc(struct export *export, uint64_t *files)
 
 /* ---- all ---- */
 
+/* What runs that were cut off have left of files of these names. */
+static enum status remove_temporaries(const struct export *export)
+{
+	const char *prefix = export->config->prefix, *slash = strrchr(prefix, '/');
+	char *folder = slash ? strndup(prefix, (size_t)(slash - prefix) + 1) : strdup("."), *name;
+	enum status status = folder ? STATUS_OK : error_set(STATUS_MEMORY, "no memory for a path");
+	for (int i = 0; i < 2 && status == STATUS_OK; i++) {
+		if (asprintf(&name, "%s%c", slash ? slash + 1 : prefix, "._"[i]) < 0) {
+			status = error_set(STATUS_MEMORY, "no memory for a path");
+			break;
+		}
+		status = file_remove_temporaries(folder, name);
+		free(name);
+	}
+	free(folder);
+	return status;
+}
+
 static enum status export_corpus(struct export *export, uint64_t *files)
 {
+	TRY(remove_temporaries(export));
 	TRY(memory_alloc((void **)&export->tokens, CHUNK, sizeof *export->tokens, "tokens"));
 	TRY(memory_alloc((void **)&export->bytes, CHUNK, 8, "tokens"));
 	TRY(memory_alloc((void **)&export->lengths, CHUNK, sizeof *export->lengths, "document lengths"));

@@ -10,8 +10,9 @@
  *
  * Documents keep the corpus's order (that of their keys: a shuffle) and their ids. llmc and nanogpt have u16
  * ids: a vocabulary of more than 65,536 is STATUS_UNSUPPORTED. Every page is verified as it is read. A file
- * of a name that would be written and is there already is an error unless `overwrite`. Memory: some MiB, or
- * the longest document. One thread.
+ * of a name that would be written and is there already is an error unless `overwrite`: then each file is
+ * replaced at once; Megatron-LM's old .idx goes first, so that where there is one, it is its .bin's. Memory:
+ * some MiB, or the longest document. One thread.
  */
 #ifndef DATA_CORPUS_EXPORT_H
 #define DATA_CORPUS_EXPORT_H

@@ -484,10 +484,11 @@ static enum status read_reject(struct reject_source *source)
 	source->number++;
 	FAIL_IF(source->bytes > REJECT_LINE, STATUS_CORRUPT, "%s: line %" PRIu64 " is too long", source->path,
 		source->number);
-	cJSON *json = cJSON_ParseWithLength(source->line, (size_t)source->bytes);
+	cJSON *json;
 	const char *name = NULL;
-	enum status status = json ? json_get_string(source->path, json, "file", &name)
-				  : error_set(STATUS_CORRUPT, "not valid JSON");
+	enum status status = json_parse(source->line, (size_t)source->bytes, false, NULL, &json);
+	if (status == STATUS_OK)
+		status = json_get_string(source->path, json, "file", &name);
 	if (status == STATUS_OK) {
 		source->name = strdup(name);
 		if (!source->name)
@@ -635,7 +636,7 @@ static enum status begin_output(const struct merge *merge)
 {
 	const struct corpus_merge_config *config = merge->config;
 	bool corpus, journal;
-	TRY(file_remove_temporaries(config->output));
+	TRY(file_remove_temporaries(config->output, ""));
 	TRY(corpus_output_recover(config->output));
 	TRY(corpus_output_has(config->output, "corpus.json", &corpus));
 	TRY(corpus_output_has(merge->work, "job.json", &journal));

@@ -30,7 +30,9 @@ static enum status open_and_lock(struct output_lock *lock, int operation, bool *
 {
 	for (;;) {
 		struct stat info;
-		lock->fd = file_system->open(lock->path, O_RDWR | O_CREAT | O_CLOEXEC, 0666);
+		do
+			lock->fd = file_system->open(lock->path, O_RDWR | O_CREAT | O_CLOEXEC, 0666);
+		while (lock->fd < 0 && errno == EINTR);
 		if (lock->fd < 0)
 			return error_set_errno(STATUS_IO, "%s: cannot create", lock->path);
 		enum status status = try_lock(lock, operation, got);

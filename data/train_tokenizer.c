@@ -247,9 +247,10 @@ static enum status publish(const struct training *training, const struct bpe_mer
 	char *path;
 	TRY(directory_create(training->config->output));
 	TRY(path_join(&path, training->config->output, "tokenizer.json"));
-	enum status status = file_remove(path);
+	enum status status = file_remove_synced(path);
 	free(path);
 	TRY(status);
+	TRY(file_remove_temporaries(training->config->output, ""));
 	TRY(path_join(&path, training->config->output, "merges.txt"));
 	status = file_publish(path, merges->text, merges->bytes);
 	if (status == STATUS_OK)
