@@ -10,6 +10,7 @@ MODE ?= opt
 O := $(B)/$(MODE)
 PREFIX ?= /usr/local
 Q := $(if $(V),,@)
+comma := ,
 .DEFAULT_GOAL := all
 .DELETE_ON_ERROR:
 .SECONDARY:
@@ -196,7 +197,13 @@ $(O)/tests/unit/$(1)/test_%: $(O)/tests/unit/$(1)/test_%.o $$(LIBS_$(1))
 endef
 $(foreach layer,$(LAYERS),$(eval $(call unit_rule,$(layer))))
 
-$(addsuffix .o,$(UNIT_TESTS)): | $(B)/config-tests.mk
+FAULT_TESTS := $(patsubst %.c,$(O)/%,$(wildcard tests/faults/test_*.c))
+$(O)/tests/faults/test_%: $(O)/tests/faults/test_%.o $(LIBS_engine)
+	$(Q)$(LINK) $(FAULT_FLAGS) -o $@ $^ -lcmocka $(LDLIBS_ALL)
+WRAPPED := malloc calloc realloc reallocarray aligned_alloc strdup strndup asprintf
+$(O)/tests/faults/test_memory: FAULT_FLAGS = $(addprefix -Wl$(comma)--wrap=,$(WRAPPED))
+
+$(addsuffix .o,$(UNIT_TESTS) $(FAULT_TESTS)): | $(B)/config-tests.mk
 
 # Programs of the benchmarks, the interoperation checks and of golden files: make build/opt/tests/bench/bench_step
 define program_rule
@@ -231,6 +238,14 @@ compile: ## every object, without linking: for another compiler's warnings
 compile: $(foreach layer,$(LAYERS),$(OBJECTS_$(layer))) $(O)/tools/ferry.o $(addsuffix .o,$(UNIT_TESTS)) $(patsubst %,$(O)/tests/fuzz/%.o,$(FUZZ_TARGETS) replay)
 demo: $(B)/ferry ## text in, a trained GPT-2 out, on this machine, in minutes (TEXT=folder uses your own)
 	@B=$(B) tests/demo "$(TEXT)"
+
+# Power failures run without the sanitizers, for their number; the rest with them.
+FAULT_PROGRAMS := $(B)/opt/tests/faults/test_power $(patsubst %,$(B)/asan/tests/faults/test_%,calls memory damage)
+faults: $(B)/ferry ## power failures, failing calls, no memory, damage, kill -9: the long form (FORM=short: part of make test)
+	@$(MAKE) --no-print-directory B=$(B) MODE=opt $(filter $(B)/opt/%,$(FAULT_PROGRAMS))
+	@$(MAKE) --no-print-directory B=$(B) MODE=asan $(filter $(B)/asan/%,$(FAULT_PROGRAMS))
+	@B=$(B) tests/faults/all $(or $(FORM),long)
+.PHONY: faults
 
 # PYTHON=... names a Python that has PyTorch (bench), or all the peers (interop; otherwise they come into build/venv).
 bench: $(B)/ferry $(B)/opt/tests/bench/bench_step $(B)/opt/tests/bench/bench_tokenizer ## the tokenizer beside gigatoken, preprocess beside Megatron-LM's way, training steps beside PyTorch, in turns; PYTHON=python3 has them

@@ -1,12 +1,14 @@
 #!/bin/bash
 # preprocess_kill.sh [KILLS [MEGABYTES [FLAGS...]]]: `ferry preprocess`, ended with kill -9 at random moments and started again,
-# must end in the bytes of a run that was not. Workers and memory change at every start. A run that ends before it
-# is killed is compared, and the next begins anew. SEED=N repeats a run's moments, as far as the machine allows.
+# must end in the bytes of a run that was not. Workers and memory change at every start. Every other corpus
+# overwrites an older one: whenever the run is killed, the output verifies as the old corpus or as the new one.
+# SEED=N repeats a run's moments, as far as the machine allows.
 ferry=${FERRY:-build/ferry}
 kills=${1:-50}
-megabytes=${2:-24}
+megabytes=${2:-12}
 flags=("${@:3}")
 RANDOM=${SEED:-$$}
+[ -w /dev/shm ] && export TMPDIR=/dev/shm # no power is lost here: nothing waits for a disk
 dir=$(mktemp -d)
 trap 'rm -rf "$dir"' EXIT
 fail() {
@@ -45,43 +47,67 @@ start=$(date +%s%N)
 "$ferry" preprocess "$dir/in" --output "$dir/reference" --workers 1 "${flags[@]}" 2>"$dir/err" >/dev/null || fail "the reference run"
 span=$((($(date +%s%N) - start) / 1000000))
 "$ferry" verify "$dir/reference" >/dev/null 2>"$dir/err" || fail "the reference verifies"
+"$ferry" preprocess "$dir/in/texts" --output "$dir/old" 2>"$dir/err" >/dev/null || fail "the old corpus"
 
+done_kills=0 whole=0 in_second=0 in_place=0 corpora=0
+begin() { # a new corpus; every other one overwrites
+	rm -rf "$dir/out"
+	overwrite=
+	if [ $((corpora++ % 2)) = 1 ]; then
+		cp -r "$dir/old" "$dir/out"
+		overwrite=--overwrite
+	fi
+}
 same() {
 	diff -r "$dir/reference" "$dir/out" >"$dir/err" || fail "after $done_kills kills the bytes differ"
 }
-done_kills=0 whole=0 in_second=0
+hash_of() { sed -n 's/.*"hash":[^"]*"\([0-9a-f]\{32\}\)".*/\1/p' "$1" | tail -n 1; }
+old_hash=$(hash_of "$dir/old/corpus.json") new_hash=$(hash_of "$dir/reference/corpus.json")
+check_killed() { # what a kill has left
+	[ -z "$(compgen -G "$dir/out/work/0*")" ] || in_second=$((in_second + 1))
+	[ ! -e "$dir/out/next" ] || in_place=$((in_place + 1))
+	if [ -e "$dir/out/corpus.json" ] || [ -e "$dir/out/next/corpus.json" ] || [ -n "$overwrite" ]; then
+		"$ferry" verify "$dir/out" >/dev/null 2>"$dir/err" || fail "after $done_kills kills the output does not verify"
+		local manifest=$dir/out/corpus.json
+		[ -e "$manifest" ] || manifest=$dir/out/next/corpus.json
+		case $(hash_of "$manifest") in
+		"$new_hash") ;;
+		"$old_hash") [ -n "$overwrite" ] || fail "an old corpus from nowhere" ;;
+		*) fail "after $done_kills kills the corpus is neither the old nor the new one" ;;
+		esac
+	fi
+}
+finished() { # the corpus is there and nothing is left to do: killed between its last act and its end
+	[ -e "$dir/out/corpus.json" ] && [ ! -e "$dir/out/next/job.json" ] && [ ! -e "$dir/out/work/job.json" ] &&
+		[ "$(hash_of "$dir/out/corpus.json")" = "$new_hash" ]
+}
+begin
 while [ $done_kills -lt "$kills" ]; do
-	"$ferry" preprocess "$dir/in" --output "$dir/out" --workers $((RANDOM % 4 + 1)) --memory $((RANDOM % 64 + 1))M \
+	"$ferry" preprocess "$dir/in" --output "$dir/out" $overwrite --workers $((RANDOM % 4 + 1)) --memory $((RANDOM % 64 + 1))M \
 		"${flags[@]}" 2>"$dir/err" >/dev/null &
 	pid=$!
-	delay=$((RANDOM % (span / (1 + RANDOM % 5) + 10)))
+	delay=$((RANDOM % (span + 10)))
 	sleep "$(printf '%d.%03d' $((delay / 1000)) $((delay % 1000)))"
-	if kill -9 $pid 2>/dev/null; then
-		wait $pid 2>/dev/null
-		code=$?
-	else
-		wait $pid
-		code=$?
-	fi
+	kill -9 $pid 2>/dev/null
+	wait $pid 2>/dev/null
+	code=$?
 	if [ $code -eq 137 ]; then
 		done_kills=$((done_kills + 1))
-		[ -z "$(compgen -G "$dir/out/work/0*")" ] || in_second=$((in_second + 1))
-		# Killed between its last act and its end: the corpus is there, and nothing is left to do.
-		[ ! -e "$dir/out/corpus.json" ] || [ -e "$dir/out/next/job.json" ] || {
+		check_killed
+		if finished; then
 			rm -rf "$dir/out/.lock" "$dir/out/next"
 			same
-			rm -rf "$dir/out"
-		}
+			begin
+		fi
 	elif [ $code -eq 0 ]; then
 		whole=$((whole + 1))
 		same
-		rm -rf "$dir/out"
+		begin
 	else
 		fail "a run that goes on (exit $code)"
 	fi
 done
-if [ ! -e "$dir/out/corpus.json" ] || [ -e "$dir/out/next" ]; then
-	"$ferry" preprocess "$dir/in" --output "$dir/out" "${flags[@]}" 2>"$dir/err" >/dev/null || fail "the last run"
-fi
+finished || "$ferry" preprocess "$dir/in" --output "$dir/out" $overwrite "${flags[@]}" 2>"$dir/err" >/dev/null || fail "the last run"
+rm -rf "$dir/out/.lock" "$dir/out/next"
 same
-echo "ok - $done_kills kills of preprocess${flags:+ ${flags[*]}} ($in_second of them in the second pass, $whole runs between them ended by themselves; $lines documents, ${megabytes} MB, ${span} ms a run): the same bytes"
+echo "ok - $done_kills kills of preprocess${flags:+ ${flags[*]}} ($in_second of them in the second pass, $in_place as the corpus was put in place, $whole runs between them ended by themselves; $corpora corpora; $lines documents, ${megabytes} MB, ${span} ms a run): the same bytes"

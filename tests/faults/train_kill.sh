@@ -5,6 +5,7 @@
 ferry=${FERRY:-build/ferry}
 kills=${1:-50}
 RANDOM=${SEED:-$$}
+[ -w /dev/shm ] && export TMPDIR=/dev/shm # no power is lost here: nothing waits for a disk
 dir=$(mktemp -d)
 trap 'rm -rf "$dir"' EXIT
 fail() {

@@ -123,7 +123,7 @@ static void killed_anywhere(void **state)
 		faulty_files_remove();
 		assert_content(in("a"), call <= 4 ? "old" : "new!", call <= 4 ? 3 : 4);
 		assert_int_equal(count_names(".tmp-"), call >= 1 && call <= 4);
-		OK(file_remove_temporaries(directory));
+		OK(file_remove_temporaries(directory, ""));
 		assert_int_equal(count_names(".tmp-"), 0);
 		assert_int_equal(count_names("a"), 1);
 	}

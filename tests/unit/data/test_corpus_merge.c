@@ -417,105 +417,12 @@ static void stops_when_told(void **state)
 	remove_merged();
 }
 
-/* ---- failures ---- */
-
-static atomic_int calls_left;
-
-static bool fails(void)
-{
-	if (atomic_fetch_sub(&calls_left, 1) != 1)
-		return false;
-	errno = ENOSPC;
-	return true;
-}
-
-static ssize_t failing_read(int fd, void *buffer, size_t bytes)
-{
-	return fails() ? -1 : file_operations_system.read(fd, buffer, bytes);
-}
-
-static ssize_t failing_write(int fd, const void *buffer, size_t bytes)
-{
-	return fails() ? -1 : file_operations_system.write(fd, buffer, bytes);
-}
-
-static int failing_fsync(int fd)
-{
-	(void)fd;
-	return fails() ? -1 : 0;
-}
-
-static int failing_rename(const char *from, const char *to)
-{
-	return fails() ? -1 : file_operations_system.rename(from, to);
-}
-
 static int skip_fsync(int fd)
 {
 	(void)fd;
 	return 0;
 }
 static struct file_operations unsynced;
-
-static void survives_failing_calls(void **state)
-{
-	(void)state;
-	struct file_operations failing = unsynced;
-	failing.read = failing_read;
-	failing.write = failing_write;
-	failing.fsync = failing_fsync;
-	failing.rename = failing_rename;
-	make_inputs(12, 10, 50);
-	make_corpora(2000);
-	struct corpus_merge_config config = basic(2000);
-	enum status status = STATUS_IO;
-	for (int n = 1; status != STATUS_OK; n += n < 24 ? 1 : 9) {
-		struct corpus_merge_result result;
-		atomic_store(&calls_left, n);
-		file_system = &failing;
-		status = corpus_merge_run(&config, &result);
-		file_system = &unsynced;
-		if (status != STATUS_OK) {
-			assert_int_equal(status, STATUS_IO);
-			assert_non_null(strstr(error_message(), strerror(ENOSPC)));
-			if (!file_exists(in_root("merged/corpus.json")) &&
-				!file_exists(in_root("merged/next")))
-				merge(&config);
-			else
-				refuse(&config, STATUS_USAGE, "already holds a corpus");
-		}
-		expect_same(in_root("whole"), config.output);
-		remove_merged();
-		assert_true(n < 1000);
-	}
-}
-
-static void survives_lack_of_memory(void **state)
-{
-	(void)state;
-	make_inputs(13, 10, 50);
-	make_corpora(2000);
-	struct corpus_merge_config config = basic(2000);
-	enum status status = STATUS_MEMORY;
-	for (int n = 0; status != STATUS_OK; n += 1 + n / 2) {
-		struct corpus_merge_result result;
-		config.workers = 1 + n % 2;
-		memory_fail_after(n);
-		status = corpus_merge_run(&config, &result);
-		memory_fail_after(-1);
-		if (status != STATUS_OK) {
-			assert_int_equal(status, STATUS_MEMORY);
-			if (!file_exists(in_root("merged/corpus.json")) &&
-				!file_exists(in_root("merged/next")))
-				merge(&config);
-			else
-				refuse(&config, STATUS_USAGE, "already holds a corpus");
-		}
-		expect_same(in_root("whole"), config.output);
-		remove_merged();
-		assert_true(n < 1000000);
-	}
-}
 
 static int begin(void **state)
 {
@@ -544,8 +451,6 @@ int main(void)
 		cmocka_unit_test(wrong_directories_are_refused),
 		cmocka_unit_test(damage_is_noticed),
 		cmocka_unit_test(stops_when_told),
-		cmocka_unit_test(survives_failing_calls),
-		cmocka_unit_test(survives_lack_of_memory),
 	};
 	return cmocka_run_group_tests(tests, begin, end);
 }

@@ -931,115 +931,6 @@ static void standard_input(void **state)
 	remove_tree(config.output);
 }
 
-/* ---- failures ---- */
-
-static atomic_int calls_left;
-static int fault;
-
-static bool fails(void)
-{
-	if (atomic_fetch_sub(&calls_left, 1) != 1)
-		return false;
-	errno = fault;
-	return true;
-}
-
-static ssize_t failing_read(int fd, void *buffer, size_t bytes)
-{
-	return fails() ? -1 : file_operations_system.read(fd, buffer, bytes);
-}
-
-static ssize_t failing_pread(int fd, void *buffer, size_t bytes, off_t offset)
-{
-	return fails() ? -1 : file_operations_system.pread(fd, buffer, bytes, offset);
-}
-
-static ssize_t failing_write(int fd, const void *buffer, size_t bytes)
-{
-	return fails() ? -1 : file_operations_system.write(fd, buffer, bytes);
-}
-
-static int failing_fsync(int fd)
-{
-	(void)fd;
-	return fails() ? -1 : 0;
-}
-
-static int failing_rename(const char *from, const char *to)
-{
-	return fails() ? -1 : file_operations_system.rename(from, to);
-}
-
-static void survives_failing_calls(void **state)
-{
-	(void)state;
-	make_inputs(6, 2);
-	struct file_operations failing = file_operations_system;
-	failing.read = failing_read;
-	failing.pread = failing_pread;
-	failing.write = failing_write;
-	failing.fsync = failing_fsync;
-	failing.rename = failing_rename;
-	struct preprocess_config config = basic(in_root("reference"));
-	run(&config);
-	config.output = in_root("failing");
-	/* The n-th call fails: an error that says why, and the same command then ends in the same bytes. */
-	enum status status = STATUS_IO;
-	for (int n = 1; status != STATUS_OK; n += n < 40 ? 1 : 3) {
-		struct preprocess_result result;
-		fault = n % 2 ? ENOSPC : EIO;
-		config.workers = 1 + n % 3;
-		atomic_store(&calls_left, n);
-		file_system = &failing;
-		status = preprocess_run(&config, &result);
-		file_system = &unsynced;
-		if (status != STATUS_OK) {
-			assert_int_equal(status, STATUS_IO);
-			assert_non_null(strstr(error_message(), strerror(fault)));
-			assert_false(file_exists(in_root("failing/.lock")));
-			/* A failed fsync of the directory leaves the manifest in its place. */
-			if (!file_exists(in_root("failing/corpus.json")) ||
-				file_exists(in_root("failing/next/job.json")))
-				run(&config);
-			else
-				refuse(&config, STATUS_USAGE, "already holds a corpus");
-		}
-		expect_same(in_root("reference"), config.output);
-		remove_tree(config.output);
-		assert_true(n < 2000);
-	}
-	remove_tree(in_root("reference"));
-}
-
-static void survives_lack_of_memory(void **state)
-{
-	(void)state;
-	make_inputs(7, 2);
-	struct preprocess_config config = basic(in_root("reference"));
-	run(&config);
-	config.output = in_root("starved");
-	enum status status = STATUS_MEMORY;
-	for (int n = 0; status != STATUS_OK; n += 1 + n / 16) {
-		struct preprocess_result result;
-		config.workers = 1 + n % 2;
-		memory_fail_after(n);
-		status = preprocess_run(&config, &result);
-		memory_fail_after(-1);
-		if (status != STATUS_OK) {
-			assert_int_equal(status, STATUS_MEMORY);
-			if (!file_exists(in_root("starved/corpus.json")) ||
-				file_exists(in_root("starved/next/job.json")))
-				run(&config);
-			else
-				refuse(&config, STATUS_USAGE, "already holds a corpus");
-		}
-		expect_same(in_root("reference"), config.output);
-		remove_tree(config.output);
-		assert_true(n < 100000);
-	}
-	remove_tree(in_root("reference"));
-}
-
 static int begin(void **state)
 {
 	(void)state;
@@ -1075,8 +966,6 @@ int main(void)
 		cmocka_unit_test(one_run_at_a_time),
 		cmocka_unit_test(nothing_to_read),
 		cmocka_unit_test(standard_input),
-		cmocka_unit_test(survives_failing_calls),
-		cmocka_unit_test(survives_lack_of_memory),
 	};
 	return cmocka_run_group_tests(tests, begin, end);
 }

@@ -197,7 +197,7 @@ static void failures(void **state)
 	}
 	faulty_files_remove();
 	assert_in_range(failed, 8, 59);
-	assert_int_equal(file_remove_temporaries(root), STATUS_OK);
+	assert_int_equal(file_remove_temporaries(root, ""), STATUS_OK);
 	assert_int_equal(file_remove(path), STATUS_OK);
 	assert_int_equal(read_all(&format), STATUS_IO);
 }

@@ -317,71 +317,6 @@ static void pruning_keeps_the_newest_and_the_best(void **state)
 	assert_int_equal(readlink(path_of("best"), target, sizeof target), -1);
 }
 
-/* ---- every system call fails once ---- */
-
-static int calls_left;
-
-static bool fails_now(void)
-{
-	if (calls_left-- != 0)
-		return false;
-	errno = ENOSPC;
-	return true;
-}
-
-static ssize_t failing_write(int fd, const void *buffer, size_t bytes)
-{
-	return fails_now() ? -1 : file_operations_system.write(fd, buffer, bytes);
-}
-
-static int failing_fsync(int fd)
-{
-	return fails_now() ? -1 : file_operations_system.fsync(fd);
-}
-
-static int failing_rename(const char *from, const char *to)
-{
-	return fails_now() ? -1 : file_operations_system.rename(from, to);
-}
-
-static int failing_mkdir(const char *path, mode_t mode)
-{
-	return fails_now() ? -1 : file_operations_system.mkdir(path, mode);
-}
-
-/* A write that fails anywhere leaves the older checkpoint and nothing else that could be taken for one. */
-static void a_failed_write_leaves_the_older_one(void **state)
-{
-	(void)state;
-	struct file_operations failing = file_operations_system;
-	struct checkpoint_state newer = sample_state(20);
-	struct checkpoint_contents contents = contents_of(&newer);
-	char name[CHECKPOINT_NAME];
-	failing.write = failing_write;
-	failing.fsync = failing_fsync;
-	failing.rename = failing_rename;
-	failing.mkdir = failing_mkdir;
-	write_step(10);
-	enum status status = STATUS_IO;
-	int at = 0;
-	for (; status != STATUS_OK; at++) {
-		struct checkpoint *c;
-		calls_left = at;
-		file_system = &failing;
-		status = checkpoint_write(run, &contents, name);
-		file_system = &file_operations_system;
-		assert_true(status == STATUS_OK || status == STATUS_IO);
-		warnings = 0;
-		assert_ok(checkpoint_open(run, &c));
-		/* (the last of all, the sync of the run's directory, may fail with the new one in place) */
-		assert_int_equal(warnings, 0);
-		assert_true(checkpoint_get_state(c)->step == 20 || status != STATUS_OK);
-		checkpoint_close(c);
-		assert_ok(checkpoint_remove_after(run, 10));
-	}
-	assert_true(at > 20);
-}
-
 /* ---- plain Hugging Face models ---- */
 
 static void write_text(const char *name, const char *text)
@@ -550,7 +485,6 @@ int main(void)
 		cmocka_unit_test_setup_teardown(any_changed_byte_is_seen, setup, teardown),
 		cmocka_unit_test_setup_teardown(the_newest_valid_one_is_taken, setup, teardown),
 		cmocka_unit_test_setup_teardown(pruning_keeps_the_newest_and_the_best, setup, teardown),
-		cmocka_unit_test_setup_teardown(a_failed_write_leaves_the_older_one, setup, teardown),
 		cmocka_unit_test_setup_teardown(plain_models_are_read, setup, teardown),
 		cmocka_unit_test_setup_teardown(other_models_are_refused, setup, teardown),
 	};
