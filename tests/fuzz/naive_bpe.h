@@ -147,30 +147,42 @@ FUZZ_FUNCTION void naive_close(struct naive_bpe *bpe)
 	free(bpe->by_bytes);
 }
 
+/* The merge of two neighbours; NULL: there is none. */
+FUZZ_FUNCTION const struct naive_merge *naive_pair(const struct naive_bpe *bpe, const uint32_t ids[2])
+{
+	struct naive_merge pair = {ids[0], ids[1], 0, 0};
+	return bsearch(&pair, bpe->merges, bpe->tokenizer->merge_count, sizeof pair, naive_compare_merges);
+}
+
 /* A word's ids; returns how many. */
 FUZZ_FUNCTION size_t naive_merge_word(
 	const struct naive_bpe *bpe, const uint8_t *word, size_t count, uint32_t *ids)
 {
+	/* pairs[i]: what joins ids[i] and ids[i + 1] */
+	const struct naive_merge **pairs = malloc((count + 1) * sizeof *pairs);
+	CHECK(pairs, "no memory");
 	for (size_t i = 0; i < count; i++)
 		ids[i] = naive_find(bpe, word + i, 1);
+	for (size_t i = 0; i + 1 < count; i++)
+		pairs[i] = naive_pair(bpe, ids + i);
 	for (;;) {
-		const struct naive_merge *best = NULL;
-		size_t at = 0;
-		for (size_t i = 0; i + 1 < count; i++) {
-			struct naive_merge pair = {ids[i], ids[i + 1], 0, 0};
-			const struct naive_merge *found = bsearch(&pair, bpe->merges,
-				bpe->tokenizer->merge_count, sizeof pair, naive_compare_merges);
-			if (found && (!best || found->rank < best->rank)) {
-				best = found;
-				at = i;
-			}
-		}
-		if (!best)
-			return count;
-		ids[at] = best->result;
-		memmove(ids + at + 1, ids + at + 2, (count - at - 2) * sizeof *ids);
+		size_t best = count;
+		for (size_t i = 0; i + 1 < count; i++)
+			if (pairs[i] && (best == count || pairs[i]->rank < pairs[best]->rank))
+				best = i;
+		if (best == count)
+			break;
+		ids[best] = pairs[best]->result;
+		memmove(ids + best + 1, ids + best + 2, (count - best - 2) * sizeof *ids);
+		memmove(pairs + best, pairs + best + 1, (count - best - 2) * sizeof *pairs);
 		count--;
+		if (best > 0)
+			pairs[best - 1] = naive_pair(bpe, ids + best - 1);
+		if (best + 1 < count)
+			pairs[best] = naive_pair(bpe, ids + best);
 	}
+	free(pairs);
+	return count;
 }
 
 /* The ids of a text (naive_utf8.h); returns how many, at most its bytes. */
