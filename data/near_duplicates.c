@@ -167,12 +167,18 @@ static enum status skip_records(void *user, uint64_t *records, size_t count)
 	return STATUS_OK;
 }
 
+/* Lists 0 to (lists - 1) of a file, read whole. */
+static enum status check_lists(const char *path, const struct record_format *format, int lists)
+{
+	for (int i = 0; i < lists; i++)
+		TRY(record_file_read(path, format, (uint64_t)i, 0, UINT64_MAX, skip_records, NULL));
+	return STATUS_OK;
+}
+
 enum status near_unit_check(const char *path, const struct near_format *format)
 {
 	struct record_format records = record_format(format, BAND_WIDTH);
-	for (int b = 0; b < format->bands; b++)
-		TRY(record_file_read(path, &records, (uint64_t)b, 0, UINT64_MAX, skip_records, NULL));
-	return STATUS_OK;
+	return check_lists(path, &records, format->bands);
 }
 
 /* ---- between the passes ---- */
@@ -288,10 +294,10 @@ static enum status take_part(void *context, int worker, uint64_t task)
 	struct sieve *sieve = &search->sieves[worker];
 	struct record_format format = record_format(&search->config->format, KEY_WIDTH);
 	int band = (int)(task >> search->bits);
-	uint64_t part = task & ((UINT64_C(1) << search->bits) - 1), ignored;
+	uint64_t part = task & ((UINT64_C(1) << search->bits) - 1);
 	char path[NEAR_PATH];
 	drop_path(search->config, search->bits, band, part, path);
-	if (!file_exists(path) || record_file_count(path, &format, 0, &ignored) != STATUS_OK) {
+	if (!file_exists(path) || check_lists(path, &format, 1) != STATUS_OK) {
 		TRY(record_writer_open(path, &format, &sieve->file));
 		enum status status = sift_part(search, sieve, band, part);
 		struct record_writer *file = sieve->file;
@@ -300,7 +306,7 @@ static enum status take_part(void *context, int worker, uint64_t task)
 			record_writer_abandon(file);
 			return status;
 		}
-		TRY(record_writer_publish(file, true));
+		TRY(record_writer_publish(file, false));
 	}
 	atomic_fetch_add(&search->done, 1);
 	return tell_progress(search);

@@ -21,10 +21,11 @@
  *
  * The hashes of a band are cut into as many parts as it takes to sort one in a worker's share of the memory.
  * One hash that very many documents share needs no more: what has a smaller key beside it is written out and
- * forgotten whenever the memory is full. Each part's file is published when complete, so a search that was
- * stopped goes on; with another memory it may begin anew. Pass 2 marks the documents of a range of keys with
- * no memory but a block of a file. On the disk: 24 bytes a document and band in near-*, and at most 16 in
- * drop-*.
+ * forgotten whenever the memory is full. Each part's file appears when complete, so a search that was stopped
+ * goes on; with another memory it may begin anew. Nothing but drop.json is synced: what an earlier run left
+ * is read whole before it is used, and made anew if a power failure damaged it. Pass 2 marks the documents of
+ * a range of keys with no memory but a block of a file. On the disk: 24 bytes a document and band in near-*,
+ * and at most 16 in drop-*.
  */
 #ifndef DATA_NEAR_DUPLICATES_H
 #define DATA_NEAR_DUPLICATES_H
