@@ -195,6 +195,8 @@ static enum status take_blocks(struct trainer *t)
 	TRY(take_host(t));
 	TRY(k->event_open(k, &t->begin_model));
 	TRY(k->event_open(k, &t->end_model));
+	TRY(k->event_open(k, &t->begin_last));
+	TRY(k->event_open(k, &t->last_head));
 	return t->config.open_device ? staging_open(k, &t->staging) : STATUS_OK;
 }
 
@@ -336,6 +338,8 @@ static void free_blocks(struct trainer *t)
 	free_host(t, t->positions);
 	t->kernels.event_close(&t->kernels, t->begin_model);
 	t->kernels.event_close(&t->kernels, t->end_model);
+	t->kernels.event_close(&t->kernels, t->begin_last);
+	t->kernels.event_close(&t->kernels, t->last_head);
 	staging_close(t->staging);
 }
 

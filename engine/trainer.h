@@ -106,7 +106,9 @@ struct trainer_step {
 	const double *epochs;     /* [sources]: how often each corpus's training split was gone through */
 	int sources;
 	uint64_t ordinal; /* windows consumed so far */
-	double seconds, seconds_data, seconds_model, seconds_optimizer;
+	/* model: forward and backward; forward: its part up to and with the classifier, which has its gradients
+	 * as soon as its loss; optimizer: what is left (norm, update, waits for weights) */
+	double seconds, seconds_data, seconds_model, seconds_forward, seconds_optimizer;
 };
 
 struct trainer_validation {

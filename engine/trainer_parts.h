@@ -37,6 +37,7 @@ struct trainer {
 	float *losses;                            /* [local_batch][T] */
 	float *device_losses;                     /* [micro_batch][T] */
 	struct event *begin_model, *end_model;    /* of a step */
+	struct event *begin_last, *last_head;     /* its last micro-batch: begun, and its classifier done */
 	int32_t *evaluation_tokens;               /* [T + 1] */
 	struct mixture_source sources[MIXTURE_LIMIT]; /* of training */
 	int source_count;

@@ -72,6 +72,15 @@ static void begin_offload(struct trainer *t, uint64_t at)
 	offload_begin(t->offload, &step);
 }
 
+/* Of the step's last micro-batch. */
+static enum status layer_done(void *user, int layer)
+{
+	struct trainer *t = user;
+	if (layer == t->config.model.layers)
+		t->kernels.event_record(&t->kernels, t->last_head, NULL);
+	return t->offload ? offload_layer_done(t->offload, layer) : STATUS_OK;
+}
+
 /* Queues all of it, and waits for nothing (but weights that are still being computed on the host). */
 static enum status forward_backward(struct trainer *t, const struct trainer_gathered *g)
 {
@@ -82,11 +91,13 @@ static enum status forward_backward(struct trainer *t, const struct trainer_gath
 	k->event_record(k, t->begin_model, NULL);
 	for (uint64_t at = 0; at < t->local_batch; at += micro) {
 		struct model_batch batch = trainer_stage(t, at, micro, g->first_ordinal + at);
-		bool last = t->offload && at + micro == t->local_batch;
+		bool last = at + micro == t->local_batch;
 		if (last)
+			k->event_record(k, t->begin_last, NULL);
+		if (last && t->offload)
 			begin_offload(t, at);
 		TRY(model_train(t->model, t->working, t->gradients, &batch, scale, at > 0, t->device_losses,
-			last ? offload_layer_done : NULL, t->offload));
+			last ? layer_done : NULL, t));
 		trainer_fetch_losses(t, at, micro);
 	}
 	k->event_record(k, t->end_model, NULL);
@@ -114,6 +125,16 @@ static enum status check_skips(struct trainer *t)
 	return STATUS_OK;
 }
 
+/* Micro-batches are alike: the last one's share of forward holds for all. Once the stream was waited for. */
+static void report_times(struct trainer *t, struct trainer_step *report)
+{
+	struct kernels *k = &t->kernels;
+	double forward = k->event_seconds(k, t->begin_last, t->last_head);
+	double both = k->event_seconds(k, t->begin_last, t->end_model);
+	report->seconds_model = k->event_seconds(k, t->begin_model, t->end_model);
+	report->seconds_forward = both > 0 ? report->seconds_model * forward / both : 0;
+}
+
 /* The step's only wait is for the norm; the losses have come with it. */
 static enum status update(struct trainer *t, const struct trainer_gathered *g, struct trainer_step *report)
 {
@@ -121,7 +142,7 @@ static enum status update(struct trainer *t, const struct trainer_gathered *g, s
 	struct optimizer_measure measure;
 	void *working = t->working == (void *)t->master ? NULL : t->working;
 	TRY(optimizer_measure(t->optimizer, t->gradients, s->loss_scale.scale, &measure));
-	report->seconds_model = t->kernels.event_seconds(&t->kernels, t->begin_model, t->end_model);
+	report_times(t, report);
 	TRY(sum_losses(t, g, &report->loss));
 	report->gradient_norm = measure.norm;
 	report->loss_scale = s->loss_scale.scale;

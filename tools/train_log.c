@@ -25,6 +25,7 @@ struct train_log {
 	/* since the last iteration line */
 	uint64_t steps, tokens;
 	double loss, started;
+	double forward, backward, optimizer, data; /* seconds */
 	/* since the start, for the time left */
 	uint64_t all_steps;
 	double first_started;
@@ -114,6 +115,7 @@ static enum status record_step(struct train_log *log, const struct trainer_step 
 	put_number(out, "ms", 1e3 * s->seconds);
 	put_number(out, "ms_data", 1e3 * s->seconds_data);
 	put_number(out, "ms_model", 1e3 * s->seconds_model);
+	put_number(out, "ms_forward", 1e3 * s->seconds_forward);
 	put_number(out, "ms_optimizer", 1e3 * s->seconds_optimizer);
 	return end_line(log);
 }
@@ -221,8 +223,12 @@ static void print_iteration(struct train_log *log, const struct trainer_step *s)
 		log->loss / (double)log->steps, s->loss_scale, (double)log->tokens / elapsed,
 		format_epochs(s, text, sizeof text), s->gradient_norm,
 		format_flops(log, elapsed, flops, sizeof flops));
+	double each = 1e3 / (double)log->steps;
+	train_log_line(log,
+		"time (ms) | forward: %.2f | backward: %.2f | optimizer: %.2f | batch generator: %.2f",
+		each * log->forward, each * log->backward, each * log->optimizer, each * log->data);
 	log->steps = log->tokens = 0;
-	log->loss = 0;
+	log->loss = log->forward = log->backward = log->optimizer = log->data = 0;
 	log->started = time;
 }
 
@@ -246,6 +252,10 @@ static enum status on_step(void *user, const struct trainer_step *s)
 		log->warm_seconds += s->seconds;
 	log->tokens += s->counted;
 	log->loss += s->loss;
+	log->forward += s->seconds_forward;
+	log->backward += s->seconds_model - s->seconds_forward;
+	log->optimizer += s->seconds_optimizer;
+	log->data += s->seconds_data;
 	if (s->overflow)
 		print_overflow(log, s);
 	if (s->step % log->config.log_interval == 0)

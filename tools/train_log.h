@@ -7,7 +7,7 @@
  *     "updates", "counted" (targets of the step), "tokens" (of the run), "tokens_per_second", "epoch" (of the
  *     last window, from 0), "epochs" ([how often each corpus was gone through]), "ordinal",
  *     "tflops" (of the model, per second), "mfu" (null where the device's peak is not known),
- *     "ms", "ms_data", "ms_model" (forward and backward), "ms_optimizer"}
+ *     "ms", "ms_data", "ms_model" (forward and backward), "ms_forward", "ms_optimizer"}
  *    {"step", "type": "valid" or "test", "loss", "ppl", "windows", "counted", "best", "ms"}
  *    {"step", "type": "checkpoint", "name", "best", "ms"}
  * Resuming at step k first drops the lines of steps above k (and a last line cut short), at once, so that no

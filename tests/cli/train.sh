@@ -36,6 +36,12 @@ reads() { # NAME EXPRESSION LINES-OF-FERRY'S
 }
 reads "iteration" "$iteration" 4
 reads "validation" "$validation" 2
+reads "timers" '^time \(ms\) \| forward: [0-9.]+ \| backward: [0-9.]+ \|.* optimizer: [0-9.]+ \| batch generator: [0-9.]+' 4
+# The time of an iteration has validations and checkpoints too.
+test_that "the timers are within the iteration" awk -F'[:|]' '
+	/^ iteration/ { step = $3 }
+	/^time \(ms\)/ { sum = $3 + $5 + $7 + $9; if ($3 <= 0 || $5 <= 0 || sum > step * 1.01 + 0.5) bad++ }
+	END { exit bad > 0 }' log
 reads "parameters" '^ > number of parameters on model parallel rank 0: [0-9]+$' 1
 reads "vocabulary" '^> padded vocab \(size: 50257\) with 47 dummy tokens \(new size: 50304\)$' 1
 reads "end of document" '^> found end-of-document token: 50256$' 1

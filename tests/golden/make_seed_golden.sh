@@ -12,6 +12,7 @@ zstd -dc "$log" | awk '
 	/^  (pretrained_bert|num_layers|lr|lr_decay_iters|layernorm_epsilon|make_vocab_size_divisible_by|train_iters|fp16|split|seed) / ||
 	/^> padded vocab/ || /^> found end-of-document/ || / > number of parameters/ || /^learning rate decaying/ { print }
 	/^ iteration/ && (n++ < 3 || n % 1000 == 0) { print }
+	/^time \(ms\)/ && timers++ < 2 { print }
 	/^-+$/ && dashes < 6 { dashes++; print }
 	/^ validation loss/ { print }
 ' >"$here/seed_log_sample.txt"
