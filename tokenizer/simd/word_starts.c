@@ -22,6 +22,13 @@ struct block {
 
 #if defined __AVX512BW__
 
+typedef __m512i bytes_type;
+
+static inline bytes_type bytes_read(const uint8_t *from)
+{
+	return _mm512_loadu_si512(from);
+}
+
 static inline uint64_t in_range(__m512i text, char first, int count)
 {
 	return _mm512_cmplt_epu8_mask(
@@ -43,6 +50,13 @@ static inline struct block block_read(const uint8_t *from)
 }
 
 #elif defined __AVX2__
+
+typedef __m256i bytes_type;
+
+static inline bytes_type bytes_read(const uint8_t *from)
+{
+	return _mm256_loadu_si256((const __m256i *)from);
+}
 
 static inline uint64_t in_range(__m256i text, char first, int count)
 {
@@ -73,6 +87,13 @@ static inline struct block block_read(const uint8_t *from)
 }
 
 #elif defined __SSE2__
+
+typedef __m128i bytes_type;
+
+static inline bytes_type bytes_read(const uint8_t *from)
+{
+	return _mm_loadu_si128((const __m128i *)from);
+}
 
 static inline uint64_t in_range(__m128i text, char first, int count)
 {
@@ -140,6 +161,88 @@ static inline void bits_set(uint64_t *bits, size_t at, size_t count)
 		bits[at / BLOCK + 1] |= ones >> (BLOCK - shift);
 }
 
+#ifdef __x86_64__
+
+/* One bit a byte: the first bytes of characters. */
+struct leads {
+	uint64_t letter_of_2, letter_of_3, other_of_3;
+};
+
+enum { ANY_FIRST = 0x80, ANY_LAST = 0xBF };
+
+/* The characters whose first byte is one of lead_first..lead_last, and so on. All but `at` are constants. */
+static inline __attribute__((always_inline)) uint64_t leads_match(const bytes_type at[3], int lead_first,
+	int lead_last, int second_first, int second_last, int third_first, int third_last)
+{
+	uint64_t match = in_range(at[0], (char)lead_first, lead_last - lead_first + 1);
+	if (second_first != ANY_FIRST || second_last != ANY_LAST)
+		match &= in_range(at[1], (char)second_first, second_last - second_first + 1);
+	if (third_first != ANY_FIRST || third_last != ANY_LAST)
+		match &= in_range(at[2], (char)third_first, third_last - third_first + 1);
+	return match;
+}
+
+#define OF_2(lead_first, lead_last, second_first, second_last)                                               \
+	leads_match(at, lead_first, lead_last, second_first, second_last, ANY_FIRST, ANY_LAST)
+#define OF_3(lead_first, lead_last, second_first, second_last, third_first, third_last)                      \
+	leads_match(at, lead_first, lead_last, second_first, second_last, third_first, third_last)
+
+/*
+ * Ranges of one class that much text is written in: what they hold need not be looked up. Each is of Unicode
+ * 16.0's tables, no matter how complete: a character that is in none is looked up. Reads BLOCK + 2 bytes.
+ */
+static inline struct leads leads_read(const uint8_t *from)
+{
+	struct leads leads = {0};
+	for (int i = 0; i < BLOCK; i += (int)sizeof(bytes_type)) {
+		bytes_type at[3] = {bytes_read(from + i), bytes_read(from + i + 1), bytes_read(from + i + 2)};
+		uint64_t two = OF_2(0xC4, 0xCA, 0x80, 0xBF) | /* Latin extended: U+0100 to U+02BF */
+			       OF_2(0xC3, 0xC3, 0x80, 0x96) | /* Latin-1 but for U+00D7, U+00F7 */
+			       OF_2(0xC3, 0xC3, 0x98, 0xB6) | OF_2(0xC3, 0xC3, 0xB8, 0xBF) |
+			       OF_2(0xCE, 0xCE, 0x8E, 0xA1) | /* Greek: U+038E to U+03F5 but for U+03A2 */
+			       OF_2(0xCE, 0xCE, 0xA3, 0xBF) | OF_2(0xCF, 0xCF, 0x80, 0xB5) |
+			       OF_2(0xD0, 0xD1, 0x80, 0xBF) | /* Cyrillic: U+0400 to U+047F */
+			       OF_2(0xD7, 0xD7, 0x90, 0xAA) | /* Hebrew: U+05D0 to U+05EA */
+			       OF_2(0xD8, 0xD8, 0xA0, 0xBF) | /* Arabic: U+0620 to U+064A */
+			       OF_2(0xD9, 0xD9, 0x80, 0x8A);
+		uint64_t three = OF_3(0xE5, 0xE9, 0x80, 0xBF, 0x80, 0xBF) | /* Han: U+5000 to U+9FFF */
+				 OF_3(0xE4, 0xE4, 0xB8, 0xBF, 0x80, 0xBF) | /* Han: U+4E00 to U+4FFF */
+				 OF_3(0xE3, 0xE3, 0x81, 0x81, 0x81, 0xBF) | /* kana, but for U+3040, */
+				 OF_3(0xE3, 0xE3, 0x82, 0x82, 0x80, 0x96) | /* U+3097 to U+30A0, */
+				 OF_3(0xE3, 0xE3, 0x82, 0x82, 0xA1, 0xBF) |
+				 OF_3(0xE3, 0xE3, 0x83, 0x83, 0x80, 0xBA) | /* and U+30FB */
+				 OF_3(0xE3, 0xE3, 0x83, 0x83, 0xBC, 0xBF) |
+				 OF_3(0xEA, 0xEA, 0xB0, 0xBF, 0x80, 0xBF) | /* Hangul: U+AC00 to U+D77F */
+				 OF_3(0xEB, 0xEC, 0x80, 0xBF, 0x80, 0xBF) |
+				 OF_3(0xED, 0xED, 0x80, 0x9D, 0x80, 0xBF) |
+				 OF_3(0xE1, 0xE1, 0xB8, 0xBB, 0x80, 0xBF);  /* Vietnamese: U+1E00 to U+1EFF */
+		uint64_t other = OF_3(0xE2, 0xE2, 0x80, 0x80, 0x90, 0xA7) | /* U+2010 to U+2027 */
+				 OF_3(0xE3, 0xE3, 0x80, 0x80, 0x81, 0x84) | /* U+3001 to U+3004 */
+				 OF_3(0xE3, 0xE3, 0x80, 0x80, 0x88, 0xA0) | /* U+3008 to U+3020 */
+				 OF_3(0xEF, 0xEF, 0xBC, 0xBC, 0x81, 0x8F);  /* U+FF01 to U+FF0F */
+		leads.letter_of_2 |= two << i;
+		leads.letter_of_3 |= three << i;
+		leads.other_of_3 |= other << i;
+	}
+	return leads;
+}
+
+/* Gives the characters of leads_read their class. Returns their bytes in block `block`, one bit a byte;
+ * *spill: in the next. */
+static inline uint64_t read_common(const uint8_t *text, size_t block, uint64_t *spill, struct masks *masks)
+{
+	struct leads leads = leads_read(text + block * BLOCK);
+	uint64_t two = leads.letter_of_2, three = leads.letter_of_3, other = leads.other_of_3;
+	uint64_t letter = two | two << 1 | three | three << 1 | three << 2;
+	uint64_t letter_spill = two >> 63 | three >> 63 | three >> 62;
+	masks->classes[UNICODE_LETTER][block] |= letter;
+	masks->classes[UNICODE_LETTER][block + 1] |= letter_spill;
+	*spill = letter_spill | other >> 63 | other >> 62;
+	return letter | other | other << 1 | other << 2;
+}
+
+#endif
+
 /* Gives each non-ASCII character of block `block` its class, in all its bytes; they may reach into the next.
  */
 static void read_wide(
@@ -170,6 +273,7 @@ static void read_wide(
 static void read_text(const uint8_t *text, size_t bytes, struct masks *masks)
 {
 	size_t blocks = (bytes + BLOCK - 1) / BLOCK, done = 0;
+	uint64_t spill = 0;
 	masks->wide_spaces = 0;
 	for (int row = UNICODE_LETTER; row <= UNICODE_SPACE; row++)
 		memset(masks->classes[row], 0, (blocks + 1) * sizeof(uint64_t));
@@ -185,6 +289,15 @@ static void read_text(const uint8_t *text, size_t bytes, struct masks *masks)
 		masks->classes[UNICODE_SPACE][i] |= block.space;
 		masks->blank[i] = block.blank;
 		masks->apostrophe[i] = block.apostrophe;
+		if (!block.not_ascii)
+			continue; /* no character reaches in here */
+#ifdef __x86_64__
+		uint64_t common = spill;
+		spill = 0;
+		if (i * BLOCK + BLOCK + 2 <= bytes)
+			common |= read_common(text, i, &spill, masks);
+		block.not_ascii &= ~common;
+#endif
 		if (block.not_ascii)
 			read_wide(text, bytes, i, block.not_ascii, &done, masks);
 	}

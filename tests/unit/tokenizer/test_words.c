@@ -7,6 +7,7 @@
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <cmocka.h>
@@ -197,6 +198,40 @@ static void every_pair_at_every_edge(void **state)
 			}
 }
 
+static size_t encode(uint32_t c, char *out)
+{
+	if (c < 0x800)
+		return (size_t)sprintf(out, "%c%c", (int)(0xC0 | c >> 6), (int)(0x80 | (c & 63)));
+	if (c < 0x10000)
+		return (size_t)sprintf(out, "%c%c%c", (int)(0xE0 | c >> 12), (int)(0x80 | (c >> 6 & 63)),
+			(int)(0x80 | (c & 63)));
+	return (size_t)sprintf(out, "%c%c%c%c", (int)(0xF0 | c >> 18), (int)(0x80 | (c >> 12 & 63)),
+		(int)(0x80 | (c >> 6 & 63)), (int)(0x80 | (c & 63)));
+}
+
+/* Each beside a letter, a number, another sign, a space and its neighbours, at every place of a block in
+ * turn. */
+static void every_character(void **state)
+{
+	(void)state;
+	static char text[4096];
+	for (uint32_t c = 0x80; c < 0x20000;) {
+		size_t bytes = 0;
+		while (bytes < sizeof text - 200 && c < 0x20000) {
+			char letters[5];
+			size_t length = encode(c, letters);
+			if (c < 0xD800 || c > 0xDFFF)
+				bytes += (size_t)sprintf(text + bytes, "%.*sx%.*s1%.*s!%.*s %.*s  ",
+					(int)length, letters, (int)length, letters, (int)length, letters,
+					(int)length, letters, (int)length, letters);
+			for (uint32_t beside = c; beside < c + 5 && (c < 0xD7FB || c > 0xDFFF); beside++)
+				bytes += encode(beside, text + bytes);
+			c++;
+		}
+		check(text, bytes);
+	}
+}
+
 static void around_the_chunk(void **state)
 {
 	(void)state;
@@ -275,6 +310,7 @@ int main(void)
 		cmocka_unit_test(by_hand),
 		cmocka_unit_test(random_texts),
 		cmocka_unit_test(every_pair_at_every_edge),
+		cmocka_unit_test(every_character),
 		cmocka_unit_test(around_the_chunk),
 		cmocka_unit_test(instruction_sets_agree),
 		cmocka_unit_test(any_bytes),
