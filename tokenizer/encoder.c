@@ -57,12 +57,13 @@ static void cache_insert(struct encoder *encoder, struct cache_line *line, const
 }
 
 /* To the head of its line from the neighbour: what is in use comes to stand where it is looked for first. */
-static void cache_promote(struct cache_line *line, struct cache_slot *beside)
+static const struct cache_slot *cache_promote(struct cache_line *line, struct cache_slot *beside)
 {
 	struct cache_slot slot = *beside;
 	*beside = line->slots[1];
 	line->slots[1] = line->slots[0];
 	line->slots[0] = slot;
+	return &line->slots[0];
 }
 
 static struct cache_slot slot_make(
@@ -203,8 +204,8 @@ static inline void widen(const uint16_t *narrow, size_t count, uint32_t *ids)
 			ids[i + j] = narrow[i + j];
 }
 
-/* Ids as a cache holds them. */
-static void write_cached(struct encode_run *run, const void *cached, size_t count)
+/* Ids as a cache holds them, of a word that ends at `end`. */
+static void write_cached(struct encode_run *run, const uint8_t *end, const void *cached, size_t count)
 {
 	uint32_t ids[LONG_WORD_LIMIT + AT_ONCE];
 	if (!run->encoder->narrow) {
@@ -212,40 +213,61 @@ static void write_cached(struct encode_run *run, const void *cached, size_t coun
 	} else if (run->narrow_out) {
 		memcpy(run->out, cached, count * sizeof(uint16_t));
 		run->out = (uint16_t *)run->out + count;
+	} else if (end <= run->fast_end) {
+		widen(cached, count, run->out);
+		run->out = (uint32_t *)run->out + count;
 	} else {
 		widen(cached, count, ids);
 		write_ids(run, ids, count);
 	}
 }
 
-static void write_slot(struct encode_run *run, const struct cache_slot *slot)
-{
-	write_cached(run, &slot->ids,
-		run->encoder->narrow ? slot->ids.narrow[SLOT_NARROW] : slot->ids.wide[SLOT_WIDE]);
-}
-
-static void write_record(struct encode_run *run, const struct long_record *record)
-{
-	write_cached(run, long_record_ids(record), record->count);
-}
-
 /* ---- words that no cache has ---- */
+
+/* A short word whose ids are among the long words: its slot; NULL: none. */
+static struct cache_slot *find_marked(struct encoder *encoder, struct cache_line *line, struct word_key key)
+{
+	struct word_key marked = {key.low, key.high | KEY_MARK};
+	return (struct cache_slot *)cache_find(encoder, line, marked);
+}
+
+/* The ids of a short word as a cache holds them, until the next word is kept; NULL: no cache has it. */
+static const void *find_short(struct encoder *encoder, struct cache_line *line, struct word_key key,
+	const uint8_t *word, size_t length, size_t *count)
+{
+	const struct cache_slot *slot = line_find(line, key);
+	if (!slot && (slot = line_find(neighbour_of(encoder, line), key)))
+		slot = cache_promote(line, (struct cache_slot *)slot);
+	if (slot) {
+		*count = encoder->narrow ? slot->ids.narrow[SLOT_NARROW] : slot->ids.wide[SLOT_WIDE];
+		return &slot->ids;
+	}
+	if (!(slot = find_marked(encoder, line, key)))
+		return NULL;
+	const struct long_record *record = long_words_check(&encoder->longs, slot->ids.entry, word, length);
+	if (!record)
+		return NULL;
+	*count = record->count;
+	return long_record_ids(record);
+}
 
 /* Keeps what a short word came to. */
 static void keep_short(struct encoder *encoder, struct cache_line *line, struct word_key key,
 	const uint8_t *word, size_t length, const uint32_t *ids, size_t count)
 {
-	struct word_key marked = {key.low, key.high | KEY_MARK};
-	struct cache_slot slot;
 	if (count <= (encoder->narrow ? SLOT_NARROW : SLOT_WIDE)) {
-		slot = slot_make(encoder, key, ids, count);
-	} else {
-		long_words_add(&encoder->longs, long_hash_mix(key.low, key.high), word, length, ids, count);
-		if (cache_find(encoder, line, marked))
-			return;
-		slot = slot_make(encoder, marked, ids, 0);
+		struct cache_slot slot = slot_make(encoder, key, ids, count);
+		cache_insert(encoder, line, &slot);
+		return;
 	}
-	cache_insert(encoder, line, &slot);
+	uint64_t entry = long_words_add(&encoder->longs, 0, word, length, ids, count);
+	struct cache_slot *marked = find_marked(encoder, line, key);
+	if (marked) {
+		marked->ids.entry = entry; /* the ring has dropped what it was */
+	} else {
+		struct cache_slot slot = {.key = {key.low, key.high | KEY_MARK}, .ids.entry = entry};
+		cache_insert(encoder, line, &slot);
+	}
 }
 
 /* A piece of a word. */
@@ -261,16 +283,14 @@ static enum status piece_ids(struct encoder *encoder, const struct piece *piece,
 {
 	if (piece->length >= KEY_BYTES)
 		return vocabulary_merge_word(encoder->tokenizer, piece->text, piece->length, ids, count);
-	const struct cache_slot *slot = cache_find(encoder, piece->line, piece->key);
-	if (slot && encoder->narrow) {
-		*count = slot->ids.narrow[SLOT_NARROW];
-		widen(slot->ids.narrow, AT_ONCE, ids);
-	} else if (slot) {
-		*count = slot->ids.wide[SLOT_WIDE];
-		memcpy(ids, slot->ids.wide, sizeof slot->ids.wide);
-	} else {
+	const void *known = find_short(encoder, piece->line, piece->key, piece->text, piece->length, count);
+	if (!known) {
 		*count = merge_short(&encoder->tokenizer->table, piece->text, piece->length, ids);
 		keep_short(encoder, piece->line, piece->key, piece->text, piece->length, ids, *count);
+	} else if (encoder->narrow) {
+		widen(known, *count, ids);
+	} else {
+		memcpy(ids, known, *count * sizeof *ids);
 	}
 	return STATUS_OK;
 }
@@ -320,7 +340,7 @@ static enum status add_long_word(struct encode_run *run, const uint8_t *word, si
 		length <= LONG_WORD_LIMIT ? long_words_find(&encoder->longs, hash, word, length) : NULL;
 	size_t count;
 	if (record) {
-		write_record(run, record);
+		write_cached(run, word + length, long_record_ids(record), record->count);
 		return STATUS_OK;
 	}
 	TRY(word_ids(run, word, length, &count));
@@ -335,23 +355,14 @@ enum status encoder_add_word(struct encode_run *run, struct word_batch *batch, s
 	struct encoder *encoder = run->encoder;
 	const uint8_t *word = run->text + batch->bounds[i];
 	size_t length = (size_t)(batch->bounds[i + 1] - batch->bounds[i]), count;
-	struct word_key key = batch->keys[i], marked = {key.low, key.high | KEY_MARK};
+	struct word_key key = batch->keys[i];
 	struct cache_line *line = batch->lines[i];
 	if (key.high == KEY_LONG)
 		return add_long_word(run, word, length, key.low);
-	const struct cache_slot *slot = line_find(neighbour_of(encoder, line), key);
-	if (slot) {
-		write_slot(run, slot);
-		cache_promote(line, (struct cache_slot *)slot);
+	const void *known = find_short(encoder, line, key, word, length, &count);
+	if (known) {
+		write_cached(run, word + length, known, count);
 		return STATUS_OK;
-	}
-	if (cache_find(encoder, line, marked)) {
-		const struct long_record *record =
-			long_words_find(&encoder->longs, long_hash_mix(key.low, key.high), word, length);
-		if (record) {
-			write_record(run, record);
-			return STATUS_OK;
-		}
 	}
 	TRY(word_ids(run, word, length, &count));
 	keep_short(encoder, line, key, word, length, encoder->ids, count);

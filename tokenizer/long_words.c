@@ -8,19 +8,25 @@ void long_words_init(struct long_words *words, void *memory, uint32_t id_bytes)
 		.id_bytes = id_bytes};
 }
 
+const struct long_record *long_words_check(
+	const struct long_words *words, uint64_t entry, const uint8_t *word, size_t length)
+{
+	const struct long_record *record = long_record_at(words, entry);
+	if (!record || record->length != length ||
+		memcmp((const uint8_t *)(record + 1) + record->count * words->id_bytes, word, length) != 0)
+		return NULL;
+	return record;
+}
+
 const struct long_record *long_words_find(
 	const struct long_words *words, uint64_t hash, const uint8_t *word, size_t length)
 {
 	const uint64_t *bucket = long_bucket(words, hash);
-	for (int i = 0; i < LONG_BUCKET; i++) {
-		if ((uint16_t)bucket[i] != (uint16_t)hash)
-			continue;
-		const struct long_record *record = long_record_at(words, bucket[i]);
-		if (record && record->length == length &&
-			memcmp((const uint8_t *)(record + 1) + record->count * words->id_bytes, word,
-				length) == 0)
+	const struct long_record *record;
+	for (int i = 0; i < LONG_BUCKET; i++)
+		if ((uint16_t)bucket[i] == (uint16_t)hash &&
+			(record = long_words_check(words, bucket[i], word, length)))
 			return record;
-	}
 	return NULL;
 }
 
@@ -34,14 +40,17 @@ static uint64_t ring_take(struct long_words *words, size_t bytes)
 	return words->end - units;
 }
 
-void long_words_add(struct long_words *words, uint64_t hash, const uint8_t *word, size_t length,
+uint64_t long_words_add(struct long_words *words, uint64_t hash, const uint8_t *word, size_t length,
 	const uint32_t *ids, size_t count)
 {
 	uint64_t *bucket = long_bucket(words, hash);
 	uint64_t start = ring_take(words, sizeof(struct long_record) + count * words->id_bytes + length);
-	memmove(bucket + 1, bucket, (LONG_BUCKET - 1) * sizeof *bucket);
-	bucket[0] = start << 16 | (uint16_t)hash;
-	struct long_record *record = long_record_at(words, bucket[0]);
+	uint64_t entry = start << 16 | (uint16_t)hash;
+	if (hash) {
+		memmove(bucket + 1, bucket, (LONG_BUCKET - 1) * sizeof *bucket);
+		bucket[0] = entry;
+	}
+	struct long_record *record = long_record_at(words, entry);
 	*record = (struct long_record){.length = (uint16_t)length, .count = (uint16_t)count};
 	if (words->id_bytes == sizeof *ids) {
 		memcpy(record + 1, ids, count * sizeof *ids);
@@ -51,4 +60,5 @@ void long_words_add(struct long_words *words, uint64_t hash, const uint8_t *word
 			narrow[i] = (uint16_t)ids[i];
 	}
 	memcpy((uint8_t *)(record + 1) + count * words->id_bytes, word, length);
+	return entry;
 }

@@ -44,9 +44,14 @@ void long_words_init(struct long_words *words, void *memory, uint32_t id_bytes);
 const struct long_record *long_words_find(
 	const struct long_words *words, uint64_t hash, const uint8_t *word, size_t length);
 
-/* length <= LONG_WORD_LIMIT, count <= length. */
-void long_words_add(struct long_words *words, uint64_t hash, const uint8_t *word, size_t length,
+/* length <= LONG_WORD_LIMIT, count <= length. Returns the entry, which long_words_check takes; hash 0: that
+ * is the only way to it. */
+uint64_t long_words_add(struct long_words *words, uint64_t hash, const uint8_t *word, size_t length,
 	const uint32_t *ids, size_t count);
+
+/* NULL: the record is another one's by now. */
+const struct long_record *long_words_check(
+	const struct long_words *words, uint64_t entry, const uint8_t *word, size_t length);
 
 static inline const void *long_record_ids(const struct long_record *record)
 {

@@ -8,7 +8,7 @@
  * pushes the old first one to the second, and the second to the line's neighbour if there is room. The table
  * grows with the words that a text has, up to CACHE_BITS_MOST: what is small is soon ready and stays near the
  * processor. Every other word is in tokenizer/long_words.h; a word of at most 15 bytes that is there has a
- * slot with a marked key and no ids.
+ * slot with a marked key that says where.
  *
  * Where every id fits in 16 bits (vocabularies up to 65,536) slots hold 16-bit ids, else 32-bit ones and
  * fewer.
@@ -44,7 +44,8 @@ struct cache_slot {
 	union {
 		uint16_t narrow[SLOT_NARROW + 1];
 		uint32_t wide[SLOT_WIDE + 1];
-	} ids; /* the last is how many there are */
+		uint64_t entry; /* of a marked key */
+	} ids;                  /* the last is how many there are */
 };
 
 struct cache_line {
