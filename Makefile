@@ -248,7 +248,7 @@ faults: $(B)/ferry ## power failures, failing calls, no memory, damage, kill -9:
 .PHONY: faults
 
 # PYTHON=... names a Python that has PyTorch (bench), or all the peers (interop; otherwise they come into build/venv).
-bench: $(B)/ferry $(B)/opt/tests/bench/bench_step $(B)/opt/tests/bench/bench_tokenizer ## the tokenizer beside gigatoken, preprocess beside Megatron-LM's way, training steps beside PyTorch, in turns; PYTHON=python3 has them
+bench: $(B)/ferry $(B)/opt/tests/bench/bench_step $(B)/opt/tests/bench/bench_adam $(B)/opt/tests/bench/bench_tokenizer ## the tokenizer beside gigatoken, preprocess beside Megatron-LM's way, the host's AdamW beside DeepSpeed's, training steps beside PyTorch, in turns; PYTHON=python3 has them
 	@B=$(B) $(if $(PYTHON),PYTHON=$(PYTHON)) tests/bench/all
 interop: $(B)/ferry $(B)/opt/tests/interop/model_logits ## agreement with tiktoken, transformers and Megatron-LM
 	@B=$(B) $(if $(PYTHON),PYTHON=$(PYTHON)) tests/interop/all

@@ -1,7 +1,10 @@
 #include "kernels/adamw.h"
 #include "kernels/cpu/simd/rows.h"
+#ifdef __SSE2__
+#include <immintrin.h>
+#endif
 
-enum { SPAN = 512, STATS_BLOCK = 1 << 16 };
+enum { SPAN = 512, NEAR = 128, STATS_BLOCK = 1 << 16 };
 
 struct update {
 	const float *p, *m, *v, *gradient;
@@ -21,6 +24,66 @@ static void update_span(const struct adamw_factors *factors, struct update u, in
 	}
 }
 
+/* Past the caches: a cache line that is written whole need not be read first. */
+static void write_past_caches(void *to, const void *from, size_t bytes)
+{
+#ifdef __SSE2__
+	if ((uintptr_t)to % 64 == 0 && bytes % 64 == 0) {
+		for (size_t i = 0; i < bytes; i += 64) {
+			const char *in = (const char *)from + i;
+			char *out = (char *)to + i;
+#if defined(__AVX512F__)
+			_mm512_stream_si512((__m512i *)out, _mm512_loadu_si512(in));
+#elif defined(__AVX__)
+			_mm256_stream_si256((__m256i *)out, _mm256_loadu_si256((const __m256i *)in));
+			_mm256_stream_si256(
+				(__m256i *)(out + 32), _mm256_loadu_si256((const __m256i *)(in + 32)));
+#else
+			for (int j = 0; j < 64; j += 16)
+				_mm_stream_si128(
+					(__m128i *)(out + j), _mm_loadu_si128((const __m128i *)(in + j)));
+#endif
+		}
+		return;
+	}
+#endif
+	memcpy(to, from, bytes);
+}
+
+/* What was written past the caches is seen by others before what is written from here on. */
+static void end_writes_past_caches(void)
+{
+#ifdef __SSE2__
+	_mm_sfence();
+#endif
+}
+
+static void write_work(void *work, enum dtype type, int64_t at, const float *p, int n)
+{
+	_Alignas(64) float row[SPAN];
+	row_write(row, type, 0, p, n);
+	write_past_caches((char *)work + (size_t)at * dtype_bytes(type), row, (size_t)n * dtype_bytes(type));
+}
+
+/* To other arrays: computed in the first cache, then written past it; few at a time, so that the one overlaps
+ * with the other. */
+static void update_elsewhere(
+	const struct adamw_factors *factors, struct update u, void *work, enum dtype type, int64_t at, int n)
+{
+	_Alignas(64) float whole[SPAN], m[NEAR], v[NEAR];
+	for (int i = 0; i < n; i += NEAR) {
+		int some = n - i < NEAR ? n - i : NEAR;
+		float *p = whole + i;
+		struct update near = {u.p + i, u.m + i, u.v + i, u.gradient + i, p, m, v};
+		update_span(factors, near, some);
+		write_past_caches(u.p_out + i, p, (size_t)some * sizeof *p);
+		write_past_caches(u.m_out + i, m, (size_t)some * sizeof *m);
+		write_past_caches(u.v_out + i, v, (size_t)some * sizeof *v);
+	}
+	if (work)
+		write_work(work, type, at, whole, n);
+}
+
 void SIMD(cpu_adamw)(struct kernels *k, struct stream *s, const struct adamw *args, float *p_out,
 	float *m_out, float *v_out, void *work, const float *p, const float *m, const float *v,
 	const void *grad, uint64_t count)
@@ -28,15 +91,24 @@ void SIMD(cpu_adamw)(struct kernels *k, struct stream *s, const struct adamw *ar
 	(void)s;
 	struct adamw_factors factors = adamw_prepare(args);
 	int64_t total = (int64_t)count;
-#pragma omp parallel for num_threads(cpu_of(k)->threads) schedule(static)
-	for (int64_t at = 0; at < total; at += SPAN) {
-		float row[SPAN];
-		int n = (int)(total - at < SPAN ? total - at : SPAN);
-		const float *g = row_read(row, grad, k->grad, (size_t)at, n);
-		struct update u = {p + at, m + at, v + at, g, p_out + at, m_out + at, v_out + at};
-		update_span(&factors, u, n);
-		if (work)
-			row_write(work, k->act, (size_t)at, p_out + at, n);
+	bool elsewhere = p_out != p && m_out != m && v_out != v;
+#pragma omp parallel num_threads(cpu_of(k)->threads)
+	{
+#pragma omp for schedule(static)
+		for (int64_t at = 0; at < total; at += SPAN) {
+			float row[SPAN];
+			int n = (int)(total - at < SPAN ? total - at : SPAN);
+			const float *g = row_read(row, grad, k->grad, (size_t)at, n);
+			struct update u = {p + at, m + at, v + at, g, p_out + at, m_out + at, v_out + at};
+			if (elsewhere) {
+				update_elsewhere(&factors, u, work, k->act, at, n);
+				continue;
+			}
+			update_span(&factors, u, n);
+			if (work)
+				write_work(work, k->act, at, p_out + at, n);
+		}
+		end_writes_past_caches();
 	}
 }
 
