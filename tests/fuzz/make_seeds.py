@@ -203,6 +203,39 @@ def checkpoint():
                                                                                    b"9007199254740993", b"null", b"true", b"[]", b"{}"])
 
 
+def records():
+    def whole(width, lists):  # [(list, [numbers of its records])]
+        body = index = b""
+        for number, values in lists:
+            body += struct.pack(f"<{len(values)}Q", *values)
+            index += struct.pack("<5Q", number, values[0], values[-width], len(values) // width, 0)
+        return struct.pack("<H", len(index)) + body + index
+
+    seed("record_file", "one", b"\0" + whole(1, [(0, [1, 200, 3000]), (1, [5]), (0, [2, 1 << 61])]))
+    seed("record_file", "pairs", b"\2" + whole(2, [(0, [1, 1, 200, 7]), (1, [150, 0, 160, 2])]))
+    seed("record_file", "triples", b"\4" + whole(3, [(1, [1, 2, 3])]))
+    seed("record_file", "empty", b"\0" + whole(1, []))
+    seed("record_file", "raw", b"\1" + bytes(48) + b"FERRYREC")
+
+
+def sources():
+    def whole(records, paths):
+        begins, text = b"", b""
+        for path in paths:
+            begins += struct.pack("<Q", len(text))
+            text += path + b"\0"
+        body = b"".join(struct.pack("<QQI", *record) for record in records)
+        return b"FERRYSRC" + struct.pack("<Q", 1) + body + begins + text + struct.pack("<3Q", len(records), len(paths), len(text))
+
+    forty = [(d, d * 100, d % 3) for d in range(40)]
+    file = whole(forty, [b"a/one.jsonl", b"-", b"another \xff.txt"])
+    seed("sources_get", "same", b"\0" + file)
+    seed("sources_get", "fitting", b"\1" + file)
+    seed("sources_get", "more_paths", b"\1" + whole(forty, [b"x", b"", b"y", b"unused"]))
+    seed("sources_get", "fewer_paths", b"\1" + whole(forty, [b"x"]))
+    seed("sources_get", "fewer", b"\1" + whole(forty[:3], [b"x", b"y", b"z"]))
+
+
 if __name__ == "__main__":
-    for make in [utf8, jsonl, encoder, tokenizer, corpus, spill, safetensors, token_files, inputs, options, checkpoint]:
+    for make in [utf8, jsonl, encoder, tokenizer, corpus, spill, safetensors, token_files, inputs, options, checkpoint, records, sources]:
         make()

@@ -9,7 +9,12 @@
 #include "data/corpus_output.h"
 #include "data/hash_tree.h"
 #include "data/manifest.h"
+#include "data/sources.h"
 #include "tests/fuzz/fuzz.h"
+
+#ifndef SMALL_SOURCES
+#define SMALL_SOURCES 0
+#endif
 
 enum { SMALL_SHARDS = 2, SMALL_DOCUMENTS = 40, SMALL_FILES = 4, SMALL_EOD = 50256 };
 enum small_file { SMALL_BIN, SMALL_IDX, SMALL_KEY, SMALL_SUM };
@@ -46,16 +51,34 @@ FUZZ_FUNCTION void small_write_shard(uint64_t shard, struct shard_summary *summa
 	CHECK(shard_writer_publish(writer, summary) == STATUS_OK, "%s", error_message());
 }
 
+FUZZ_FUNCTION void small_write_sources(uint64_t shard, struct hash128 *hash)
+{
+	static const char *const paths[] = {"a/one.jsonl", "-", "another \xff.txt"};
+	struct sources_writer *writer;
+	char name[8];
+	snprintf(name, sizeof name, "%05u", (unsigned)shard);
+	CHECK(sources_writer_open(fuzz_path("work"), name, &writer) == STATUS_OK, "%s", error_message());
+	for (uint32_t d = 0; d < SMALL_DOCUMENTS; d++) {
+		struct source source = {.path = paths[d % 3], .line = d, .byte = d * 100};
+		CHECK(sources_writer_add(writer, &source) == STATUS_OK, "%s", error_message());
+	}
+	CHECK(sources_writer_publish(writer, hash) == STATUS_OK, "%s", error_message());
+}
+
 /* Writes it, and keeps the files. */
 FUZZ_FUNCTION void small_corpus_make(void)
 {
 	struct tokenizer *tokenizer;
 	struct shard_summary summaries[SMALL_SHARDS];
-	struct corpus_output output = {
-		.directory = fuzz_directory(), .shards = summaries, .shard_count = SMALL_SHARDS};
+	struct corpus_output output = {.directory = fuzz_directory(),
+		.shards = summaries,
+		.shard_count = SMALL_SHARDS,
+		.sources = SMALL_SOURCES};
 	CHECK(mkdir(fuzz_path("work"), 0700) == 0, "%s", fuzz_path("work"));
 	for (uint64_t i = 0; i < SMALL_SHARDS; i++) {
 		small_write_shard(i, &summaries[i]);
+		if (SMALL_SOURCES)
+			small_write_sources(i, &summaries[i].src_hash);
 		output.bytes += summaries[i].bytes;
 		output.input_documents += summaries[i].documents;
 		output.input_tokens += summaries[i].tokens;
