@@ -35,32 +35,48 @@ static double processor_clock(void)
 
 struct stopwatch stopwatch_start(const struct preprocess_job *job, int worker)
 {
-	double *seconds = job->config->profile ? job->config->profile[worker] : NULL;
-	return (struct stopwatch){.seconds = seconds, .since = seconds ? processor_clock() : 0};
+	struct stopwatch watch = {.seconds = job->config->profile ? job->config->profile[worker] : NULL};
+	if (watch.seconds) {
+		watch.since = job_clock();
+		watch.processor_since = processor_clock();
+	}
+	return watch;
 }
 
 void stopwatch_lap(struct stopwatch *watch, enum preprocess_stage stage)
 {
 	if (!watch->seconds)
 		return;
-	double now = processor_clock();
-	watch->seconds[stage] += now - watch->since;
+	double now = job_clock();
+	watch->laps[stage] += now - watch->since;
 	watch->since = now;
 }
 
-void stopwatch_wait(struct stopwatch *watch)
+void stopwatch_settle(struct stopwatch *watch)
 {
-	stopwatch_lap(watch, PREPROCESS_WAIT);
-	watch->waiting_since = watch->seconds ? job_clock() : 0;
+	if (!watch->seconds)
+		return;
+	double now = processor_clock(), sum = 0;
+	for (int stage = 0; stage < PREPROCESS_STAGES; stage++)
+		sum += watch->laps[stage];
+	for (int stage = 0; stage < PREPROCESS_STAGES; stage++) {
+		if (sum > 0)
+			watch->seconds[stage] += watch->laps[stage] / sum * (now - watch->processor_since);
+		watch->laps[stage] = 0;
+	}
+	watch->processor_since = now;
+	watch->since = job_clock();
 }
 
-void stopwatch_waited(struct stopwatch *watch, enum preprocess_stage stage)
+void stopwatch_block(struct stopwatch *watch, enum preprocess_stage stage)
 {
-	double before = watch->since;
+	double processor = watch->processor_since;
 	if (!watch->seconds)
 		return;
 	stopwatch_lap(watch, stage);
-	double waited = job_clock() - watch->waiting_since - (watch->since - before);
+	double passed = watch->laps[stage];
+	stopwatch_settle(watch);
+	double waited = passed - (watch->processor_since - processor);
 	if (waited > 0)
 		watch->seconds[PREPROCESS_WAIT] += waited;
 }

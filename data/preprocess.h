@@ -86,7 +86,7 @@ enum preprocess_stage {
 	PREPROCESS_LOAD,    /* spill files, and drop duplicates, and sort */
 	PREPROCESS_WRITE,   /* shards, and hash their pages */
 	PREPROCESS_PUBLISH, /* shards: index, hash trees */
-	PREPROCESS_WAIT,    /* for its turn to read a unit or to write a shard, and for fsync */
+	PREPROCESS_WAIT,    /* for its turn to read a unit or to write a shard, and for the disk */
 	PREPROCESS_STAGES
 };
 

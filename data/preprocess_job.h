@@ -82,16 +82,21 @@ struct preprocess_job {
 
 double job_clock(void); /* seconds, never goes back */
 
-/* One worker's stages: each lap adds the processor time since the one before to a stage. */
+/*
+ * One worker's stages. A lap adds the time since the one before to a stage, by a clock that is cheap to look
+ * at; stopwatch_settle turns the laps so far into the processor time that was spent meanwhile.
+ * stopwatch_block ends what may also wait: a lap, settled; the time that was not the processor's is
+ * PREPROCESS_WAIT's.
+ */
 struct stopwatch {
 	double *seconds; /* [PREPROCESS_STAGES], NULL: it stands still */
-	double since, waiting_since;
+	double laps[PREPROCESS_STAGES];
+	double since, processor_since;
 };
 struct stopwatch stopwatch_start(const struct preprocess_job *job, int worker);
 void stopwatch_lap(struct stopwatch *watch, enum preprocess_stage stage);
-/* Around what may wait: the time that passed beyond that of the processor goes to PREPROCESS_WAIT. */
-void stopwatch_wait(struct stopwatch *watch);
-void stopwatch_waited(struct stopwatch *watch, enum preprocess_stage stage);
+void stopwatch_settle(struct stopwatch *watch);
+void stopwatch_block(struct stopwatch *watch, enum preprocess_stage stage);
 
 /* Tells the user how far the job is, if it is time to or `now`. STATUS_INTERRUPTED when it is to stop. */
 enum status job_progress(struct preprocess_job *job, bool now) MUST_USE;

@@ -364,16 +364,13 @@ static enum status merge_range(struct merge *merge, int worker, size_t number)
 	spill_range_sort(*loaded);
 	if (job->config->near_bands)
 		TRY(job_drop_near(job, range->first, range->last, *loaded, &range->near));
-	stopwatch_lap(&watch, PREPROCESS_LOAD);
-	stopwatch_wait(&watch);
 	TRY(wait_for_turn(merge, number));
-	stopwatch_waited(&watch, PREPROCESS_LOAD);
+	stopwatch_block(&watch, PREPROCESS_LOAD);
 	TRY(append_range(merge, range, *loaded));
-	stopwatch_lap(&watch, PREPROCESS_WRITE);
-	stopwatch_wait(&watch);
+	stopwatch_block(&watch, PREPROCESS_WRITE);
 	if (range->ends_shard)
 		TRY(finish_shard(merge, range->shard));
-	stopwatch_waited(&watch, PREPROCESS_PUBLISH);
+	stopwatch_block(&watch, PREPROCESS_PUBLISH);
 	pass_turn(merge, number);
 	atomic_fetch_add(&job->bytes_done, range->stored);
 	return job_progress(job, true);

@@ -430,19 +430,18 @@ static enum status take_batches(struct crew *crew, struct open_unit *unit, struc
 		pthread_mutex_unlock(&crew->mutex);
 		if (failed)
 			return STATUS_OK;
-		stopwatch_wait(watch);
 		pthread_mutex_lock(&unit->mutex);
-		stopwatch_waited(watch, PREPROCESS_READ);
 		enum status status = read_batch(unit, place, &stored);
 		if (status != STATUS_OK)
 			unit->piece = (uint32_t)place->unit->pieces; /* nobody reads on */
 		pthread_mutex_unlock(&unit->mutex);
-		stopwatch_lap(watch, PREPROCESS_READ);
+		stopwatch_block(watch, PREPROCESS_READ);
 		TRY(status);
 		if (!place->file)
 			return STATUS_OK;
 		TRY(take_batch(place));
 		stopwatch_lap(watch, PREPROCESS_SPILL);
+		stopwatch_settle(watch);
 		TRY(tell_progress(crew->job, place->worker, stored));
 	}
 }
@@ -471,6 +470,7 @@ static enum status work_on(struct crew *crew, struct open_unit *unit, struct pla
 	place->batch = 0;
 	TRY(job_progress(crew->job, false));
 	TRY(open_worker(crew->job, worker));
+	stopwatch_block(&worker->watch, PREPROCESS_TOKENIZE);
 	pthread_mutex_lock(&unit->mutex);
 	enum status status = unit->spill ? STATUS_OK : begin_unit(crew, unit);
 	pthread_mutex_unlock(&unit->mutex);
@@ -586,11 +586,10 @@ static enum status work(void *context, int number, uint64_t task)
 	place.worker->watch = stopwatch_start(crew->job, number);
 	while ((unit = join_unit(crew))) {
 		enum status status = work_on(crew, unit, &place);
-		stopwatch_lap(&place.worker->watch, PREPROCESS_SPILL);
 		if (status != STATUS_OK)
 			note_failure(crew, unit->number, place.batch, status);
 		leave_unit(crew, unit);
-		stopwatch_lap(&place.worker->watch, PREPROCESS_SPILL);
+		stopwatch_block(&place.worker->watch, PREPROCESS_SPILL);
 	}
 	return STATUS_OK;
 }

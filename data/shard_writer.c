@@ -10,10 +10,14 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* A file and its hash tree, written together. */
+enum { GATHERED = 64 << 10 };
+
+/* A file and its hash tree, written together; small writes are gathered first. */
 struct hashed_file {
 	struct file_writer *file;
 	struct hash_tree_builder *tree;
+	uint8_t *gathered; /* [GATHERED] */
+	size_t used;
 };
 
 struct shard_writer {
@@ -32,6 +36,7 @@ static void hashed_abandon(struct hashed_file *out)
 {
 	file_writer_abandon(out->file);
 	hash_tree_builder_close(out->tree);
+	free(out->gathered);
 	*out = (struct hashed_file){0};
 }
 
@@ -44,21 +49,51 @@ static enum status hashed_open(struct hashed_file *out, const char *base, const 
 	enum status status = file_writer_open(path, &out->file);
 	if (status == STATUS_OK)
 		status = hash_tree_builder_open(&out->tree);
+	if (status == STATUS_OK)
+		status = memory_alloc((void **)&out->gathered, GATHERED, 1, "a file buffer");
 	free(path);
 	if (status != STATUS_OK)
 		hashed_abandon(out);
 	return status;
 }
 
-static enum status hashed_write(struct hashed_file *out, const void *data, size_t bytes)
+static enum status hashed_pass_on(struct hashed_file *out, const void *data, size_t bytes)
 {
 	TRY(hash_tree_builder_add(out->tree, data, bytes));
 	return file_writer_write(out->file, data, bytes);
 }
 
+static enum status hashed_flush(struct hashed_file *out)
+{
+	size_t bytes = out->used;
+	out->used = 0;
+	return hashed_pass_on(out, out->gathered, bytes);
+}
+
+static enum status hashed_write(struct hashed_file *out, const void *data, size_t bytes)
+{
+	if (bytes > GATHERED - out->used)
+		TRY(hashed_flush(out));
+	if (bytes > GATHERED)
+		return hashed_pass_on(out, data, bytes);
+	if (bytes)
+		memcpy(out->gathered + out->used, data, bytes);
+	out->used += bytes;
+	return STATUS_OK;
+}
+
+/* The first `bytes` of a little-endian number. */
+static enum status hashed_write_number(struct hashed_file *out, uint64_t number, size_t bytes)
+{
+	uint8_t data[8];
+	store_le64(data, number);
+	return hashed_write(out, data, bytes);
+}
+
 /* Publishes the file; its tree stays open for .sum. */
 static enum status hashed_publish(struct hashed_file *out)
 {
+	TRY(hashed_flush(out));
 	struct file_writer *file = out->file;
 	out->file = NULL;
 	return file_writer_publish(file);
@@ -98,13 +133,10 @@ void shard_writer_abandon(struct shard_writer *writer)
 enum status shard_writer_add(
 	struct shard_writer *writer, uint64_t key, const void *tokens, uint32_t count, uint32_t bytes)
 {
-	uint8_t number[8];
 	size_t item = writer->dtype == CORPUS_U16 ? 2 : 4;
 	TRY(hashed_write(&writer->bin, tokens, count * item));
-	store_le32(number, writer->eod); /* its first two bytes are the u16 */
-	TRY(hashed_write(&writer->bin, number, item));
-	store_le64(number, key);
-	TRY(hashed_write(&writer->key, number, sizeof number));
+	TRY(hashed_write_number(&writer->bin, writer->eod, item));
+	TRY(hashed_write_number(&writer->key, key, 8));
 	TRY(memory_grow((void **)&writer->lengths, &writer->capacity, writer->documents + 1,
 		sizeof *writer->lengths, "a shard's index"));
 	writer->lengths[writer->documents++] = (int32_t)(count + 1);
@@ -113,33 +145,9 @@ enum status shard_writer_add(
 	return STATUS_OK;
 }
 
-/* Numbers on their way to a file, a page or so at a time. */
-struct number_buffer {
-	struct hashed_file *out;
-	size_t used;
-	uint8_t bytes[8192];
-};
-
-static enum status flush_numbers(struct number_buffer *buffer)
-{
-	size_t bytes = buffer->used;
-	buffer->used = 0;
-	return hashed_write(buffer->out, buffer->bytes, bytes);
-}
-
-static enum status put_number(struct number_buffer *buffer, uint64_t number, size_t bytes)
-{
-	if (buffer->used + 8 > sizeof buffer->bytes)
-		TRY(flush_numbers(buffer));
-	store_le64(buffer->bytes + buffer->used, number); /* the first `bytes` of it count */
-	buffer->used += bytes;
-	return STATUS_OK;
-}
-
 static enum status write_index(const struct shard_writer *writer, struct hashed_file *out)
 {
 	uint8_t header[34] = "MMIDIDX";
-	struct number_buffer buffer = {.out = out};
 	uint64_t offset = 0, item = writer->dtype == CORPUS_U16 ? 2 : 4;
 	store_le64(header + 9, 1);
 	header[17] = writer->dtype == CORPUS_U16 ? 8 : 4;
@@ -147,14 +155,14 @@ static enum status write_index(const struct shard_writer *writer, struct hashed_
 	store_le64(header + 26, writer->documents + 1);
 	TRY(hashed_write(out, header, sizeof header));
 	for (uint64_t i = 0; i < writer->documents; i++)
-		TRY(put_number(&buffer, (uint32_t)writer->lengths[i], 4));
+		TRY(hashed_write_number(out, (uint32_t)writer->lengths[i], 4));
 	for (uint64_t i = 0; i < writer->documents; i++) {
-		TRY(put_number(&buffer, offset, 8));
+		TRY(hashed_write_number(out, offset, 8));
 		offset += (uint32_t)writer->lengths[i] * item;
 	}
 	for (uint64_t i = 0; i <= writer->documents; i++)
-		TRY(put_number(&buffer, i, 8));
-	return flush_numbers(&buffer);
+		TRY(hashed_write_number(out, i, 8));
+	return STATUS_OK;
 }
 
 static enum status write_sum(
