@@ -563,16 +563,20 @@ enum status offload_layer_done(void *offload, int layer)
 	return STATUS_OK;
 }
 
-/* Speculation that has not begun need not; what has begun is finished, in any case. With the lock held. */
+/* Speculation that has not begun need not; but what is first in line is carried out in any case. With the lock
+ * held. */
 static bool cancel_unstarted(struct offload *o)
 {
-	bool tried = false;
+	bool tried = false, first = true;
 	for (uint64_t n = o->head; n < o->tail; n++) {
 		struct offload_job *job = &o->jobs[n % o->job_room];
-		if (job->kind != OFFLOAD_SPECULATE || job->started)
+		if (job->kind != OFFLOAD_SPECULATE || job->cancelled)
 			continue;
-		job->cancelled = true;
-		job->bucket->tried = false;
+		if (!first && !job->started) {
+			job->cancelled = true;
+			job->bucket->tried = false;
+		}
+		first = false;
 	}
 	for (int i = 0; i < o->bucket_count; i++)
 		tried |= o->buckets[i].tried;

@@ -37,8 +37,11 @@ static enum status check_batches(const struct trainer_config *c)
 	return STATUS_OK;
 }
 
-static enum status check_offload(const struct trainer_config *c)
+static enum status check_places(const struct trainer_config *c)
 {
+	FAIL_IF(c->gradients != DTYPE_F32 && (c->gradients != c->precision || !c->open_device), STATUS_USAGE,
+		"gradients in %s need a GPU and weights in the same type; leave --half-gradients out",
+		dtype_name(c->gradients));
 	FAIL_IF(c->offload && !c->open_device, STATUS_USAGE,
 		"the optimizer cannot be offloaded from the host to the host; leave --cpu-optimizer out");
 	FAIL_IF(c->offload && !(c->device_share >= 0 && c->device_share < 1), STATUS_USAGE,
@@ -76,7 +79,7 @@ enum status trainer_check(const struct trainer_config *c)
 {
 	TRY(model_config_check(&c->model));
 	TRY(check_batches(c));
-	TRY(check_offload(c));
+	TRY(check_places(c));
 	TRY(schedule_check(&c->schedule));
 	TRY(optimizer_config_check(&c->optimizer));
 	TRY(loss_scale_check(&c->loss_scale));
@@ -106,9 +109,10 @@ static void measure_offload(
 {
 	struct offload_memory m;
 	uint64_t there = updated_there(c, table->elements), n = table->elements;
-	offload_measure(&c->offloading, table, there, c->precision, DTYPE_F32, &m);
+	offload_measure(&c->offloading, table, there, c->precision, c->gradients, &m);
 	out->working = dtype_bytes(c->precision) * n;
-	out->gradients = (c->offloading.delayed ? 8 : 4) * n;
+	if (c->offloading.delayed)
+		out->gradients *= 2;
 	out->shadows = m.host - 12 * (n - there);
 	out->pinned = m.pinned;
 	out->incoming = m.device;
@@ -127,7 +131,7 @@ enum status trainer_measure(const struct trainer_config *c, struct trainer_memor
 	uint64_t largest = 4 * parameter_span(&table, PARAMETER_WTE);
 	*out = (struct trainer_memory){.weights = 4 * n,
 		.working = c->precision == DTYPE_F32 ? 0 : dtype_bytes(c->precision) * n,
-		.gradients = 4 * n,
+		.gradients = dtype_bytes(c->gradients) * n,
 		.moments = 8 * n,
 		.activations = model_activation_bytes(&c->model, &options, c->precision),
 		.batch = T * 20 * c->micro_batch,
@@ -270,7 +274,7 @@ static enum status open_parts(struct trainer *t, struct checkpoint *from, bool w
 {
 	struct trainer_config *c = &t->config;
 	struct kernels_config kernels = {
-		.act = c->precision, .grad = DTYPE_F32, .threads = c->threads, .packing = c->packing};
+		.act = c->precision, .grad = c->gradients, .threads = c->threads, .packing = c->packing};
 	struct model_options options = options_of(c);
 	TRY(trainer_open_samplers(t));
 	TRY((c->open_device ? c->open_device : kernels_open_cpu)(&kernels, &t->kernels));

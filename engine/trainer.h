@@ -62,6 +62,7 @@ struct trainer_source {
 struct trainer_config {
 	struct model_config model;
 	enum dtype precision;               /* of activations and working weights */
+	enum dtype gradients;               /* DTYPE_F32, or on a GPU `precision` */
 	uint64_t micro_batch, global_batch; /* windows */
 	uint64_t window_tokens;             /* T */
 	uint64_t train_iters;               /* the step to stop after, resumed ones included */

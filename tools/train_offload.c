@@ -76,6 +76,7 @@ enum status train_offload_choose(const struct train_settings *s, const struct de
 	struct wish wish;
 	TRY(read_wish(s, &wish));
 	c->offload = false;
+	c->gradients = s->half_gradients ? c->precision : DTYPE_F32;
 	if (!device->gpu)
 		return STATUS_OK;
 	int threads = c->threads ? c->threads : threads_available();

@@ -1,5 +1,6 @@
 /*
- * train_offload.h: where `ferry train` has the optimizer: --optimizer-on, --cpu-optimizer, --delayed-update.
+ * train_offload.h: where `ferry train` has the optimizer: --optimizer-on, --cpu-optimizer, --delayed-update,
+ * --half-gradients.
  *
  * auto keeps as much of it on the GPU as fits there. What is on the host speculates (engine/offload.h) with
  * half of the memory that is left. The results are the same bits wherever it is, except with a delay.

@@ -153,6 +153,9 @@ static void fill_table(struct train_options *o)
 			 "auto: the GPU, as far as it fits there; the results are the same"),
 			.default_text = "auto"},
 		{OPTION_FLAG("--cpu-optimizer", &s->cpu_optimizer, "the same as --optimizer-on cpu")},
+		{OPTION_FLAG("--half-gradients", &s->half_gradients,
+			"with a GPU: gradients in the type of the activations, half the memory and, with an "
+			"optimizer on the host, half the traffic; they are added up in that type")},
 		{OPTION_FLAG("--delayed-update", &s->delayed_update,
 			"with an optimizer on the host: each update is seen one step late (ZeRO-Offload's "
 			"delayed parameter update); faster where the host is slow, and not the same "

@@ -213,8 +213,17 @@ static void memory_is_measured(void **state)
 	assert_true(host.shadows > 0 && host.incoming * 6 == host.shadows && host.pinned > 0);
 	assert_int_equal(half.shadows + half.incoming, 0);
 	assert_true(plain.device - half.device >= 6 * n && plain.device - half.device < 6 * n + 12 * 64);
+	other.gradients = DTYPE_BF16;
+	assert_ok(trainer_measure(&other, &host));
+	assert_int_equal(half.gradients, 2 * host.gradients);
+	assert_true(half.device - host.device == 2 * n && half.pinned > host.pinned);
 	other.open_device = NULL;
 	assert_int_equal(trainer_check(&other), STATUS_USAGE);
+	other.offload = false;
+	assert_int_equal(trainer_check(&other), STATUS_USAGE);
+	other.gradients = DTYPE_F32;
+	assert_ok(trainer_check(&other));
+	other.offload = true;
 	other.open_device = streamed_open;
 	other.device_share = 1;
 	assert_int_equal(trainer_check(&other), STATUS_USAGE);
