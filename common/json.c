@@ -199,6 +199,14 @@ enum status json_get_hex64(const char *path, const cJSON *object, const char *ke
 								 : wrong_type(path, key, "16 hex digits");
 }
 
+bool json_add_item(cJSON *object, const char *key, cJSON *item)
+{
+	if (item && cJSON_AddItemToObject(object, key, item))
+		return true;
+	cJSON_Delete(item);
+	return false;
+}
+
 bool json_add_u64(cJSON *object, const char *key, uint64_t number)
 {
 	if (number <= LARGEST_PRINTED)

@@ -49,6 +49,8 @@ enum status json_get_hash128(
 /* 16 hex digits. */
 enum status json_get_hex64(const char *path, const cJSON *object, const char *key, uint64_t *out) MUST_USE;
 
+/* Adds a value that was made before, NULL being lack of memory; takes it over: false frees it. */
+bool json_add_item(cJSON *object, const char *key, cJSON *item);
 /* Adds a member; false on lack of memory. Numbers of more than 15 digits become strings, as json_get_u64
  * reads them: cJSON prints no more digits exactly. */
 bool json_add_u64(cJSON *object, const char *key, uint64_t number);

@@ -271,11 +271,11 @@ static bool add_validation(cJSON *o, const struct overfitting *s)
 static bool add_circumstances(cJSON *o, const struct checkpoint_state *s)
 {
 	cJSON *made = cJSON_AddObjectToObject(o, "made_with");
-	cJSON *arguments = s->arguments ? cJSON_Duplicate(s->arguments, true) : cJSON_CreateObject();
 	return made && cJSON_AddStringToObject(made, "precision", s->precision) &&
 	       cJSON_AddStringToObject(made, "kernels", s->kernels) &&
-	       json_add_u64(made, "threads", s->threads) && arguments &&
-	       cJSON_AddItemToObject(o, "arguments", arguments);
+	       json_add_u64(made, "threads", s->threads) &&
+	       json_add_item(o, "arguments",
+		       s->arguments ? cJSON_Duplicate(s->arguments, true) : cJSON_CreateObject());
 }
 
 /* Everything but "files" and "hash". */
@@ -508,8 +508,7 @@ static enum status write_state(const char *directory, const struct checkpoint_st
 {
 	char *path = NULL;
 	cJSON *o = compose_state(state);
-	if (!o || !cJSON_AddItemToObject(o, "files", files)) {
-		cJSON_Delete(files);
+	if (!json_add_item(o, "files", files)) {
 		cJSON_Delete(o);
 		return error_set(STATUS_MEMORY, "%s: no memory for trainer.json", directory);
 	}

@@ -335,10 +335,9 @@ static cJSON *describe(const struct safetensors_source *tensor, uint64_t begin)
 	double shape[2] = {(double)tensor->shape[0], (double)tensor->shape[1]};
 	double offsets[2] = {(double)begin, (double)(begin + source_bytes(tensor))};
 	cJSON *item = cJSON_CreateObject();
-	bool fine =
-		cJSON_AddStringToObject(item, "dtype", "F32") &&
-		cJSON_AddItemToObject(item, "shape", cJSON_CreateDoubleArray(shape, tensor->dimensions)) &&
-		cJSON_AddItemToObject(item, "data_offsets", cJSON_CreateDoubleArray(offsets, 2));
+	bool fine = cJSON_AddStringToObject(item, "dtype", "F32") &&
+		    json_add_item(item, "shape", cJSON_CreateDoubleArray(shape, tensor->dimensions)) &&
+		    json_add_item(item, "data_offsets", cJSON_CreateDoubleArray(offsets, 2));
 	if (fine)
 		return item;
 	cJSON_Delete(item);
@@ -353,8 +352,7 @@ static char *compose_header(const struct safetensors_source *tensors, int count,
 	bool fine = metadata && cJSON_AddStringToObject(metadata, "format", "pt");
 	uint64_t at = 0;
 	for (int i = 0; i < count && fine; i++) {
-		cJSON *item = describe(&tensors[i], at);
-		fine = item && cJSON_AddItemToObject(header, tensors[i].name, item);
+		fine = json_add_item(header, tensors[i].name, describe(&tensors[i], at));
 		at += source_bytes(&tensors[i]);
 	}
 	char *text = fine ? cJSON_PrintUnformatted(header) : NULL;

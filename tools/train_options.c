@@ -1,5 +1,6 @@
 #include "tools/train_options.h"
 
+#include "common/json.h"
 #include "engine/model.h"
 #include "tools/device.h"
 
@@ -497,7 +498,7 @@ static bool record_words(cJSON *record, const struct option *option)
 {
 	const struct option_list *words = option->target.list;
 	cJSON *array = cJSON_CreateStringArray(words->items, (int)words->count);
-	return array && cJSON_AddItemToObject(record, option->name, array);
+	return json_add_item(record, option->name, array);
 }
 
 cJSON *train_options_record(const struct train_options *o)
