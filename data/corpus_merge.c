@@ -1,10 +1,10 @@
 #include "data/corpus_merge.h"
 
 #include "common/file.h"
-#include "common/json.h"
 #include "common/memory.h"
 #include "common/threads.h"
 #include "data/corpus_output.h"
+#include "data/merge_rejects.h"
 #include "data/output_lock.h"
 #include "data/sources.h"
 
@@ -15,12 +15,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum {
-	READ_TOKENS = 1 << 16,
-	READ_DOCUMENTS = 1 << 12,
-	PROGRESS_TOKENS = 1 << 20,
-	REJECT_LINE = 1 << 20 /* longest line of rejects.jsonl */
-};
+enum { READ_TOKENS = 1 << 16, READ_DOCUMENTS = 1 << 12, PROGRESS_TOKENS = 1 << 20 };
 
 struct merge {
 	const struct corpus_merge_config *config;
@@ -458,109 +453,6 @@ static enum status write_shards(struct merge *merge)
 	return status;
 }
 
-/* ---- rejects.jsonl: each input's is in order of path and place; so is the output's ---- */
-
-struct reject_source {
-	char *path;
-	FILE *file; /* NULL: at its end */
-	char *line;
-	size_t capacity;
-	ssize_t bytes;
-	uint64_t number;
-	char *name; /* the line's "file" */
-};
-
-static enum status read_reject(struct reject_source *source)
-{
-	free(source->name);
-	source->name = NULL;
-	source->bytes = getline(&source->line, &source->capacity, source->file);
-	if (source->bytes < 0) {
-		bool failed = ferror(source->file);
-		(void)fclose(source->file); /* only read: closing it cannot lose anything */
-		source->file = NULL;
-		return failed ? error_set(STATUS_IO, "%s: cannot read", source->path) : STATUS_OK;
-	}
-	source->number++;
-	FAIL_IF(source->bytes > REJECT_LINE, STATUS_CORRUPT, "%s: line %" PRIu64 " is too long", source->path,
-		source->number);
-	cJSON *json;
-	const char *name = NULL;
-	enum status status = json_parse(source->line, (size_t)source->bytes, false, NULL, &json);
-	if (status == STATUS_OK)
-		status = json_get_string(source->path, json, "file", &name);
-	if (status == STATUS_OK) {
-		source->name = strdup(name);
-		if (!source->name)
-			status = error_set(STATUS_MEMORY, "no memory for a path");
-	}
-	cJSON_Delete(json);
-	return status == STATUS_OK ? STATUS_OK
-				   : error_context(status, "%s: line %" PRIu64, source->path, source->number);
-}
-
-static enum status open_rejects(const struct merge *merge, struct reject_source *sources)
-{
-	for (size_t i = 0; i < merge->config->input_count; i++) {
-		struct reject_source *source = &sources[i];
-		TRY(corpus_file_path(merge->corpora[i], "rejects.jsonl", &source->path));
-		if (!file_exists(source->path))
-			continue;
-		source->file = fopen(source->path, "re");
-		if (!source->file)
-			return error_set_errno(STATUS_IO, "%s: cannot open", source->path);
-		TRY(read_reject(source));
-	}
-	return STATUS_OK;
-}
-
-static enum status merge_rejects(
-	const struct merge *merge, struct reject_source *sources, struct file_writer *file)
-{
-	for (;;) {
-		struct reject_source *next = NULL;
-		for (size_t i = 0; i < merge->config->input_count; i++)
-			if (sources[i].file && (!next || strcmp(sources[i].name, next->name) < 0))
-				next = &sources[i];
-		if (!next)
-			return STATUS_OK;
-		TRY(file_writer_write(file, next->line, (size_t)next->bytes));
-		TRY(read_reject(next));
-	}
-}
-
-static enum status write_rejects(const struct merge *merge)
-{
-	size_t inputs = merge->config->input_count;
-	struct reject_source *sources;
-	struct file_writer *file = NULL;
-	char *path;
-	if (merge->rejected == 0)
-		return STATUS_OK;
-	TRY(path_join(&path, merge->work, "rejects.jsonl"));
-	enum status status = memory_alloc((void **)&sources, inputs, sizeof *sources, "the inputs");
-	if (status == STATUS_OK)
-		status = file_writer_open(path, &file);
-	free(path);
-	if (status == STATUS_OK)
-		status = open_rejects(merge, sources);
-	if (status == STATUS_OK)
-		status = merge_rejects(merge, sources, file);
-	if (status == STATUS_OK)
-		status = file_writer_publish(file);
-	else
-		file_writer_abandon(file);
-	for (size_t i = 0; sources && i < inputs; i++) {
-		if (sources[i].file)
-			(void)fclose(sources[i].file);
-		free(sources[i].path);
-		free(sources[i].line);
-		free(sources[i].name);
-	}
-	free(sources);
-	return status;
-}
-
 /* ---- a run ---- */
 
 static enum status add_input(struct merge *merge, size_t number)
@@ -667,7 +559,8 @@ static const char *find_without_sources(const struct merge *merge)
 static enum status write_output(struct merge *merge, struct corpus_merge_result *result)
 {
 	TRY(write_shards(merge));
-	TRY(write_rejects(merge));
+	if (merge->rejected)
+		TRY(merge_rejects(merge->corpora, merge->config->input_count, merge->work));
 	uint64_t bytes = merge->bytes - atomic_load(&merge->dropped_bytes);
 	TRY(corpus_output_publish(&(struct corpus_output){
 		.directory = merge->config->output,

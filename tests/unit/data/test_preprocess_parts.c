@@ -5,6 +5,7 @@
 #include "data/preprocess.h"
 
 #include "common/file.h"
+#include "common/memory.h"
 #include "data/claims.h"
 #include "data/output_lock.h"
 
@@ -131,16 +132,20 @@ static void refuse(const struct preprocess_config *config, enum status status, c
 			error_status_name(status), words);
 }
 
-static void remake_reference(void)
+static void remake_reference_of(uint64_t least_shards)
 {
 	struct preprocess_config config = basic();
 	config.output = in_root("reference");
 	must(directory_remove(config.output));
 	struct preprocess_result result = run(&config);
-	assert_true(result.shards > 1);
-	assert_true(result.duplicates > 0);
-	assert_true(result.rejected > 0);
+	assert_true(result.shards >= least_shards);
+	assert_true(least_shards == 1 || (result.duplicates > 0 && result.rejected > 0));
 	assert_true(result.complete && result.published);
+}
+
+static void remake_reference(void)
+{
+	remake_reference_of(2);
 }
 
 /* `out` is the reference, to the byte, and holds nothing else; it is removed. */
@@ -179,6 +184,7 @@ static pid_t start(const struct preprocess_config *config)
 	assert_true(process >= 0);
 	if (process == 0) {
 		struct preprocess_result result;
+		alarm(200); /* should one ever wait for good */
 		enum status status = preprocess_run(config, &result);
 		if (status != STATUS_OK)
 			fprintf(stderr, "process %d: %s\n", (int)getpid(), error_message());
@@ -217,8 +223,11 @@ static void parts_one_after_another(void **state)
 			assert_int_equal(result.first_missing, part > 1);
 			assert_int_equal(result.resumed, true);
 		}
+		/* It reads nothing of the inputs, and need not be told of them. */
+		assert_int_equal(rename(in_root("in"), in_root("hidden")), 0);
 		struct preprocess_config finish = finishing();
 		struct preprocess_result result = run(&finish);
+		assert_int_equal(rename(in_root("hidden"), in_root("in")), 0);
 		assert_true(result.complete && result.published);
 		/* Once more: it is there, and that is fine. */
 		result = run(&finish);
@@ -357,6 +366,71 @@ static void finishers_are_killed(void **state)
 		expect_reference();
 	}
 	assert_true(killed > 2);
+}
+
+static void claims_exclude(void **state)
+{
+	(void)state;
+	struct claims one, other;
+	bool taken, held;
+	must(directory_create(in_root("claims")));
+	must(claims_open(in_root("claims/file"), &one));
+	must(claims_open(in_root("claims/file"), &other));
+	must(claims_take(&one, CLAIM_SHARD, 7, &taken));
+	assert_true(taken);
+	must(claims_take(&other, CLAIM_SHARD, 7, &taken));
+	assert_false(taken);
+	must(claims_is_held(&other, CLAIM_SHARD, 7, &held));
+	assert_true(held);
+	must(claims_is_held(&other, CLAIM_SHARD, 8, &held));
+	assert_false(held);
+	must(claims_take(&other, CLAIM_UNIT, 7, &taken));
+	assert_true(taken);
+	claims_release(&one, CLAIM_SHARD, 7);
+	must(claims_take(&other, CLAIM_SHARD, 7, &taken));
+	assert_true(taken);
+	claims_close(&other);
+	must(claims_is_held(&one, CLAIM_SHARD, 7, &held));
+	assert_false(held);
+	claims_close(&one);
+}
+
+static bool is_done(int shard)
+{
+	char path[300];
+	snprintf(path, sizeof path, "%s/shard-%05d.json", in_root("out/work"), shard);
+	return file_exists(path);
+}
+
+/* A shard that another process has is left to it, and taken over when that process lets go; so is publishing.
+ */
+static void others_are_waited_for(void **state)
+{
+	(void)state;
+	struct claims claims;
+	bool taken;
+	make_inputs(2, 200);
+	remake_reference();
+	struct preprocess_config config = part_of(1, 1), finish = finishing();
+	run(&config);
+	must(claims_open(in_root("out/work/claims"), &claims));
+	must(claims_take(&claims, CLAIM_SHARD, 1, &taken));
+	must(claims_take(&claims, CLAIM_PUBLISH, 0, &taken));
+	pid_t process = start(&finish);
+	while (!is_done(0))
+		pause_for(10);
+	pause_for(200);
+	assert_false(is_done(1));
+	claims_release(&claims, CLAIM_SHARD, 1);
+	while (!is_done(1))
+		pause_for(10);
+	pause_for(200);
+	assert_false(file_exists(in_root("out/corpus.json")));
+	claims_release(
+		&claims, CLAIM_PUBLISH, 0); /* the process inherited the file: closing it is not enough */
+	assert_int_equal(wait_for(process), COMPLETE);
+	claims_close(&claims);
+	expect_reference();
 }
 
 static void who_may_work_there(void **state)
@@ -523,6 +597,32 @@ static void nothing_in_the_inputs(void **state)
 	must(directory_remove(in_root("out")));
 }
 
+/* The n-th allocation fails, in either command: an error, and the same command then goes on. */
+static void survives_lack_of_memory(void **state)
+{
+	(void)state;
+	make_inputs(2, 20);
+	shard_bytes = 0;
+	remake_reference_of(1);
+	struct preprocess_config commands[2] = {part_of(1, 1), finishing()};
+	for (int i = 0; i < 2; i++) {
+		enum status status = STATUS_MEMORY;
+		for (int n = 0; status != STATUS_OK; n += 1 + n / 16) {
+			struct preprocess_result result;
+			commands[i].workers = 1;
+			memory_fail_after(n);
+			status = preprocess_run(&commands[i], &result);
+			memory_fail_after(-1);
+			assert_true(status == STATUS_OK || status == STATUS_MEMORY);
+			assert_false(file_exists(in_root("out/.lock")));
+			if (i == 1 && status != STATUS_OK && file_exists(in_root("out/corpus.json")))
+				break;
+		}
+	}
+	run(&commands[1]);
+	expect_reference();
+}
+
 static int skip_fsync(int fd)
 {
 	(void)fd;
@@ -555,12 +655,15 @@ int main(void)
 		cmocka_unit_test(parts_that_finish),
 		cmocka_unit_test(killed_and_started_again),
 		cmocka_unit_test(finishers_are_killed),
+		cmocka_unit_test(claims_exclude),
+		cmocka_unit_test(others_are_waited_for),
 		cmocka_unit_test(who_may_work_there),
 		cmocka_unit_test(damaged_units),
 		cmocka_unit_test(other_tokenizers),
 		cmocka_unit_test(near_duplicates),
 		cmocka_unit_test(overwriting),
 		cmocka_unit_test(nothing_in_the_inputs),
+		cmocka_unit_test(survives_lack_of_memory),
 	};
 	return cmocka_run_group_tests(tests, begin, end);
 }

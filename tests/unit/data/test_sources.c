@@ -436,6 +436,29 @@ static void nonsense_is_refused(void **state)
 	free(json);
 }
 
+/* All shards have sources, or none has. */
+static void some_shards_without(void **state)
+{
+	(void)state;
+	const char *manifest = in_root("corpus/corpus.json");
+	size_t bytes;
+	char *json = get_file(manifest, &bytes), *text = strdup(json), digits[40];
+	assert_non_null(text);
+	char *member = strstr(strstr(text, "\"src\":") + 1, "\"src\":"); /* the second shard's */
+	memcpy(member, "\"crc\":", 6);
+	char *seal = strstr(text, "\"check\":");
+	snprintf(digits, sizeof digits, "%016llx",
+		(unsigned long long)XXH3_64bits(text, (size_t)(seal - text)));
+	memcpy(strstr(seal + 8, "\"") + 1, digits, 16);
+	put_file(manifest, text, bytes);
+	struct corpus *corpus;
+	assert_int_equal(corpus_open(in_root("corpus"), &corpus), STATUS_CORRUPT);
+	assert_non_null(strstr(error_message(), "shard 1"));
+	put_file(manifest, json, bytes);
+	free(json);
+	free(text);
+}
+
 static int skip_fsync(int fd)
 {
 	(void)fd;
@@ -471,6 +494,7 @@ int main(void)
 		cmocka_unit_test(the_same_bytes_always),
 		cmocka_unit_test(the_tokens_are_the_same_without),
 		cmocka_unit_test(nonsense_is_refused),
+		cmocka_unit_test(some_shards_without),
 		cmocka_unit_test(damage_is_found),
 	};
 	return cmocka_run_group_tests(tests, begin, end);
