@@ -4,6 +4,7 @@
 #include "engine/arena.h"
 
 #include <stdlib.h>
+#include <string.h>
 
 /* Rows that a long input goes through the matrix products at a time. */
 enum { FEED_ROWS = 64 };
@@ -20,9 +21,14 @@ struct decoder {
 	float *logits;          /* [batch][V], the kernels' memory */
 	int32_t *tokens;        /* [rows], the kernels' memory */
 	int32_t *positions;     /* [rows], the kernels' memory */
-	int32_t *host;          /* [rows] */
 	void *arena;
 	uint64_t arena_bytes;
+	/* What goes to and from the kernels' memory, in memory that their copies may use. */
+	int32_t *host_tokens;    /* [rows] */
+	int32_t *host_positions; /* [rows] */
+	float *host_logits;      /* [batch][V] */
+	void *host;
+	uint64_t host_bytes;
 };
 
 static uint64_t lay_out(struct decoder *d, char *base)
@@ -48,11 +54,22 @@ static uint64_t lay_out(struct decoder *d, char *base)
 	return a.at;
 }
 
+static uint64_t lay_out_host(struct decoder *d, char *base)
+{
+	struct arena a = {base, 0};
+	d->host_tokens = arena_carve(&a, (uint64_t)d->rows * sizeof(int32_t));
+	d->host_positions = arena_carve(&a, (uint64_t)d->rows * sizeof(int32_t));
+	d->host_logits = arena_carve(&a, (uint64_t)d->batch * (uint64_t)d->config.vocabulary * sizeof(float));
+	return a.at;
+}
+
 static enum status take_memory(struct decoder *d)
 {
 	const struct model_config *c = &d->config;
 	TRY(parameter_table_open(c, &d->table));
-	TRY(memory_alloc((void **)&d->host, (size_t)d->rows, sizeof *d->host, "the decoder's tokens"));
+	d->host_bytes = lay_out_host(d, NULL);
+	TRY(d->k->host_alloc(d->k, &d->host, d->host_bytes, "the decoder's tokens and logits"));
+	lay_out_host(d, d->host);
 	struct kernel_shapes shapes = {
 		.batch = d->batch,
 		.sequence = d->rows / d->batch,
@@ -99,7 +116,8 @@ void decoder_close(struct decoder *d)
 	if (d->arena)
 		d->k->memory_free(d->k, d->arena, d->arena_bytes);
 	parameter_table_close(&d->table);
-	free(d->host);
+	if (d->host)
+		d->k->host_free(d->k, d->host, d->host_bytes);
 	free(d);
 }
 
@@ -159,10 +177,12 @@ static void feed_chunk(struct decoder *d, const void *weights, const int32_t *to
 	const struct model_config *c = &d->config;
 	int R = steps * d->batch, C = c->hidden;
 	struct dropout none = {0};
-	for (int r = 0; r < R; r++)
-		d->host[r] = position + r / d->batch;
-	k->copy_in(k, NULL, d->positions, d->host, (size_t)R * sizeof *d->host);
-	k->copy_in(k, NULL, d->tokens, tokens, (size_t)R * sizeof *tokens);
+	for (int r = 0; r < R; r++) {
+		d->host_positions[r] = position + r / d->batch;
+		d->host_tokens[r] = tokens[r];
+	}
+	k->copy_in(k, NULL, d->positions, d->host_positions, (size_t)R * sizeof *d->host_positions);
+	k->copy_in(k, NULL, d->tokens, d->host_tokens, (size_t)R * sizeof *d->host_tokens);
 	k->embedding_forward(k, NULL, d->x, d->tokens, d->positions, weight_at(d, weights, PARAMETER_WTE),
 		weight_at(d, weights, PARAMETER_WPE), R, 1, C, &none);
 	for (int l = 0; l < c->layers; l++)
@@ -188,12 +208,14 @@ enum status decoder_feed(
 		bool last = at + steps == count;
 		feed_chunk(d, weights, tokens + (size_t)at * (size_t)d->batch, steps, position + at,
 			last && logits);
-		/* The host's positions are written again by the next chunk. */
+		/* The host's tokens and positions are written again by the next chunk. */
 		TRY(d->k->stream_wait(d->k, NULL));
 	}
 	if (!logits)
 		return STATUS_OK;
-	d->k->copy_out(d->k, NULL, logits, d->logits,
-		(size_t)d->batch * (size_t)d->config.vocabulary * sizeof *logits);
-	return d->k->stream_wait(d->k, NULL);
+	size_t bytes = (size_t)d->batch * (size_t)d->config.vocabulary * sizeof *logits;
+	d->k->copy_out(d->k, NULL, d->host_logits, d->logits, bytes);
+	TRY(d->k->stream_wait(d->k, NULL));
+	memcpy(logits, d->host_logits, bytes);
+	return STATUS_OK;
 }

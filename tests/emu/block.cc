@@ -144,6 +144,9 @@ static void fiber_body(void)
 		emu_here = &t->place;
 		(*p->body)();
 		emu_release(&p->end_order);
+		if (t->next_copy < t->copy_count)
+			emu_die("asynchronous copies that %s never waited for, in %s", place_name(t),
+				kernel_name());
 		t->state = ENDED;
 		p->ended++;
 		next_thread();

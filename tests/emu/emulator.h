@@ -14,6 +14,8 @@
  *     in, or lanes at different collectives;
  *   - a write past the end of an array in shared memory, at the block's end (at once, and reads too, under
  *     the address sanitizer); shared memory begins as NaN (all bits 1) in each block;
+ *   - asynchronous copies into shared memory that a thread never waits for (they arrive, as chance will have
+ *     it, at once or at the wait);
  *   - a launch with no or too many threads or blocks, or more shared memory than it asked for;
  *   - a kernel given a pointer to ordinary host memory.
  * Under the thread sanitizer every thread of a block is a fiber that it knows, and only barriers and

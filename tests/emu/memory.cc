@@ -2,6 +2,7 @@
 #include "tests/emu/emulator.h"
 
 #include <errno.h>
+#include <execinfo.h>
 #include <signal.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -41,6 +42,8 @@ void emu_die(const char *format, ...)
 	va_end(arguments);
 	fprintf(stderr, "emulator: %s\n", text);
 	fflush(stderr);
+	void *frames[48];
+	backtrace_symbols_fd(frames, backtrace(frames, 48), 2);
 	abort();
 }
 
@@ -120,6 +123,10 @@ static void begin(void)
 
 void device_memory_enter(void)
 {
+	{
+		std::lock_guard<quiet_lock> guard(memory.lock);
+		begin();
+	}
 	if (memory.key >= 0)
 		(void)pkey_set(memory.key, 0);
 }
@@ -199,7 +206,8 @@ cudaError_t cudaFree(void *block)
 	memory.device.erase(found);
 	memory.used -= b.map_bytes;
 	int rights = memory.key >= 0 ? pkey_get(memory.key) : 0;
-	device_memory_enter();
+	if (memory.key >= 0)
+		(void)pkey_set(memory.key, 0);
 	check_surroundings((const char *)block, b);
 	if (memory.key >= 0)
 		(void)pkey_set(memory.key, (unsigned)rights);
@@ -286,7 +294,7 @@ static void report_leaks(void)
 			fprintf(stderr, "emulator: leak: %zu bytes of %s memory, allocation %ld\n",
 				b.second.bytes, kind == &memory.device ? "device" : "pinned",
 				b.second.number);
-	fflush(stderr);
+	fflush(NULL);
 	if (leaks)
 		_exit(23);
 }

@@ -40,7 +40,8 @@ struct emu_event {
 
 static struct streams {
 	struct quiet_lock lock;
-	std::deque<struct emu_stream *> all;
+	std::deque<struct emu_stream *> all,
+		ended; /* what has ended is kept: its last lock may be held yet */
 	struct emu_stream *standard = NULL;
 	std::map<const void *, int> shared_allowed; /* by kernel */
 } &streams = *new struct streams;
@@ -81,12 +82,11 @@ static void *stream_main(void *argument)
 	device_memory_enter();
 	for (;;) {
 		struct work *w = stream_take(s);
+		emu_acquire(&w->order);
 		if (!w->run) {
 			delete w;
-			delete s;
 			return NULL;
 		}
-		emu_acquire(&w->order);
 		w->run();
 		w->run = nullptr;
 		emu_release(&s->order);
@@ -176,6 +176,7 @@ cudaError_t cudaStreamDestroy(cudaStream_t stream)
 		for (size_t i = 0; i < streams.all.size(); i++)
 			if (streams.all[i] == stream)
 				streams.all.erase(streams.all.begin() + (long)i);
+		streams.ended.push_back(stream);
 	}
 	stream_drain(stream);
 	stream_push(stream, nullptr);

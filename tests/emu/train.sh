@@ -1,0 +1,113 @@
+#!/bin/bash
+# train.sh: whole training runs on the emulated device, through the program: 200 steps follow the CPU's in fp32,
+# bf16 and fp16 with overflows; kill -9 and resume end in a straight run's bytes; a run moves between CPU and GPU;
+# evaluate and generate give the CPU's answers; every allocation that fails ends in one message.
+#
+# FERRY is the program, FERRY_CUDA the emulated backend. GPU_FLAGS are added to each run on the GPU.
+source tests/cli/tap.bash
+export FERRY_CUDA=${FERRY_CUDA:-build/emu/ferry-cuda.so}
+
+awk 'BEGIN { srand(3); for (d = 0; d < 120; d++) { s = ""; for (i = 0; i < 40 + d % 50; i++) s = s " w" int(rand() * 12); print "{\"text\": \"" s "\"}" } }' >"$dir/text.jsonl"
+run train-tokenizer "$dir/text.jsonl" --output "$dir/tokenizer" --vocab-size 290
+test_that "a small tokenizer" [ $code = 0 ]
+run preprocess "$dir/text.jsonl" --output "$dir/corpus" --vocab-file "$dir/tokenizer/vocab.json" --merge-file "$dir/tokenizer/merges.txt"
+test_that "a corpus" [ $code = 0 ]
+
+steps=200
+shape="--num-layers 1 --hidden-size 16 --num-attention-heads 2 --seq-length 16 --max-position-embeddings 16 --batch-size 2
+	--lr 1e-2 --split 80,15,5 --threads 1 --log-interval 50"
+train() { # NAME FLAGS...: a run in $dir/NAME
+	"$ferry" train --train-data "$dir/corpus" --save "$dir/$1" $shape "${@:2}" >"$dir/$1.out" 2>&1 </dev/null
+}
+on_gpu() { # NAME FLAGS...
+	train "$@" --device gpu $GPU_FLAGS
+}
+losses() { sed -n 's/^{"step": \([0-9]*\), "type": "train", "loss": \([^,]*\), .*/\1 \2/p' "$dir/$1/metrics.jsonl"; }
+# The losses of two runs, step by step: as many as wanted, nowhere further apart than a share, and lower at the end.
+follows() { # RUN REFERENCE STEPS SHARE
+	paste -d ' ' <(losses "$1") <(losses "$2") | awk -v steps="$3" -v share="$4" -v name="$1" '
+		$1 == $3 { n++; d = ($2 - $4) / $4; d = d < 0 ? -d : d; if (!(d <= worst)) worst = d; if (n == 1) first = $2; last = $2 }
+		END { printf "# %s: %d losses, %.4f to %.4f, worst difference %.2g (at most %.2g)\n", name, n, first, last, worst, share
+			exit !(n == steps && worst <= share && last < first * 0.7) }'
+}
+same_bytes() { # RUN REFERENCE STEP
+	local file
+	for file in model.safetensors optimizer.safetensors trainer.json; do
+		cmp "$dir/$1/$3/$file" "$dir/$2/$3/$file" >"$dir/err" 2>&1 || return 1
+	done
+}
+
+# ---- the CPU's curves, in each type, and the GPU's ----
+
+# A scale so high that it overflows at first, and again each time that it has grown.
+fp16="--fp16 --initial-scale-power 20 --loss-scale-window 25 --hysteresis 1"
+curve() { train "$@" --train-iters $steps --eval-interval 0 --save-interval 0; }
+gpu_curve() { on_gpu "$@" --train-iters $steps --eval-interval 0 --save-interval 0; }
+curve cpu-fp32 --device cpu
+curve cpu-bf16 --device cpu --bf16
+curve cpu-fp16 --device cpu $fp16
+{ gpu_curve gpu-fp32; gpu_curve gpu-fp16 $fp16; } &
+gpu_curve gpu-bf16 --bf16
+wait
+skips() { grep -c '"skipped": 1' "$dir/$1/metrics.jsonl"; }
+test_that "fp32: $steps steps follow the CPU's" follows gpu-fp32 cpu-fp32 $steps 1e-5
+test_that "bf16: $steps steps follow the CPU's" follows gpu-bf16 cpu-bf16 $steps 1e-2
+test_that "fp16: steps overflowed and were skipped on the GPU" [ "$(skips gpu-fp16)" -ge 5 ]
+test_that "fp16 with overflows: $steps steps follow the CPU's" follows gpu-fp16 cpu-fp16 $steps 2e-3
+
+# ---- 50 steps at once, and some, kill -9, and the rest ----
+
+short="--train-iters 50 --eval-interval 10 --eval-iters 1 --save-interval 10 $fp16 --global-batch-size 4
+	--hidden-dropout 0.1 --attention-dropout 0.1"
+on_gpu straight $short &
+"$ferry" train --train-data "$dir/corpus" --save "$dir/killed" $shape $short --device gpu $GPU_FLAGS >"$dir/killed.out" 2>&1 </dev/null &
+victim=$!
+until [ -d "$dir/killed/step-00000010" ] || ! kill -0 $victim 2>/dev/null; do sleep 0.01; done
+kill -9 $victim 2>/dev/null
+wait 2>/dev/null
+test_that "killed between iterations 10 and 50" [ -d "$dir/killed/step-00000010" -a ! -d "$dir/killed/step-00000050" ]
+run train --load "$dir/killed" --device gpu $GPU_FLAGS
+test_that "it goes on" [ $code = 0 ]
+test_that "weights, moments and state are a straight run's, byte for byte" same_bytes killed straight step-00000050
+test_that "its losses too" cmp <(losses killed) <(losses straight)
+
+# ---- CPU, GPU, CPU ----
+
+moved="--train-iters 30 --eval-interval 0 --save-interval 0"
+train whole $moved --device cpu
+train moved $moved --device cpu --exit-interval 10
+run train --load "$dir/moved" --device gpu --exit-interval 20 $GPU_FLAGS
+test_that "a run of the CPU goes on on the GPU" [ $code = 0 ]
+run train --load "$dir/moved" --device cpu
+test_that "and on the CPU again" [ $code = 0 ]
+test_that "with the losses of the CPU alone" follows moved whole 30 1e-5
+
+# ---- evaluate, generate ----
+
+for device in cpu gpu; do
+	run evaluate --load "$dir/cpu-fp32" --data "$dir/corpus" --on valid --device $device --json
+	test_that "evaluate on the $device" [ $code = 0 ]
+	cp "$dir/out" "$dir/evaluated-$device"
+	run generate --load "$dir/cpu-fp32" --device $device --prompt "w1 w2" --out-seq-length 12 --temperature 0
+	test_that "generate on the $device" [ $code = 0 ]
+	cp "$dir/out" "$dir/text-$device"
+done
+loss() { grep -o '"loss": *[0-9.]*' "$dir/evaluated-$1" | grep -o '[0-9.]*$'; }
+test_that "evaluate: the CPU's loss, $(loss cpu), on the GPU $(loss gpu)" \
+	awk -v a="$(loss cpu)" -v b="$(loss gpu)" 'BEGIN { exit !(a > 0 && (a - b) ^ 2 <= (1e-5 * a) ^ 2) }'
+test_that "generate: the CPU's text" cmp "$dir/text-cpu" "$dir/text-gpu"
+
+# ---- each allocation fails once ----
+
+failures=0 allocation=1
+while :; do
+	FERRY_EMU_FAIL_ALLOC=$allocation run train --train-data "$dir/corpus" --save none $shape --train-iters 1 --eval-interval 0 \
+		--device gpu --bf16 $GPU_FLAGS
+	[ $code = 0 ] && break
+	err_has emulator && break # a leak, or worse
+	grep -qi 'memory' "$dir/err" || break
+	failures=$((failures + 1)) allocation=$((allocation + 1))
+done
+test_that "$failures allocations failed, each with a message and nothing leaked" [ $code = 0 -a $failures -ge 10 ]
+
+exit $status
