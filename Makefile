@@ -151,9 +151,10 @@ NVCCFLAGS_ALL = -std=c++20 -O3 -lineinfo -I. -Werror all-warnings -Xcompiler -fP
 CUDA_OBJECTS := $(patsubst %.cu,$(B)/cuda/%.o,$(wildcard kernels/cuda/*.cu))
 CUDA_LIBRARIES := $(abspath $(dir $(NVCC))/../lib64)
 $(B)/cuda/kernels/cuda/optimizer.o: NVCCFLAGS += -fmad=false
+# What ptxas says of each kernel's registers and memory is kept beside the object, for tests/gpu/budget.
 $(B)/cuda/%.o: %.cu
 	@mkdir -p $(@D)
-	$(Q)$(NVCC) $(NVCCFLAGS_ALL) -MMD -MP -c -o $@ $<
+	$(Q)$(NVCC) $(NVCCFLAGS_ALL) -Xptxas -v -MMD -MP -c -o $@ $< 2>$(@:.o=.ptxas) || { cat $(@:.o=.ptxas) >&2; exit 1; }
 $(B)/ferry-cuda.so: $(CUDA_OBJECTS)
 	$(Q)$(CXX) -shared -Wl,-z,defs -o $@ $^ -L$(CUDA_LIBRARIES) -Wl,-rpath,$(CUDA_LIBRARIES) -lcublasLt -lcudart_static -ldl -lrt -pthread
 cuda: $(B)/ferry-cuda.so ## the CUDA backend, build/ferry-cuda.so (needs nvcc and cuBLASLt; no GPU to build)

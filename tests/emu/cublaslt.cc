@@ -1,8 +1,9 @@
 /*
- * cuBLASLt: D = op(A) op(B) (+ D), column-major, f32 accumulation over k in order, and the epilogues that
- * kernels/cuda asks for. Epilogues other than none have no algorithm unless rows and leading dimensions are
- * multiples of 8 and pointers of 16 bytes, which is about what the real one asks for in half precision.
- * Unlike the rest of the emulator this file is instrumented: its reads and writes are the device's.
+ * cuBLASLt: D = op(A) op(B) (+ D), column-major, f32 accumulation over k in order, 32 products at a time, and
+ * the epilogues that kernels/cuda asks for. Epilogues other than none have no algorithm unless rows and
+ * leading dimensions are multiples of 8 and pointers of 16 bytes, which is about what the real one asks for
+ * in half precision. Unlike the rest of the emulator this file is instrumented: its reads and writes are the
+ * device's.
  */
 #include "tests/emu/emulator.h"
 
@@ -112,18 +113,21 @@ static void multiply(const struct product *p)
 	bool ta = p->how.transpose_a == CUBLAS_OP_T, tb = p->how.transpose_b == CUBLAS_OP_T;
 	int64_t m = p->d_layout.rows, n = p->d_layout.columns,
 		k = ta ? p->a_layout.rows : p->a_layout.columns;
-	std::vector<float> a((size_t)(m * k)), column((size_t)m);
+	std::vector<float> a((size_t)(m * k)), column((size_t)m), part((size_t)m);
 	for (int64_t l = 0; l < k; l++)
 		for (int64_t i = 0; i < m; i++)
 			a[(size_t)(l * m + i)] = element(
 				p->a, p->a_layout.type, ta ? i * p->a_layout.ld + l : l * p->a_layout.ld + i);
 	for (int64_t j = 0; j < n; j++) {
 		column.assign((size_t)m, 0.0f);
-		for (int64_t l = 0; l < k; l++)
-			accumulate(column.data(), a.data() + l * m,
-				element(p->b, p->b_layout.type,
-					tb ? l * p->b_layout.ld + j : j * p->b_layout.ld + l),
-				m);
+		for (int64_t l = 0; l < k; l++) {
+			if (l % 32 == 0)
+				part.assign((size_t)m, 0.0f);
+			int64_t at = tb ? l * p->b_layout.ld + j : j * p->b_layout.ld + l;
+			accumulate(part.data(), a.data() + l * m, element(p->b, p->b_layout.type, at), m);
+			if (l % 32 == 31 || l == k - 1)
+				accumulate(column.data(), part.data(), 1, m);
+		}
 		finish(p, j, column.data());
 	}
 }
