@@ -517,10 +517,11 @@ static void print_memory(struct job *job, const struct trainer_memory *m, uint64
 		train_log_line(job->log, " > memory of the host: %s; %s available",
 			human_bytes((double)m->host).text, human_bytes((double)available).text);
 	const struct train_settings *s = &job->options.settings;
-	if (!gpu && (s->cpu_optimizer || s->delayed_update || s->optimizer_on))
+	if (!gpu && (s->cpu_optimizer || s->delayed_update || s->half_gradients || s->optimizer_on))
 		train_log_text(job->log,
-			" > on the CPU the optimizer is where the model is: --optimizer-on, --cpu-optimizer "
-			"and --delayed-update have no effect");
+			" > on the CPU the optimizer is where the model is, and gradients are fp32: "
+			"--optimizer-on, --cpu-optimizer, --delayed-update and --half-gradients have no "
+			"effect");
 	char text[300];
 	train_offload_describe(&job->config, m, text, sizeof text);
 	if (*text)

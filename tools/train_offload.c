@@ -76,9 +76,11 @@ enum status train_offload_choose(const struct train_settings *s, const struct de
 	struct wish wish;
 	TRY(read_wish(s, &wish));
 	c->offload = false;
-	c->gradients = s->half_gradients ? c->precision : DTYPE_F32;
+	c->gradients = DTYPE_F32;
 	if (!device->gpu)
 		return STATUS_OK;
+	if (s->half_gradients)
+		c->gradients = c->precision;
 	int threads = c->threads ? c->threads : threads_available();
 	c->offloading = (struct offload_config){
 		.threads = threads > 1 ? threads - 1 : 1, /* one for the thread that feeds the GPU */
