@@ -23,17 +23,16 @@ enum {
 	LONG_UNITS = (LONG_RING_BYTES - LONG_SLACK) / LONG_UNIT,
 };
 
-/* Then the ids, as uint16_t or uint32_t, then the word. */
+/* Of the word and of its ids, which follow as uint16_t or uint32_t; the word's bytes come last. */
 struct long_record {
 	uint16_t length, count;
-	uint32_t unused;
 };
 
+/* An entry: where a record starts << 16 | 16 bits of the hash. */
 struct long_words {
-	uint64_t
-		*index; /* [1 << LONG_BUCKET_BITS][LONG_BUCKET]: start << 16 | 16 bits of the hash; 0: free */
-	uint8_t *ring;  /* [LONG_RING_BYTES] */
-	uint64_t end;   /* units that were ever written or passed over; starts are counted so, from 1 */
+	uint64_t *index;   /* [1 << LONG_BUCKET_BITS][LONG_BUCKET]: entries; 0: free */
+	uint8_t *ring;     /* [LONG_RING_BYTES] */
+	uint64_t end;      /* units that were ever written or passed over; starts are counted so, from 1 */
 	uint32_t id_bytes; /* 2 or 4 */
 };
 

@@ -5,10 +5,11 @@
  * What words came to is remembered. A word of at most 15 bytes and few ids has a slot of 32 bytes, two to a
  * cache line, in a table that begins with the vocabulary's own tokens in it: on English nine words in ten are
  * one token, so even a new encoder seldom has to merge. A new word takes the first place of its line and
- * pushes the old first one to the second, and the second to the line's neighbour if there is room. The table
- * grows with the words that a text has, up to CACHE_BITS_MOST: what is small is soon ready and stays near the
- * processor. Every other word is in tokenizer/long_words.h; a word of at most 15 bytes that is there has a
- * slot with a marked key that says where.
+ * pushes the old first one to the second, and the second to the line's neighbour if there is room; when it is
+ * found there, it comes back to the first place. The table grows with the words that a text has, up to
+ * CACHE_BITS_MOST: what is small is soon ready and stays near the processor. Every other word is in
+ * tokenizer/long_words.h; a word of at most 15 bytes that is there has a slot with a marked key that says
+ * where.
  *
  * Where every id fits in 16 bits (vocabularies up to 65,536) slots hold 16-bit ids, else 32-bit ones and
  * fewer.
@@ -70,7 +71,6 @@ struct word_batch {
 	struct cache_line *lines[BATCH] __attribute__((aligned(64)));
 	const uint16_t *bounds; /* [count + 1] */
 	size_t count;
-	bool merged; /* the batch's unknown words have been merged */
 };
 
 /* One call's text and output. */

@@ -123,7 +123,6 @@ INLINE uint64_t prepare(const struct encode_run *run, struct word_batch *batch, 
 	uint64_t longs = 0;
 	batch->bounds = bounds;
 	batch->count = count;
-	batch->merged = false;
 	for (size_t i = 0; i < count; i++) {
 		size_t length = (size_t)(bounds[i + 1] - bounds[i]);
 		key_read(&batch->keys[i], run->text + bounds[i], length, careful);
