@@ -704,6 +704,7 @@ SCENE_FUNCTION int scenes_open(void **state)
 	snprintf(scenes.root, sizeof scenes.root, "%s/ferry-faults-XXXXXX",
 		access("/dev/shm", W_OK) == 0 ? "/dev/shm" : "/tmp");
 	assert_non_null(mkdtemp(scenes.root));
+	setvbuf(stdout, NULL, _IOLBF, 0); /* who looks at a long run sees how far it is */
 	log_set_sink(scene_count_warnings, NULL);
 	scene_begin_corpora();
 	scene_begin_checkpoints();
