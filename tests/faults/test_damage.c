@@ -99,7 +99,7 @@ static void damage_files(const char *folder, enum status (*command)(void))
 		assert_ok(file_read_all(path, 1 << 26, (char **)&d.data, &d.bytes));
 		/* Large files are data after their headers: a bit of every few bytes there. */
 		size_t bits = d.bytes * 8;
-		flip_bits(&d, path, faults_long() ? 1 + bits / 20000 : 1 + bits / 60);
+		flip_bits(&d, path, faults_long() ? 1 + bits / 12000 : 1 + bits / 60);
 		flipped += (size_t)d.tried;
 		d.tried = 0;
 		cut(&d, path, faults_long() ? 1 : 1 + d.bytes / 20);

@@ -174,7 +174,7 @@ static void a_power_failure_leaves_old_or_new(void **state)
 	struct visit visit = {.scene = scene};
 	record(scene);
 	/* A step for every operation when there is time, else some. */
-	int stride = faults_long() ? 1 : 1 + crash.count / 20, random = faults_long() ? 300 : 4;
+	int stride = faults_long() ? 1 : 1 + crash.count / 20, random = faults_long() ? 60 : 4;
 	size_t states = crash_visit(stride, random, -1, look, &visit);
 	printf("# %s: %d operations, %zu states\n", scene->name, crash.count, states);
 	crash_forget();
