@@ -72,11 +72,13 @@ static inline void mma(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint3
 void emu_matrices(uint32_t (&r)[4], const uint4 &row, bool transposed, struct emu_site site);
 static inline void load_matrices(uint32_t (&r)[4], const void *p, EMU_HERE)
 {
-	emu_matrices(r, *(const uint4 *)p, false, {function, file, line});
+	uint4 row = *(const uint4 *)p;
+	emu_matrices(r, row, false, {function, file, line});
 }
 static inline void load_matrices_transposed(uint32_t (&r)[4], const void *p, EMU_HERE)
 {
-	emu_matrices(r, *(const uint4 *)p, true, {function, file, line});
+	uint4 row = *(const uint4 *)p;
+	emu_matrices(r, row, true, {function, file, line});
 }
 
 /* The copy happens here or at the wait, as chance will have it. */
