@@ -67,7 +67,7 @@
 #include "tokenizer/tokenizer.h"
 
 struct preprocess_progress {
-	int pass; /* 1 tokenizing; 2 writing; between them 3, near-duplicates are looked for: bytes are those
+	int pass; /* 0 waiting for other processes; 1 tokenizing; 2 writing; between them 3, near-duplicates are looked for: bytes are those
 		     of their parts, roughly */
 	uint64_t bytes_done, bytes_total; /* of input as stored on disk (pass 1; total 0 when unknown), of
 					     spill (pass 2) */

@@ -259,8 +259,9 @@ static enum status work_beside(struct preprocess_job *job, struct preprocess_res
 {
 	char path[JOB_PATH];
 	snprintf(path, sizeof path, "%s/claims", job->work);
-	TRY(claims_open(path, &job->claims));
-	enum status status = do_part(job, result);
+	enum status status = claims_open(path, &job->claims);
+	if (status == STATUS_OK)
+		status = do_part(job, result);
 	/* Whatever went wrong: another was faster, and has published what this one was to help with. */
 	if (!job->useless && !result->published && job_is_gone(job)) {
 		*result = (struct preprocess_result){.complete = true};
@@ -306,13 +307,15 @@ static enum status enter(
 				return STATUS_OK;
 			TRY(output_lock_share(lock));
 		}
-		if (file_exists(journal->job_path))
-			break;
+		if (file_exists(journal->job_path)) {
+			enum status status = journal_compare(job, journal, journal->job_path);
+			job->resumed = true; /* by others at least */
+			if (status == STATUS_OK || file_exists(journal->job_path))
+				return status;
+		}
 		output_lock_release(lock); /* the others have just published, and are leaving */
 		TRY(job_pause(job));
 	}
-	job->resumed = true; /* by others at least */
-	return journal_compare(job, journal, journal->job_path);
 }
 
 /* The last to leave completes what a killed one left. */

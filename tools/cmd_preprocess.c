@@ -52,6 +52,8 @@ struct display {
 static bool show(void *user, const struct preprocess_progress *progress)
 {
 	struct display *display = user;
+	if (!progress->pass) /* it waits for other processes */
+		return !stop_asked;
 	if (progress->pass != display->pass) {
 		if (display->pass)
 			progress_line_clear(&display->line);
