@@ -81,11 +81,42 @@ static void forgets_what_is_written_over(void **state)
 	assert_true(words.end - first > LONG_UNITS - 32);
 }
 
+/* A text may hold what looks like a record. Where one has been written over by such a text's, the bytes there
+ * are no answer. */
+static void takes_no_text_for_a_record(void **state)
+{
+	(void)state;
+	enum { WORD = 8, BEFORE = sizeof(struct long_record) + sizeof(uint16_t), FILLER = 240 };
+	static const uint8_t word[WORD + 1] = "a phrase", filler[FILLER];
+	const struct long_record forged = {.length = WORD, .count = 1};
+	const uint16_t forged_id = 666;
+	uint8_t text[LONG_UNIT - BEFORE + sizeof forged + sizeof forged_id + WORD] = {0};
+	uint8_t *to = text + LONG_UNIT - BEFORE; /* where the text's own record has its second unit */
+	memcpy(to, &forged, sizeof forged);
+	memcpy(to + sizeof forged, &forged_id, sizeof forged_id);
+	memcpy(to + sizeof forged + sizeof forged_id, word, WORD);
+	uint32_t id = 5;
+	add("a unit", 4); /* the word stands in the second one */
+	uint64_t entry = long_words_add(&words, HASH, word, WORD, &id, 1);
+	const struct long_record *record = long_words_check(&words, entry, word, WORD);
+	assert_non_null(record);
+	for (uint64_t left; (left = (entry >> 16) - 1 + LONG_UNITS - words.end) > 0;) {
+		bool fits = left > 2 * FILLER / LONG_UNIT;
+		assert_ptr_equal(long_words_check(&words, entry, word, WORD), record);
+		long_words_add(&words, 0, filler, fits ? FILLER - BEFORE : 1, &id, 1);
+	}
+	long_words_add(&words, 0, text, sizeof text, &id, 1);
+	assert_memory_equal(record, &forged, sizeof forged);
+	assert_null(long_words_check(&words, entry, word, WORD));
+	assert_int_equal(find("a phrase"), 0);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test_setup_teardown(tells_words_of_one_hash_apart, set_up, tear_down),
 		cmocka_unit_test_setup_teardown(forgets_what_is_written_over, set_up, tear_down),
+		cmocka_unit_test_setup_teardown(takes_no_text_for_a_record, set_up, tear_down),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
