@@ -142,4 +142,25 @@ static void faulty_files_remove(void)
 	file_system = &file_operations_system;
 }
 
+/* Runs `work` with its first, its second, ... call failing with `error`, until it makes none that fails;
+ * returns how many runs failed; -1: one otherwise than with STATUS_IO and a message that says why. */
+static __attribute__((unused)) int fail_each_call(int error, enum status (*work)(void))
+{
+	int failed = 0;
+	bool reached = true;
+	faulty_files_install();
+	faults.error = error;
+	for (faults.fail_at = 0; reached && failed >= 0; faults.fail_at++) {
+		faults.calls = 0;
+		enum status status = work();
+		reached = faults.calls > faults.fail_at;
+		if (status == STATUS_IO && strstr(error_message(), strerror(error)))
+			failed++;
+		else if (status != STATUS_OK)
+			failed = -1;
+	}
+	faulty_files_remove();
+	return failed;
+}
+
 #endif

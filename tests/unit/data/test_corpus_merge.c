@@ -5,49 +5,18 @@
  */
 #include "data/corpus_merge.h"
 
-#include "common/file.h"
-#include "common/memory.h"
 #include "data/preprocess.h"
+#include "tests/unit/data/preprocess_fixture.h"
 
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdint.h>
 #include <errno.h>
-#include <stdatomic.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-#include <sys/file.h>
 #include <fcntl.h>
-#include <unistd.h>
+#include <stdatomic.h>
+#include <sys/file.h>
 #include <xxhash.h>
-#include <cmocka.h>
 
 enum { PARTS = 3 };
 
-static char root[64];
-static struct tokenizer *tokenizer;
 static bool sources; /* preprocess keeps them */
-
-/* The path of a name; kept for good, one of each. */
-static const char *in_root(const char *name)
-{
-	static char paths[64][256];
-	char path[256];
-	int i = 0;
-	snprintf(path, sizeof path, "%s/%s", root, name);
-	while (i < 64 && paths[i][0] && strcmp(paths[i], path) != 0)
-		i++;
-	assert_in_range(i, 0, 63);
-	return strcpy(paths[i], path);
-}
-
-static uint32_t below(uint32_t *seed, uint32_t n)
-{
-	*seed = *seed * 1664525 + 1013904223;
-	return (uint32_t)(((uint64_t)*seed * n) >> 32);
-}
 
 /* ---- inputs: JSONL files part0/..., of random words ---- */
 
@@ -165,36 +134,9 @@ static void refuse(const struct corpus_merge_config *config, enum status status,
 			error_status_name(status), word);
 }
 
-/* Two directories hold the same files with the same bytes. */
-static void expect_same(const char *a, const char *b)
-{
-	char **names[2], *paths[2], *data[2];
-	size_t counts[2], bytes[2];
-	assert_int_equal(directory_list(a, &names[0], &counts[0]), STATUS_OK);
-	assert_int_equal(directory_list(b, &names[1], &counts[1]), STATUS_OK);
-	assert_int_equal(counts[0], counts[1]);
-	for (size_t i = 0; i < counts[0]; i++) {
-		assert_string_equal(names[0][i], names[1][i]);
-		for (int j = 0; j < 2; j++) {
-			assert_int_equal(path_join(&paths[j], j ? b : a, names[j][i]), STATUS_OK);
-			assert_int_equal(
-				file_read_all(paths[j], (size_t)1 << 30, &data[j], &bytes[j]), STATUS_OK);
-		}
-		if (bytes[0] != bytes[1] || memcmp(data[0], data[1], bytes[0]) != 0)
-			fail_msg("%s and %s differ", paths[0], paths[1]);
-		for (int j = 0; j < 2; j++) {
-			free(paths[j]);
-			free(data[j]);
-		}
-	}
-	for (int j = 0; j < 2; j++)
-		directory_list_free(names[j], counts[j]);
-}
-
 static void remove_merged(void)
 {
-	if (directory_remove(in_root("merged")) != STATUS_OK)
-		fail_msg("%s", error_message());
+	must(directory_remove(in_root("merged")));
 }
 
 /* ---- the tests ---- */
@@ -415,30 +357,6 @@ static void stops_when_told(void **state)
 	merge(&config);
 	expect_same(in_root("whole"), config.output);
 	remove_merged();
-}
-
-static int skip_fsync(int fd)
-{
-	(void)fd;
-	return 0;
-}
-static struct file_operations unsynced;
-
-static int begin(void **state)
-{
-	(void)state;
-	strcpy(root, "/tmp/ferry-merge-XXXXXX");
-	unsynced = file_operations_system;
-	unsynced.fsync = skip_fsync;
-	file_system = &unsynced;
-	return mkdtemp(root) && tokenizer_open_gpt2(&tokenizer) == STATUS_OK ? 0 : -1;
-}
-
-static int end(void **state)
-{
-	(void)state;
-	tokenizer_close(tokenizer);
-	return directory_remove(root) == STATUS_OK ? 0 : -1;
 }
 
 int main(void)

@@ -1,55 +1,9 @@
 #include "data/input.h"
 
-#include "common/file.h"
+#include "tests/unit/scratch_folder.h"
 
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdint.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-#include <unistd.h>
 #include <zlib.h>
 #include <zstd.h>
-#include <cmocka.h>
-
-static char root[64];
-
-static const char *in_root(const char *name)
-{
-	static char paths[8][256];
-	static int next;
-	char *path = paths[next++ % 8];
-	snprintf(path, 256, "%s/%s", root, name);
-	return path;
-}
-
-static void put_file(const char *name, const void *data, size_t bytes)
-{
-	FILE *file = fopen(in_root(name), "wb");
-	assert_non_null(file);
-	assert_int_equal(fwrite(data, 1, bytes, file), bytes);
-	assert_int_equal(fclose(file), 0);
-}
-
-static void put_text(const char *name, const char *text)
-{
-	put_file(name, text, strlen(text));
-}
-
-static int begin(void **state)
-{
-	(void)state;
-	strcpy(root, "/tmp/ferry-input-XXXXXX");
-	return mkdtemp(root) ? 0 : -1;
-}
-
-static int end(void **state)
-{
-	(void)state;
-	return directory_remove(root) == STATUS_OK ? 0 : -1;
-}
 
 /* ---- the list ---- */
 
@@ -121,12 +75,6 @@ static void nothing_is_skipped_silently(void **state)
 }
 
 /* ---- records ---- */
-
-static uint32_t below(uint32_t *seed, uint32_t n)
-{
-	*seed = *seed * 1664525 + 1013904223;
-	return (uint32_t)(((uint64_t)*seed * n) >> 32);
-}
 
 static struct input_list open_one(const char *name)
 {
@@ -398,5 +346,5 @@ int main(void)
 		cmocka_unit_test(compressed),
 		cmocka_unit_test(changes_are_noticed),
 	};
-	return cmocka_run_group_tests(tests, begin, end);
+	return cmocka_run_group_tests(tests, scratch_make, scratch_remove);
 }

@@ -4,23 +4,13 @@
  */
 #include "data/near_duplicates.h"
 
-#include "common/file.h"
-#include "common/memory.h"
 #include "data/minhash.h"
+#include "tests/unit/scratch_folder.h"
 
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
 #include <stdatomic.h>
-#include <stdint.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-#include <cmocka.h>
 
 enum { BANDS = 5, MOST = 2500 };
 
-static char root[64];
 static const struct near_format format = {BANDS, 3, {7, 9}};
 
 struct document {
@@ -338,39 +328,23 @@ static void writer_writes_every_signature(void **state)
 	minhash_destroy(seen.minhash);
 }
 
+static enum status write_and_search(void)
+{
+	struct near_search search = {
+		.format = format, .directory = root, .units = 1, .workers = 1, .memory = 1};
+	char path[NEAR_PATH];
+	int bits;
+	TRY(directory_remove(root));
+	TRY(directory_create(root));
+	near_unit_path(root, 0, path);
+	TRY(write_texts(path, 1 << 16, 1));
+	return near_search_run(&search, &bits);
+}
+
 static void no_memory(void **state)
 {
 	(void)state;
-	struct near_search search = {
-		.format = format, .directory = root, .units = 1, .workers = 1, .memory = 1};
-	int failed = 0, bits;
-	char path[NEAR_PATH];
-	for (int64_t calls = 0; calls < 400; calls += 1 + calls / 10) {
-		clean();
-		near_unit_path(root, 0, path);
-		memory_fail_after(calls);
-		enum status status = write_texts(path, 1 << 16, 1);
-		if (status == STATUS_OK)
-			status = near_search_run(&search, &bits);
-		memory_fail_after(-1);
-		failed += status != STATUS_OK;
-		assert_true(status == STATUS_OK || status == STATUS_MEMORY);
-	}
-	assert_in_range(failed, 15, 60);
-}
-
-static int set_up(void **state)
-{
-	(void)state;
-	strcpy(root, "/tmp/ferry-test-XXXXXX");
-	assert_non_null(mkdtemp(root));
-	return 0;
-}
-
-static int tear_down(void **state)
-{
-	(void)state;
-	return directory_remove(root) != STATUS_OK;
+	assert_in_range(refuse_memory(write_and_search), 15, 400);
 }
 
 int main(void)
@@ -382,5 +356,5 @@ int main(void)
 		cmocka_unit_test(writer_writes_every_signature),
 		cmocka_unit_test(no_memory),
 	};
-	return cmocka_run_group_tests(tests, set_up, tear_down);
+	return cmocka_run_group_tests(tests, scratch_make, scratch_remove);
 }

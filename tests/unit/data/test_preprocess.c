@@ -5,70 +5,18 @@
  */
 #include "data/preprocess.h"
 
-#include "common/file.h"
 #include "common/log.h"
-#include "common/memory.h"
+#include "tests/unit/data/preprocess_fixture.h"
 
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdint.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <stdatomic.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
 #include <sys/file.h>
-#include <unistd.h>
 #include <xxhash.h>
 #include <zlib.h>
 #include <zstd.h>
-#include <cmocka.h>
 
-static char root[64];
-static struct tokenizer *tokenizer;
 static bool wide; /* its corpora are i32 */
-
-/* The path of a name; kept for good, one of each. */
-static const char *in_root(const char *name)
-{
-	static char paths[256][256];
-	char path[256];
-	int i = 0;
-	snprintf(path, sizeof path, "%s/%s", root, name);
-	while (i < 256 && paths[i][0] && strcmp(paths[i], path) != 0)
-		i++;
-	assert_in_range(i, 0, 255);
-	return strcpy(paths[i], path);
-}
-
-static void put_file(const char *name, const void *data, size_t bytes)
-{
-	FILE *file = fopen(in_root(name), "wb");
-	assert_non_null(file);
-	assert_int_equal(fwrite(data, 1, bytes, file), bytes);
-	assert_int_equal(fclose(file), 0);
-}
-
-static void put_text(const char *name, const char *text)
-{
-	put_file(name, text, strlen(text));
-}
-
-static char *get_file(const char *path, size_t *bytes)
-{
-	char *data;
-	if (file_read_all(path, (size_t)1 << 30, &data, bytes) != STATUS_OK)
-		fail_msg("%s", error_message());
-	return data;
-}
-
-static uint32_t below(uint32_t *seed, uint32_t n)
-{
-	*seed = *seed * 1664525 + 1013904223;
-	return (uint32_t)(((uint64_t)*seed * n) >> 32);
-}
 
 /* ---- documents and the naive writer ---- */
 
@@ -140,7 +88,7 @@ static void expect_file(const char *directory, size_t shard, const char *suffix,
 	char path[300];
 	size_t bytes;
 	snprintf(path, sizeof path, "%s/%05zu.%s", directory, shard, suffix);
-	char *data = get_file(path, &bytes);
+	char *data = get_path(path, &bytes);
 	if (bytes != image->bytes || memcmp(data, image->data, bytes) != 0)
 		fail_msg("%s differs from the naive writer's", path);
 	free(data);
@@ -284,14 +232,6 @@ static void make_inputs(uint32_t seed, size_t scale)
 
 /* ---- running ---- */
 
-/* Nothing here loses power, and most of the time would go to waiting for the disk. */
-static int skip_fsync(int fd)
-{
-	(void)fd;
-	return 0;
-}
-static struct file_operations unsynced;
-
 static const char *inputs[8];
 
 static struct preprocess_config basic(const char *output)
@@ -328,37 +268,6 @@ static void refuse(const struct preprocess_config *config, enum status status, c
 			error_status_name(status), word);
 }
 
-/* Two directories hold the same files with the same bytes. */
-static void expect_same(const char *a, const char *b)
-{
-	char **names[2], *paths[2], *data[2];
-	size_t counts[2], bytes[2];
-	assert_int_equal(directory_list(a, &names[0], &counts[0]), STATUS_OK);
-	assert_int_equal(directory_list(b, &names[1], &counts[1]), STATUS_OK);
-	assert_int_equal(counts[0], counts[1]);
-	for (size_t i = 0; i < counts[0]; i++) {
-		assert_string_equal(names[0][i], names[1][i]);
-		for (int j = 0; j < 2; j++) {
-			assert_int_equal(path_join(&paths[j], j ? b : a, names[j][i]), STATUS_OK);
-			data[j] = get_file(paths[j], &bytes[j]);
-		}
-		if (bytes[0] != bytes[1] || memcmp(data[0], data[1], bytes[0]) != 0)
-			fail_msg("%s and %s differ", paths[0], paths[1]);
-		for (int j = 0; j < 2; j++) {
-			free(paths[j]);
-			free(data[j]);
-		}
-	}
-	for (int j = 0; j < 2; j++)
-		directory_list_free(names[j], counts[j]);
-}
-
-static void remove_tree(const char *path)
-{
-	if (directory_remove(path) != STATUS_OK)
-		fail_msg("%s", error_message());
-}
-
 /* ---- tests ---- */
 
 static void equal_to_the_naive_writer(void **state)
@@ -393,9 +302,9 @@ static void equal_to_the_naive_writer(void **state)
 			expect_same(in_root("reference"), config.output);
 		else
 			assert_int_equal(check_corpus(config.output), 1);
-		remove_tree(config.output);
+		must(directory_remove(config.output));
 	}
-	remove_tree(in_root("reference"));
+	must(directory_remove(in_root("reference")));
 }
 
 static void separators_cut_documents(void **state)
@@ -404,7 +313,7 @@ static void separators_cut_documents(void **state)
 	uint32_t seed = 4;
 	struct image image = {0};
 	forget_texts();
-	remove_tree(in_root("in"));
+	must(directory_remove(in_root("in")));
 	assert_int_equal(directory_create(in_root("in")), STATUS_OK);
 	for (int i = 0; i < 200; i++) {
 		const struct text *text = make_text(&seed, 3000);
@@ -418,7 +327,7 @@ static void separators_cut_documents(void **state)
 	config.document_separator = "<|endoftext|>";
 	run(&config);
 	check_corpus(config.output);
-	remove_tree(config.output);
+	must(directory_remove(config.output));
 }
 
 /* GPT-2's printable stand-in of a byte, as UTF-8. */
@@ -467,7 +376,7 @@ static void large_vocabularies_are_i32(void **state)
 	struct hash128 a = tokenizer_hash(tokenizer), b = tokenizer_hash(again);
 	assert_int_equal(hash128_compare(a, b), 0);
 	tokenizer_close(again);
-	remove_tree(config.output);
+	must(directory_remove(config.output));
 	tokenizer_close(tokenizer);
 	tokenizer = gpt2;
 	wide = false;
@@ -479,7 +388,7 @@ static void rejects_are_listed(void **state)
 	struct image image = {0};
 	char line[200];
 	forget_texts();
-	remove_tree(in_root("in"));
+	must(directory_remove(in_root("in")));
 	assert_int_equal(directory_create(in_root("in")), STATUS_OK);
 	/* Bad lines in every part of a file that is cut into many, with blank lines and a mark before. */
 	add_bytes(&image, "\xEF\xBB\xBF", 3);
@@ -508,7 +417,7 @@ static void rejects_are_listed(void **state)
 	assert_int_equal(result.rejected, 11);
 	assert_int_equal(result.documents, 880);
 	size_t bytes;
-	char *got = get_file(in_root("rejects/rejects.jsonl"), &bytes);
+	char *got = get_path(in_root("rejects/rejects.jsonl"), &bytes);
 	int first = snprintf(line, sizeof line,
 		"{\"file\": \"%s\", \"byte\": 0, \"reason\": \"the document is too long\"}\n",
 		in_root("in/a.txt"));
@@ -522,12 +431,12 @@ static void rejects_are_listed(void **state)
 	config.output = in_root("stopped");
 	config.fail_on_bad_line = true;
 	refuse(&config, STATUS_CORRUPT, "a.txt: byte 0: the document is too long");
-	remove_tree(config.output);
+	must(directory_remove(config.output));
 	assert_int_equal(file_remove(in_root("in/a.txt")), STATUS_OK);
 	config.workers = 1;
 	refuse(&config, STATUS_CORRUPT, ".jsonl: line 7 (byte ");
 	/* The line number of a later part is counted from the file's beginning. */
-	remove_tree(in_root("in"));
+	must(directory_remove(in_root("in")));
 	assert_int_equal(directory_create(in_root("in")), STATUS_OK);
 	image = (struct image){0};
 	for (int i = 1; i < 333; i++)
@@ -536,11 +445,11 @@ static void rejects_are_listed(void **state)
 	put_file("in/a.jsonl", image.data, image.bytes);
 	free(image.data);
 	for (config.unit_bytes = 100; config.unit_bytes < 140; config.unit_bytes++) {
-		remove_tree(config.output);
+		must(directory_remove(config.output));
 		refuse(&config, STATUS_CORRUPT, "line 333 (byte 4316)");
 	}
-	remove_tree(config.output);
-	remove_tree(in_root("rejects"));
+	must(directory_remove(config.output));
+	must(directory_remove(in_root("rejects")));
 }
 
 static void short_documents_are_rejected(void **state)
@@ -572,12 +481,12 @@ static void short_documents_are_rejected(void **state)
 	assert_true(dropped > 10 && kept > 10);
 	check_corpus(config.output);
 	assert_int_equal(result.rejected, dropped);
-	char *list = get_file(in_root("long/rejects.jsonl"), &bytes);
+	char *list = get_path(in_root("long/rejects.jsonl"), &bytes);
 	for (const char *at = list; (at = strstr(at, "fewer than 40 tokens\"}\n")); at++)
 		lines++;
 	assert_int_equal(lines, dropped);
 	free(list);
-	remove_tree(config.output);
+	must(directory_remove(config.output));
 }
 
 static void long_records_do_not_pile_up(void **state)
@@ -589,7 +498,7 @@ static void long_records_do_not_pile_up(void **state)
 	memset(data, 'a', bytes);
 	memcpy(data, "{\"text\":\"ok\"}\n{\"text\":\"", 24);
 	memcpy(data + bytes - 20, "\"}\n{\"text\":\"fine\"}\n", 20);
-	remove_tree(in_root("in"));
+	must(directory_remove(in_root("in")));
 	assert_int_equal(directory_create(in_root("in")), STATUS_OK);
 	put_file("in/a.jsonl", data, bytes - 1);
 	free(data);
@@ -598,16 +507,16 @@ static void long_records_do_not_pile_up(void **state)
 	struct preprocess_result result = run(&config);
 	assert_int_equal(result.documents, 2);
 	assert_int_equal(result.rejected, 1);
-	char *got = get_file(in_root("long/rejects.jsonl"), &bytes);
+	char *got = get_path(in_root("long/rejects.jsonl"), &bytes);
 	assert_non_null(strstr(got, "\"line\": 2, \"byte\": 14, \"reason\": \"the line is too long\""));
 	free(got);
-	remove_tree(config.output);
+	must(directory_remove(config.output));
 }
 
 static void invalid_utf8(void **state)
 {
 	(void)state;
-	remove_tree(in_root("in"));
+	must(directory_remove(in_root("in")));
 	assert_int_equal(directory_create(in_root("in")), STATUS_OK);
 	forget_texts();
 	put_text("in/a.txt", "one\xFFtwo\xC3");
@@ -619,14 +528,14 @@ static void invalid_utf8(void **state)
 	struct preprocess_result result = run(&config);
 	assert_int_equal(result.repaired, 4);
 	check_corpus(config.output);
-	remove_tree(config.output);
+	must(directory_remove(config.output));
 	config.strict = true;
 	config.workers = 1;
 	refuse(&config, STATUS_CORRUPT, "a.txt: byte 3: not valid UTF-8");
-	remove_tree(config.output);
+	must(directory_remove(config.output));
 	assert_int_equal(file_remove(in_root("in/a.txt")), STATUS_OK);
 	refuse(&config, STATUS_CORRUPT, "b.jsonl: line 2 (byte 25): not valid UTF-8");
-	remove_tree(config.output);
+	must(directory_remove(config.output));
 }
 
 /* Stops after so many calls. */
@@ -670,9 +579,9 @@ static void goes_on_after_a_stop(void **state)
 		} while (status != STATUS_OK);
 		assert_true(stops == 0 || result.resumed);
 		expect_same(in_root("reference"), config.output);
-		remove_tree(config.output);
+		must(directory_remove(config.output));
 	}
-	remove_tree(in_root("reference"));
+	must(directory_remove(in_root("reference")));
 }
 
 /* Leaves an unfinished run in `config->output`, its first unit done. */
@@ -697,7 +606,7 @@ static void note_warning(enum log_level level, const char *line, void *user)
 static void damage(const char *name, int kind)
 {
 	size_t bytes;
-	char *data = get_file(in_root(name), &bytes);
+	char *data = get_path(in_root(name), &bytes);
 	if (kind < 2)
 		data[kind ? bytes - 60 : 100] ^= 1;
 	if (kind == 2)
@@ -736,7 +645,7 @@ static void damaged_work_is_noticed(void **state)
 		log_set_sink(NULL, NULL);
 		assert_int_equal(warnings, 1);
 		expect_same(in_root("reference"), config.output);
-		remove_tree(config.output);
+		must(directory_remove(config.output));
 	}
 	/* This run's own is noticed when it is read. */
 	bool done = false;
@@ -750,8 +659,8 @@ static void damaged_work_is_noticed(void **state)
 	log_set_sink(NULL, NULL);
 	assert_int_equal(warnings, 1);
 	expect_same(in_root("reference"), config.output);
-	remove_tree(config.output);
-	remove_tree(in_root("reference"));
+	must(directory_remove(config.output));
+	must(directory_remove(in_root("reference")));
 }
 
 /* One file that cannot be cut into units: whatever the workers, the same bytes, rejects and first error. */
@@ -787,7 +696,7 @@ static void workers_share_a_unit(void **state)
 		config.memory = (uint64_t)config.workers << 20;
 		run(&config);
 		expect_same(in_root("reference"), config.output);
-		remove_tree(config.output);
+		must(directory_remove(config.output));
 	}
 	/* Both do: of two workers neither finds the other done with it all. (A busy machine may start the
 	 * second one late; not twenty times.) */
@@ -800,7 +709,7 @@ static void workers_share_a_unit(void **state)
 		config.profile = seconds;
 		run(&config);
 		both = seconds[0][PREPROCESS_TOKENIZE] > 0 && seconds[1][PREPROCESS_TOKENIZE] > 0;
-		remove_tree(config.output);
+		must(directory_remove(config.output));
 	}
 	assert_true(both);
 	config.profile = NULL;
@@ -808,9 +717,9 @@ static void workers_share_a_unit(void **state)
 	config.fail_on_bad_line = true;
 	for (int i = 0; i < 3; i++) {
 		refuse(&config, STATUS_CORRUPT, "one.jsonl.gz: line 2 (");
-		remove_tree(config.output);
+		must(directory_remove(config.output));
 	}
-	remove_tree(in_root("reference"));
+	must(directory_remove(in_root("reference")));
 	free(lines.data);
 }
 
@@ -852,8 +761,8 @@ static void other_options_and_inputs_are_refused(void **state)
 	put_text("changed/rejects.jsonl", "old");
 	run(&config);
 	expect_same(in_root("reference"), config.output);
-	remove_tree(config.output);
-	remove_tree(in_root("reference"));
+	must(directory_remove(config.output));
+	must(directory_remove(in_root("reference")));
 }
 
 static void one_run_at_a_time(void **state)
@@ -867,13 +776,13 @@ static void one_run_at_a_time(void **state)
 	refuse(&config, STATUS_USAGE, "at work on this output");
 	close(fd);
 	run(&config);
-	remove_tree(config.output);
+	must(directory_remove(config.output));
 }
 
 static void nothing_to_read(void **state)
 {
 	(void)state;
-	remove_tree(in_root("in"));
+	must(directory_remove(in_root("in")));
 	assert_int_equal(directory_create(in_root("in")), STATUS_OK);
 	struct preprocess_config config = basic(in_root("nothing"));
 	refuse(&config, STATUS_USAGE, "no files");
@@ -885,7 +794,7 @@ static void nothing_to_read(void **state)
 	config.text_key = "body";
 	run(&config);
 	assert_false(file_exists(in_root("nothing/rejects.jsonl")));
-	remove_tree(config.output);
+	must(directory_remove(config.output));
 	config = basic(in_root("nothing"));
 	config.workers = 0;
 	refuse(&config, STATUS_USAGE, "workers");
@@ -928,25 +837,13 @@ static void standard_input(void **state)
 	assert_true(result.resumed);
 	check_corpus(config.output);
 	use_as_stdin("/dev/null");
-	remove_tree(config.output);
+	must(directory_remove(config.output));
 }
 
-static int begin(void **state)
+static int end_and_forget(void **state)
 {
-	(void)state;
-	strcpy(root, "/tmp/ferry-preprocess-XXXXXX");
-	unsynced = file_operations_system;
-	unsynced.fsync = skip_fsync;
-	file_system = &unsynced;
-	return mkdtemp(root) && tokenizer_open_gpt2(&tokenizer) == STATUS_OK ? 0 : -1;
-}
-
-static int end(void **state)
-{
-	(void)state;
 	forget_texts();
-	tokenizer_close(tokenizer);
-	return directory_remove(root) == STATUS_OK ? 0 : -1;
+	return end(state);
 }
 
 int main(void)
@@ -967,5 +864,5 @@ int main(void)
 		cmocka_unit_test(nothing_to_read),
 		cmocka_unit_test(standard_input),
 	};
-	return cmocka_run_group_tests(tests, begin, end);
+	return cmocka_run_group_tests(tests, begin, end_and_forget);
 }

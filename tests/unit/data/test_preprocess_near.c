@@ -4,43 +4,13 @@
  */
 #include "data/preprocess.h"
 
-#include "common/file.h"
 #include "common/log.h"
-#include "common/memory.h"
 #include "data/minhash.h"
-
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdint.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-#include <cmocka.h>
+#include "tests/unit/data/preprocess_fixture.h"
 
 enum { BANDS = 6, ROWS = 3, DOCUMENTS = 600, LONGEST = 600 };
 
-static char root[64];
-static struct tokenizer *tokenizer;
 static char texts[DOCUMENTS][LONGEST];
-
-static const char *in_root(const char *name)
-{
-	static char paths[64][128];
-	char path[128];
-	int i = 0;
-	snprintf(path, sizeof path, "%s/%s", root, name);
-	while (i < 64 && paths[i][0] && strcmp(paths[i], path) != 0)
-		i++;
-	assert_in_range(i, 0, 63);
-	return strcpy(paths[i], path);
-}
-
-static uint32_t below(uint32_t *seed, uint32_t n)
-{
-	*seed = *seed * 1664525 + 1013904223;
-	return (uint32_t)(((uint64_t)*seed * n) >> 32);
-}
 
 /* Texts of random words; half of them are earlier ones with some words changed, or none. */
 static void make_texts(uint32_t seed)
@@ -154,30 +124,6 @@ static void expect_oracle(const struct oracle *oracle, const char *directory)
 	}
 	assert_int_equal(corpus_verify(corpus, 1, NULL, NULL), STATUS_OK);
 	corpus_close(corpus);
-}
-
-static void expect_same(const char *a, const char *b)
-{
-	char **names, **others;
-	size_t count, other_count;
-	assert_int_equal(directory_list(a, &names, &count), STATUS_OK);
-	assert_int_equal(directory_list(b, &others, &other_count), STATUS_OK);
-	assert_int_equal(count, other_count);
-	for (size_t i = 0; i < count; i++) {
-		char path[400], *data, *other;
-		size_t bytes, other_bytes;
-		assert_string_equal(names[i], others[i]);
-		snprintf(path, sizeof path, "%s/%s", a, names[i]);
-		assert_int_equal(file_read_all(path, 1 << 24, &data, &bytes), STATUS_OK);
-		snprintf(path, sizeof path, "%s/%s", b, names[i]);
-		assert_int_equal(file_read_all(path, 1 << 24, &other, &other_bytes), STATUS_OK);
-		if (bytes != other_bytes || memcmp(data, other, bytes) != 0)
-			fail_msg("%s differs", path);
-		free(data);
-		free(other);
-	}
-	directory_list_free(names, count);
-	directory_list_free(others, other_count);
 }
 
 static void run(struct preprocess_config *config, const struct oracle *oracle)
@@ -346,20 +292,6 @@ static void other_options_are_told(void **state)
 	assert_int_equal(preprocess_run(&config, &result), STATUS_USAGE);
 }
 
-static int set_up(void **state)
-{
-	(void)state;
-	strcpy(root, "/tmp/ferry-test-XXXXXX");
-	return !mkdtemp(root) || tokenizer_open_gpt2(&tokenizer) != STATUS_OK;
-}
-
-static int tear_down(void **state)
-{
-	(void)state;
-	tokenizer_close(tokenizer);
-	return directory_remove(root) != STATUS_OK;
-}
-
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -369,5 +301,5 @@ int main(void)
 		cmocka_unit_test(lost_units_are_made_anew),
 		cmocka_unit_test(other_options_are_told),
 	};
-	return cmocka_run_group_tests(tests, set_up, tear_down);
+	return cmocka_run_group_tests(tests, begin, end);
 }

@@ -4,53 +4,17 @@
  */
 #include "data/preprocess.h"
 
-#include "common/file.h"
-#include "common/memory.h"
 #include "data/claims.h"
 #include "data/output_lock.h"
+#include "tests/unit/data/preprocess_fixture.h"
 
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdint.h>
 #include <signal.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
 #include <sys/wait.h>
 #include <time.h>
-#include <unistd.h>
-#include <cmocka.h>
 
-static char root[64];
-static struct tokenizer *tokenizer;
 static const char *input;
 static int near_bands;
 static uint64_t shard_bytes; /* some eight shards */
-
-static const char *in_root(const char *name)
-{
-	static char paths[32][256];
-	char path[256];
-	int i = 0;
-	snprintf(path, sizeof path, "%s/%s", root, name);
-	while (i < 32 && paths[i][0] && strcmp(paths[i], path) != 0)
-		i++;
-	assert_in_range(i, 0, 31);
-	return strcpy(paths[i], path);
-}
-
-static void must(enum status status)
-{
-	if (status != STATUS_OK)
-		fail_msg("%s", error_message());
-}
-
-static uint32_t below(uint32_t *seed, uint32_t n)
-{
-	*seed = *seed * 1664525 + 1013904223;
-	return (uint32_t)(((uint64_t)*seed * n) >> 32);
-}
 
 /* JSONL in several files, a bad line now and then, some documents more than once. */
 static void make_inputs(int files, int documents)
@@ -151,27 +115,7 @@ static void remake_reference(void)
 /* `out` is the reference, to the byte, and holds nothing else; it is removed. */
 static void expect_reference(void)
 {
-	char **names[2];
-	size_t counts[2];
-	const char *folders[2] = {in_root("reference"), in_root("out")};
-	for (int i = 0; i < 2; i++)
-		must(directory_list(folders[i], &names[i], &counts[i]));
-	for (size_t n = 0; n < counts[0] && n < counts[1]; n++) {
-		char path[300], *data[2];
-		size_t bytes[2];
-		assert_string_equal(names[0][n], names[1][n]);
-		for (int i = 0; i < 2; i++) {
-			snprintf(path, sizeof path, "%s/%s", folders[i], names[i][n]);
-			must(file_read_all(path, (size_t)1 << 30, &data[i], &bytes[i]));
-		}
-		if (bytes[0] != bytes[1] || memcmp(data[0], data[1], bytes[0]) != 0)
-			fail_msg("%s differs from the reference's", path);
-		free(data[0]);
-		free(data[1]);
-	}
-	assert_int_equal(counts[0], counts[1]);
-	for (int i = 0; i < 2; i++)
-		directory_list_free(names[i], counts[i]);
+	expect_same(in_root("reference"), in_root("out"));
 	must(directory_remove(in_root("out")));
 }
 
@@ -621,30 +565,6 @@ static void survives_lack_of_memory(void **state)
 	}
 	run(&commands[1]);
 	expect_reference();
-}
-
-static int skip_fsync(int fd)
-{
-	(void)fd;
-	return 0;
-}
-static struct file_operations unsynced;
-
-static int begin(void **state)
-{
-	(void)state;
-	strcpy(root, "/tmp/ferry-parts-XXXXXX");
-	unsynced = file_operations_system;
-	unsynced.fsync = skip_fsync; /* nothing here loses power */
-	file_system = &unsynced;
-	return mkdtemp(root) && tokenizer_open_gpt2(&tokenizer) == STATUS_OK ? 0 : -1;
-}
-
-static int end(void **state)
-{
-	(void)state;
-	tokenizer_close(tokenizer);
-	return directory_remove(root) == STATUS_OK ? 0 : -1;
 }
 
 int main(void)

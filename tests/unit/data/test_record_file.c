@@ -1,21 +1,12 @@
 /* Files of sorted records: what comes back, and that no damage passes. */
 #include "data/record_file.h"
 
-#include "common/file.h"
-#include "common/memory.h"
 #include "tests/unit/faulty_files.h"
+#include "tests/unit/scratch_folder.h"
 
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdint.h>
 #include <fcntl.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-#include <cmocka.h>
 
-static char root[64], path[80];
+static const char *path;
 static const struct hash128 job = {11, 22};
 
 static uint64_t random_number(uint64_t *state)
@@ -169,52 +160,29 @@ static void every_damage_is_found(void **state)
 	free(data);
 }
 
+static enum status write_and_read(void)
+{
+	struct record_format format = {2, job};
+	TRY(write_file(2, 2000));
+	return read_all(&format);
+}
+
 static void failures(void **state)
 {
 	(void)state;
 	struct record_format format = {2, job};
-	int failed = 0;
-	for (int64_t calls = 0; calls < 20; calls++) {
-		memory_fail_after(calls);
-		enum status status = write_file(2, 2000);
-		if (status == STATUS_OK)
-			status = read_all(&format);
-		memory_fail_after(-1);
-		failed += status != STATUS_OK;
-		assert_true(status == STATUS_OK || status == STATUS_MEMORY);
-	}
-	assert_in_range(failed, 4, 19);
-	faulty_files_install();
-	faults.error = EIO;
-	failed = 0;
-	for (faults.fail_at = 0; faults.fail_at < 60; faults.fail_at++) {
-		faults.calls = 0;
-		enum status status = write_file(2, 2000);
-		if (status == STATUS_OK)
-			status = read_all(&format);
-		failed += status != STATUS_OK;
-		assert_true(status == STATUS_OK || status == STATUS_IO);
-	}
-	faulty_files_remove();
-	assert_in_range(failed, 8, 59);
+	assert_in_range(refuse_memory(write_and_read), 4, 19);
+	assert_in_range(fail_each_call(EIO, write_and_read), 8, 59);
 	assert_int_equal(file_remove_temporaries(root, ""), STATUS_OK);
 	assert_int_equal(file_remove(path), STATUS_OK);
 	assert_int_equal(read_all(&format), STATUS_IO);
 }
 
-static int set_up(void **state)
+static int begin(void **state)
 {
-	(void)state;
-	strcpy(root, "/tmp/ferry-test-XXXXXX");
-	assert_non_null(mkdtemp(root));
-	snprintf(path, sizeof path, "%s/records", root);
-	return 0;
-}
-
-static int tear_down(void **state)
-{
-	(void)state;
-	return directory_remove(root) != STATUS_OK;
+	int result = scratch_make(state);
+	path = in_root("records");
+	return result;
 }
 
 int main(void)
@@ -225,5 +193,5 @@ int main(void)
 		cmocka_unit_test(every_damage_is_found),
 		cmocka_unit_test(failures),
 	};
-	return cmocka_run_group_tests(tests, set_up, tear_down);
+	return cmocka_run_group_tests(tests, begin, scratch_remove);
 }

@@ -4,62 +4,11 @@
  */
 #include "data/sources.h"
 
-#include "common/file.h"
 #include "data/preprocess.h"
+#include "tests/unit/data/preprocess_fixture.h"
 
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdint.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-#include <unistd.h>
 #include <xxhash.h>
 #include <zstd.h>
-#include <cmocka.h>
-
-static char root[64];
-static struct tokenizer *tokenizer;
-
-static const char *in_root(const char *name)
-{
-	static char paths[32][256];
-	char path[256];
-	int i = 0;
-	snprintf(path, sizeof path, "%s/%s", root, name);
-	while (i < 32 && paths[i][0] && strcmp(paths[i], path) != 0)
-		i++;
-	assert_in_range(i, 0, 31);
-	return strcpy(paths[i], path);
-}
-
-static void must(enum status status)
-{
-	if (status != STATUS_OK)
-		fail_msg("%s", error_message());
-}
-
-static char *get_file(const char *path, size_t *bytes)
-{
-	char *data;
-	must(file_read_all(path, (size_t)1 << 30, &data, bytes));
-	return data;
-}
-
-static void put_file(const char *path, const void *data, size_t bytes)
-{
-	FILE *file = fopen(path, "wb");
-	assert_non_null(file);
-	assert_int_equal(fwrite(data, 1, bytes, file), bytes);
-	assert_int_equal(fclose(file), 0);
-}
-
-static uint32_t below(uint32_t *seed, uint32_t n)
-{
-	*seed = *seed * 1664525 + 1013904223;
-	return (uint32_t)(((uint64_t)*seed * n) >> 32);
-}
 
 /* ---- inputs, and where each text is ---- */
 
@@ -102,10 +51,10 @@ static void make_file(int number, int documents, uint32_t *seed)
 	if (strstr(files[number], ".zst")) {
 		size_t bound = ZSTD_compressBound(at);
 		char *packed = malloc(bound);
-		put_file(in_root(files[number]), packed, ZSTD_compress(packed, bound, data, at, 3));
+		put_file(files[number], packed, ZSTD_compress(packed, bound, data, at, 3));
 		free(packed);
 	} else {
-		put_file(in_root(files[number]), data, at);
+		put_file(files[number], data, at);
 	}
 	free(data);
 }
@@ -229,7 +178,7 @@ static void the_format_is_as_told(void **state)
 		size_t bytes, at = 16, text = 0;
 		uint64_t paths = 0;
 		snprintf(name, sizeof name, "%s/%05d.src", in_root("corpus"), (int)s);
-		uint8_t *data = (uint8_t *)get_file(name, &bytes);
+		uint8_t *data = (uint8_t *)get_path(name, &bytes);
 		XXH128_hash_t hash = XXH3_128bits(data, bytes);
 		assert_int_equal(hash.high64, info->shards[s].src_hash.high);
 		assert_int_equal(hash.low64, info->shards[s].src_hash.low);
@@ -258,26 +207,6 @@ static void the_format_is_as_told(void **state)
 	}
 	sources_close(sources);
 	corpus_close(corpus);
-}
-
-static void expect_same_files(const char *a, const char *b)
-{
-	char **names;
-	size_t count;
-	must(directory_list(a, &names, &count));
-	assert_true(count > 10);
-	for (size_t i = 0; i < count; i++) {
-		char path[2][300];
-		size_t bytes[2];
-		snprintf(path[0], sizeof path[0], "%s/%s", a, names[i]);
-		snprintf(path[1], sizeof path[1], "%s/%s", b, names[i]);
-		char *x = get_file(path[0], &bytes[0]), *y = get_file(path[1], &bytes[1]);
-		if (bytes[0] != bytes[1] || memcmp(x, y, bytes[0]) != 0)
-			fail_msg("%s and %s differ", path[0], path[1]);
-		free(x);
-		free(y);
-	}
-	directory_list_free(names, count);
 }
 
 static bool stop_at(void *user, const struct preprocess_progress *progress)
@@ -309,7 +238,7 @@ static void the_same_bytes_always(void **state)
 		config.progress = NULL;
 		config.overwrite = true;
 		corpus_close(preprocess(&config));
-		expect_same_files(in_root("corpus"), config.output);
+		expect_same(in_root("corpus"), config.output);
 		must(directory_remove(config.output));
 	}
 }
@@ -329,7 +258,7 @@ static void the_tokens_are_the_same_without(void **state)
 	assert_int_equal(hash128_compare(corpus_get_info(with)->hash, corpus_get_info(without)->hash), 0);
 	assert_int_equal(sources_open(without, &sources), STATUS_USAGE);
 	assert_non_null(strstr(error_message(), "--sources"));
-	char *manifest = get_file(in_root("without/corpus.json"), &bytes);
+	char *manifest = get_path(in_root("without/corpus.json"), &bytes);
 	assert_null(strstr(manifest, "src"));
 	free(manifest);
 	assert_false(file_exists(in_root("without/00000.src")));
@@ -367,18 +296,18 @@ static void damage_is_found(void **state)
 	(void)state;
 	const char *path = in_root("corpus/00000.src");
 	size_t bytes;
-	char *data = get_file(path, &bytes);
+	char *data = get_path(path, &bytes);
 	for (size_t i = 0; i < bytes; i += i < 100 || i + 60 > bytes ? 1 : 97) {
 		data[i] ^= (char)(1 << i % 8);
-		put_file(path, data, bytes);
+		put_path(path, data, bytes);
 		expect_damage(path);
 		data[i] ^= (char)(1 << i % 8);
 	}
 	for (size_t i = 0; i < bytes; i += i < 100 || i + 60 > bytes ? 1 : 97) {
-		put_file(path, data, i);
+		put_path(path, data, i);
 		expect_damage(path);
 	}
-	put_file(path, data, bytes);
+	put_path(path, data, bytes);
 	free(data);
 	must(file_remove(in_root("corpus/00001.src")));
 	struct corpus *corpus;
@@ -402,14 +331,14 @@ static void nonsense_is_refused(void **state)
 		{0, 25, 1, 'x', "without an end"}};
 	const char *path = in_root("corpus/00000.src"), *manifest = in_root("corpus/corpus.json");
 	size_t bytes, manifest_bytes;
-	char *data = get_file(path, &bytes), *json = get_file(manifest, &manifest_bytes);
+	char *data = get_path(path, &bytes), *json = get_path(manifest, &manifest_bytes);
 	for (size_t i = 0; i < sizeof ways / sizeof *ways; i++) {
 		char *copy = malloc(bytes), *text = malloc(manifest_bytes + 1), digits[40];
 		memcpy(copy, data, bytes);
 		memcpy(text, json, manifest_bytes + 1);
 		size_t at = ways[i].from_end ? bytes - (size_t)ways[i].from_end : (size_t)ways[i].at;
 		memcpy(copy + at, &ways[i].number, (size_t)ways[i].bytes);
-		put_file(path, copy, bytes);
+		put_path(path, copy, bytes);
 		XXH128_hash_t hash = XXH3_128bits(copy, bytes);
 		snprintf(digits, sizeof digits, "%016llx%016llx", (unsigned long long)hash.high64,
 			(unsigned long long)hash.low64);
@@ -418,7 +347,7 @@ static void nonsense_is_refused(void **state)
 		snprintf(digits, sizeof digits, "%016llx",
 			(unsigned long long)XXH3_64bits(text, (size_t)(seal - text)));
 		memcpy(strstr(seal + 8, "\"") + 1, digits, 16);
-		put_file(manifest, text, manifest_bytes);
+		put_path(manifest, text, manifest_bytes);
 		struct corpus *corpus;
 		must(corpus_open(in_root("corpus"), &corpus));
 		enum status status = sources_check(corpus, 0);
@@ -430,8 +359,8 @@ static void nonsense_is_refused(void **state)
 		free(copy);
 		free(text);
 	}
-	put_file(path, data, bytes);
-	put_file(manifest, json, manifest_bytes);
+	put_path(path, data, bytes);
+	put_path(manifest, json, manifest_bytes);
 	free(data);
 	free(json);
 }
@@ -442,7 +371,7 @@ static void some_shards_without(void **state)
 	(void)state;
 	const char *manifest = in_root("corpus/corpus.json");
 	size_t bytes;
-	char *json = get_file(manifest, &bytes), *text = strdup(json), digits[40];
+	char *json = get_path(manifest, &bytes), *text = strdup(json), digits[40];
 	assert_non_null(text);
 	char *member = strstr(strstr(text, "\"src\":") + 1, "\"src\":"); /* the second shard's */
 	memcpy(member, "\"crc\":", 6);
@@ -450,40 +379,21 @@ static void some_shards_without(void **state)
 	snprintf(digits, sizeof digits, "%016llx",
 		(unsigned long long)XXH3_64bits(text, (size_t)(seal - text)));
 	memcpy(strstr(seal + 8, "\"") + 1, digits, 16);
-	put_file(manifest, text, bytes);
+	put_path(manifest, text, bytes);
 	struct corpus *corpus;
 	assert_int_equal(corpus_open(in_root("corpus"), &corpus), STATUS_CORRUPT);
 	assert_non_null(strstr(error_message(), "shard 1"));
-	put_file(manifest, json, bytes);
+	put_path(manifest, json, bytes);
 	free(json);
 	free(text);
 }
 
-static int skip_fsync(int fd)
+static int begin_with_inputs(void **state)
 {
-	(void)fd;
-	return 0;
-}
-static struct file_operations unsynced;
-
-static int begin(void **state)
-{
-	(void)state;
-	strcpy(root, "/tmp/ferry-sources-XXXXXX");
-	unsynced = file_operations_system;
-	unsynced.fsync = skip_fsync; /* nothing here loses power */
-	file_system = &unsynced;
-	if (!mkdtemp(root) || tokenizer_open_gpt2(&tokenizer) != STATUS_OK)
+	if (begin(state) != 0)
 		return -1;
 	make_inputs();
 	return 0;
-}
-
-static int end(void **state)
-{
-	(void)state;
-	tokenizer_close(tokenizer);
-	return directory_remove(root) == STATUS_OK ? 0 : -1;
 }
 
 int main(void)
@@ -497,5 +407,5 @@ int main(void)
 		cmocka_unit_test(some_shards_without),
 		cmocka_unit_test(damage_is_found),
 	};
-	return cmocka_run_group_tests(tests, begin, end);
+	return cmocka_run_group_tests(tests, begin_with_inputs, end);
 }

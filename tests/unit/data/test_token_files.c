@@ -4,51 +4,11 @@
  */
 #include "data/token_files.h"
 
-#include "common/file.h"
-#include "common/memory.h"
 #include "data/corpus_export.h"
 #include "data/preprocess.h"
-
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdint.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-#include <unistd.h>
-#include <cmocka.h>
+#include "tests/unit/data/preprocess_fixture.h"
 
 enum { VOCABULARY = 50257, EOD = 50256 };
-
-static char root[64];
-static struct tokenizer *tokenizer;
-
-static const char *in_root(const char *name)
-{
-	static char paths[64][256];
-	char path[256];
-	int i = 0;
-	snprintf(path, sizeof path, "%s/%s", root, name);
-	while (i < 64 && paths[i][0] && strcmp(paths[i], path) != 0)
-		i++;
-	assert_in_range(i, 0, 63);
-	return strcpy(paths[i], path);
-}
-
-static uint32_t below(uint32_t *seed, uint32_t n)
-{
-	*seed = *seed * 1664525 + 1013904223;
-	return (uint32_t)(((uint64_t)*seed * n) >> 32);
-}
-
-static void put_file(const char *name, const void *data, size_t bytes)
-{
-	FILE *file = fopen(in_root(name), "wb");
-	assert_non_null(file);
-	assert_int_equal(fwrite(data, 1, bytes, file), bytes);
-	assert_int_equal(fclose(file), 0);
-}
 
 /* ---- documents, back to back, each followed by EOD: the oracle's form ---- */
 
@@ -493,30 +453,6 @@ static void keys_are_those_of_the_text(void **state)
 	assert_int_equal(corpus_read(corpus, 0, 1, &first), STATUS_OK);
 	assert_int_equal(first, ids[0]);
 	corpus_close(corpus);
-}
-
-static int skip_fsync(int fd)
-{
-	(void)fd;
-	return 0;
-}
-static struct file_operations unsynced;
-
-static int begin(void **state)
-{
-	(void)state;
-	strcpy(root, "/tmp/ferry-token-files-XXXXXX");
-	unsynced = file_operations_system;
-	unsynced.fsync = skip_fsync;
-	file_system = &unsynced;
-	return mkdtemp(root) && tokenizer_open_gpt2(&tokenizer) == STATUS_OK ? 0 : -1;
-}
-
-static int end(void **state)
-{
-	(void)state;
-	tokenizer_close(tokenizer);
-	return directory_remove(root) == STATUS_OK ? 0 : -1;
 }
 
 int main(void)

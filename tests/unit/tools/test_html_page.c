@@ -1,20 +1,10 @@
 /* Hostile text must stay text: what stands between the marks of a page is compared byte by byte. */
 #include "tools/html_page.h"
 
-#include "common/file.h"
 #include "tests/unit/faulty_files.h"
+#include "tests/unit/scratch_folder.h"
 
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdint.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-#include <cmocka.h>
-
-static char root[64], path[80];
-
+static const char *path;
 static void expect(const char *text, size_t bytes, const char *written)
 {
 	struct html_page *page;
@@ -85,6 +75,15 @@ static void every_byte(void **state)
 	free(data);
 }
 
+static enum status write_page(void)
+{
+	struct html_page *page;
+	TRY(html_page_open(path, "t", "", &page));
+	for (int i = 0; i < 5000; i++)
+		html_page_string(page, "0123456789 0123456789 0123456789 0123456789");
+	return html_page_publish(page);
+}
+
 static void failures(void **state)
 {
 	(void)state;
@@ -95,23 +94,7 @@ static void failures(void **state)
 	assert_non_null(strstr(error_message(), "is a directory"));
 	assert_int_equal(html_page_open("/nowhere/at/all", "t", "", &page), STATUS_IO);
 	assert_int_equal(file_publish(path, "old", 3), STATUS_OK);
-	faulty_files_install();
-	faults.error = ENOSPC;
-	int failed = 0;
-	for (faults.fail_at = 0; faults.fail_at < 12; faults.fail_at++) {
-		faults.calls = 0;
-		enum status status = html_page_open(path, "t", "", &page);
-		if (status == STATUS_OK) {
-			for (int i = 0; i < 5000; i++)
-				html_page_string(page, "0123456789 0123456789 0123456789 0123456789");
-			status = html_page_publish(page);
-		}
-		failed += status != STATUS_OK;
-		if (status != STATUS_OK)
-			assert_non_null(strstr(error_message(), "No space"));
-	}
-	faulty_files_remove();
-	assert_in_range(failed, 5, 11);
+	assert_in_range(fail_each_call(ENOSPC, write_page), 5, 11);
 	assert_int_equal(html_page_open(path, "t", "", &page), STATUS_OK);
 	html_page_abandon(page);
 	html_page_abandon(NULL);
@@ -121,19 +104,11 @@ static void failures(void **state)
 	directory_list_free(names, count);
 }
 
-static int set_up(void **state)
+static int begin(void **state)
 {
-	(void)state;
-	strcpy(root, "/tmp/ferry-test-XXXXXX");
-	assert_non_null(mkdtemp(root));
-	snprintf(path, sizeof path, "%s/page.html", root);
-	return 0;
-}
-
-static int tear_down(void **state)
-{
-	(void)state;
-	return directory_remove(root) != STATUS_OK;
+	int result = scratch_make(state);
+	path = in_root("page.html");
+	return result;
 }
 
 int main(void)
@@ -143,5 +118,5 @@ int main(void)
 		cmocka_unit_test(every_byte),
 		cmocka_unit_test(failures),
 	};
-	return cmocka_run_group_tests(tests, set_up, tear_down);
+	return cmocka_run_group_tests(tests, begin, scratch_remove);
 }
