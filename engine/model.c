@@ -2,6 +2,7 @@
 
 #include "common/memory.h"
 #include "engine/arena.h"
+#include "engine/kept_inputs.h"
 
 #include <assert.h>
 #include <stdlib.h>
@@ -29,6 +30,7 @@ struct model {
 	float *mean, *rstd;    /* [R] ln_f */
 	void *arena;
 	uint64_t arena_bytes;
+	struct kept_inputs *inputs; /* where the layers' x1 are on the host; or NULL */
 	model_layer_needed *needed; /* or NULL */
 	void *needed_user;
 };
@@ -45,11 +47,19 @@ struct pass {
 
 /* ---- memory ---- */
 
+/* Bytes of an [R][C] plane at the largest. */
+static uint64_t whole_plane(
+	const struct model_config *config, const struct model_options *options, enum dtype act)
+{
+	uint64_t rows = (uint64_t)options->batch * (uint64_t)options->sequence;
+	return rows * (uint64_t)config->hidden * dtype_bytes(act);
+}
+
 static void carve_layer(
 	struct arena *c, const struct model *m, enum dtype act, bool training, struct layer_kept *out)
 {
 	uint64_t rows = (uint64_t)m->options.batch * (uint64_t)m->options.sequence;
-	uint64_t plane = rows * (uint64_t)m->config.hidden * dtype_bytes(act);
+	uint64_t plane = whole_plane(&m->config, &m->options, act);
 	out->x1 = arena_carve(c, plane);
 	out->x2 = training ? arena_carve(c, plane) : out->x1;
 	out->qkv = arena_carve(c, 3 * plane);
@@ -68,9 +78,10 @@ static uint64_t lay_out(struct model *m, enum dtype act, char *base)
 	const struct model_options *o = &m->options;
 	struct arena c = {base, 0};
 	uint64_t rows = (uint64_t)o->batch * (uint64_t)o->sequence;
-	uint64_t plane = rows * (uint64_t)m->config.hidden * dtype_bytes(act);
+	uint64_t plane = whole_plane(&m->config, o, act);
 	bool share = !o->training || o->checkpoint_activations;
 	struct layer_kept shared;
+	void *inputs[KEPT_BUFFERS] = {NULL}; /* the layers' x1, in turn where they are on the host */
 	if (share)
 		carve_layer(&c, m, act, o->training, &shared);
 	for (int l = 0; l < m->config.layers; l++) {
@@ -79,8 +90,13 @@ static uint64_t lay_out(struct model *m, enum dtype act, char *base)
 			kept = shared;
 		else
 			carve_layer(&c, m, act, true, &kept);
-		if (share && o->training && l > 0)
-			kept.x1 = arena_carve(&c, plane);
+		int turn = l % KEPT_BUFFERS;
+		if (l == 0)
+			inputs[turn] = kept.x1;
+		else if (share && o->training && (!o->inputs_on_host || l < KEPT_BUFFERS))
+			inputs[turn] = arena_carve(&c, plane);
+		if (share && o->training)
+			kept.x1 = inputs[turn];
 		if (m->layers)
 			m->layers[l] = kept;
 	}
@@ -103,6 +119,13 @@ uint64_t model_activation_bytes(
 	return lay_out(&m, act, NULL);
 }
 
+uint64_t model_pinned_bytes(
+	const struct model_config *config, const struct model_options *options, enum dtype act)
+{
+	return options->inputs_on_host ? kept_inputs_pinned(config->layers, whole_plane(config, options, act))
+				       : 0;
+}
+
 static enum status check_options(const struct model_config *config, const struct model_options *o)
 {
 	FAIL_IF(o->batch < 1 || o->sequence < 1, STATUS_USAGE,
@@ -116,6 +139,9 @@ static enum status check_options(const struct model_config *config, const struct
 		"smaller "
 		"--batch-size and let --global-batch-size accumulate)",
 		o->batch, o->sequence);
+	FAIL_IF(o->inputs_on_host && !(o->training && o->checkpoint_activations), STATUS_USAGE,
+		"layers' inputs can only be on the host where they are all that is kept; give "
+		"--checkpoint-activations with --cpu-checkpointing");
 	return STATUS_OK;
 }
 
@@ -139,7 +165,9 @@ static enum status take_memory(struct model *m)
 	m->arena_bytes = lay_out(m, k->act, NULL);
 	TRY(k->memory_alloc(k, &m->arena, m->arena_bytes, "activations"));
 	lay_out(m, k->act, m->arena);
-	return STATUS_OK;
+	if (!m->options.inputs_on_host)
+		return STATUS_OK;
+	return kept_inputs_open(k, c->layers, whole_plane(c, &m->options, k->act), &m->inputs);
 }
 
 enum status model_open(const struct model_config *config, const struct model_options *options,
@@ -166,6 +194,7 @@ void model_close(struct model *m)
 {
 	if (!m)
 		return;
+	kept_inputs_close(m->inputs); /* before the buffers that it copies */
 	if (m->arena)
 		m->k->memory_free(m->k, m->arena, m->arena_bytes);
 	parameter_table_close(&m->table);
@@ -211,11 +240,15 @@ static int final_layernorm(const struct pass *p)
 	return PARAMETER_LAYERS + p->m->config.layers * LAYER_PARAMETERS;
 }
 
+static size_t plane_bytes(const struct pass *p)
+{
+	return (size_t)p->R * (size_t)p->m->config.hidden * dtype_bytes(p->m->k->act);
+}
+
 /* The n-th [R][C] plane of a wide buffer. */
 static void *plane(const struct pass *p, void *wide, int n)
 {
-	return (char *)wide +
-	       (size_t)n * (size_t)p->R * (size_t)p->m->config.hidden * dtype_bytes(p->m->k->act);
+	return (char *)wide + (size_t)n * plane_bytes(p);
 }
 
 static struct dropout dropout_of(const struct pass *p, int layer, enum dropout_site site)
@@ -254,6 +287,8 @@ static void layer_forward(const struct pass *p, int l, const struct layer_kept *
 
 	k->layernorm_forward(k, NULL, normal, kept->x1, kept->mean1, kept->rstd1, in, branch,
 		weight(p, l, LN_1_WEIGHT), weight(p, l, LN_1_BIAS), p->B, p->T, C, eps, &before);
+	if (m->inputs && p->training && whole)
+		kept_inputs_written(m->inputs, l, kept->x1, plane_bytes(p));
 	k->linear_forward(k, NULL, kept->qkv, NULL, normal, weight(p, l, ATTN_WEIGHT),
 		weight(p, l, ATTN_BIAS), p->R, C, 3 * C);
 	k->attention_forward(k, NULL, kept->attention, kept->lse, kept->qkv, p->batch->first, p->B, p->T, H,
@@ -288,6 +323,8 @@ static enum status forward(const struct pass *p)
 	for (int l = 0; l < L; l++) {
 		const struct layer_kept *kept = &m->layers[p->training ? l : 0];
 		TRY(gate(m, l));
+		if (m->inputs && p->training)
+			kept_inputs_write(m->inputs, l);
 		layer_forward(p, l, kept, in, branch, true);
 		in = kept->x2;
 		branch = plane(p, m->wide_b, 1);
@@ -425,6 +462,8 @@ enum status model_train(struct model *m, const void *weights, void *gradients,
 		TRY(done(user, c->layers));
 	for (int l = c->layers - 1; l >= 0; l--) {
 		const struct layer_kept *kept = &m->layers[l];
+		if (m->inputs)
+			kept_inputs_read(m->inputs, l);
 		/* GELU's output into wide_a: from its kept input (the last layer's always is), or the long
 		 * way. */
 		if (m->options.checkpoint_activations && l < c->layers - 1)
@@ -434,6 +473,8 @@ enum status model_train(struct model *m, const void *weights, void *gradients,
 				m->k, NULL, m->wide_a, kept->pre, (uint64_t)p.R * 4 * (uint64_t)c->hidden);
 		mlp_backward(&p, l, kept, accumulate);
 		attention_backward(&p, l, kept, accumulate);
+		if (m->inputs)
+			kept_inputs_done(m->inputs, l, kept->x1, plane_bytes(&p));
 		if (done)
 			TRY(done(user, l));
 	}
@@ -441,6 +482,11 @@ enum status model_train(struct model *m, const void *weights, void *gradients,
 	m->k->embedding_backward(m->k, NULL, gradient_at(&p, PARAMETER_WTE), gradient_at(&p, PARAMETER_WPE),
 		m->dx, batch->inputs, batch->positions, p.B, p.T, c->hidden, c->positions, &drop, accumulate);
 	return done ? done(user, -1) : STATUS_OK;
+}
+
+enum status model_check(struct model *m)
+{
+	return m->inputs ? kept_inputs_check(m->inputs) : STATUS_OK;
 }
 
 enum status model_logits(

@@ -9,10 +9,12 @@
  * layer: both residual sums, q|k|v, the attention's output, the MLP's sums before GELU, statistics: 10 C a
  * token. LayerNorm's and GELU's outputs are computed again in the backward (under 1% of the step). With
  * checkpoint_activations only the layer's input is kept, C a token, and its forward is run again (a third
- * more GEMM). Results are the same bits in either case.
+ * more GEMM). With inputs_on_host these lie in pinned host memory, but for two layers': they go there and come
+ * back while other layers compute (kept_inputs.h). Results are the same bits in every case.
  *
  * Everything is queued on the default stream and nothing waits: whoever reads losses, logits or gradients on
- * the host calls stream_wait first, which also returns failures of the operations. Token ids must be in
+ * the host calls stream_wait first, which also returns failures of the operations, and model_check where
+ * inputs are on the host. Token ids must be in
  * [0, vocabulary) and positions in [0, positions): the caller vouches. One thread at a time per model.
  */
 #ifndef ENGINE_MODEL_H
@@ -28,6 +30,7 @@ struct model_options {
 	int batch, sequence;         /* the largest micro-batch (B, T) */
 	bool training;               /* false: no backward, fewer activations */
 	bool checkpoint_activations; /* keep only each layer's input; recompute the rest in the backward */
+	bool inputs_on_host;         /* with checkpoint_activations: but for two layers' */
 	uint64_t seed;               /* dropout's */
 	int forward_uses;            /* micro-batches between changes of the weights (kernels.h); 0: one */
 };
@@ -58,6 +61,9 @@ void model_set_gate(struct model *model, model_layer_needed *needed /* or NULL *
 /* Bytes of activations and scratch that model_open takes for these (the kernels' own scratch not counted). */
 uint64_t model_activation_bytes(
 	const struct model_config *config, const struct model_options *options, enum dtype act);
+/* Pinned host bytes likewise. */
+uint64_t model_pinned_bytes(
+	const struct model_config *config, const struct model_options *options, enum dtype act);
 
 /* Per-token losses, f32 [B][T] in the kernels' memory (0 where not counted). No dropout. */
 enum status model_evaluate(
@@ -73,6 +79,9 @@ typedef enum status model_layer_done(void *user, int layer);
 enum status model_train(struct model *model, const void *weights, void *gradients,
 	const struct model_batch *batch, float scale, bool accumulate, float *losses, model_layer_done *done,
 	void *user) MUST_USE;
+
+/* The first failure of the inputs' way to the host and back; call it after stream_wait. */
+enum status model_check(struct model *model) MUST_USE;
 
 /* Logits of the V real ids for the last position of each sequence, or for all, f32 [B][V] or [B][T][V]. No
  * dropout. `batch`'s targets are not read. */

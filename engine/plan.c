@@ -45,6 +45,7 @@ enum status plan_work(const struct plan_shape *shape, struct plan_work *out)
 	double tokens = (double)(shape->global_batch * shape->window_tokens);
 	double again = shape->checkpoint_activations ? 1 : 0;
 	double n = (double)table.elements;
+	int away = shape->inputs_on_host ? shape->model.layers - 2 : 0;
 	*out = (struct plan_work){.parameters = table.elements,
 		.tokens = shape->global_batch * shape->window_tokens,
 		.model_flops = tokens * 3 * (each.layer + each.head + each.attention),
@@ -53,7 +54,9 @@ enum status plan_work(const struct plan_shape *shape, struct plan_work *out)
 		.activation_bytes = tokens * (each.passes + again * each.passes_forward + each.logits),
 		.optimizer_bytes = OPTIMIZER_BYTES * n,
 		.down_bytes = (double)dtype_bytes(shape->grad) * n,
-		.up_bytes = (double)dtype_bytes(shape->act) * n};
+		.up_bytes = (double)dtype_bytes(shape->act) * n,
+		.input_bytes =
+			away > 0 ? tokens * away * shape->model.hidden * (double)dtype_bytes(shape->act) : 0};
 	parameter_table_close(&table);
 	return STATUS_OK;
 }

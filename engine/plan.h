@@ -42,6 +42,7 @@ struct plan_shape {
 	uint64_t window_tokens;             /* T */
 	enum dtype act, grad;               /* grad: as it goes down the link */
 	bool checkpoint_activations;
+	bool inputs_on_host; /* with checkpoint_activations: but for two layers' (kept_inputs.h) */
 };
 
 struct plan_work {
@@ -51,6 +52,7 @@ struct plan_work {
 	double activation_bytes,
 		optimizer_bytes;     /* a step's, in the memory of the device, of the optimizer */
 	double down_bytes, up_bytes; /* over the link where the whole optimizer is on the host */
+	double input_bytes;          /* layers' inputs, each way; 0: they stay on the device */
 };
 enum status plan_work(const struct plan_shape *shape, struct plan_work *out) MUST_USE;
 

@@ -48,6 +48,9 @@ static enum status check_places(const struct trainer_config *c)
 		"%g of the optimizer cannot stay on the GPU beside the rest on the host; give from 0 to "
 		"below 1",
 		c->device_share);
+	FAIL_IF(c->inputs_on_host && !(c->open_device && c->checkpoint_activations), STATUS_USAGE,
+		"layers' inputs on the host need a GPU and --checkpoint-activations; leave "
+		"--cpu-checkpointing out");
 	return STATUS_OK;
 }
 
@@ -92,6 +95,7 @@ static struct model_options options_of(const struct trainer_config *c)
 		.sequence = (int)c->window_tokens,
 		.training = true,
 		.checkpoint_activations = c->checkpoint_activations,
+		.inputs_on_host = c->inputs_on_host,
 		.seed = c->seed,
 		.forward_uses = (int)(c->global_batch / c->micro_batch)};
 	return options;
@@ -134,7 +138,8 @@ enum status trainer_measure(const struct trainer_config *c, struct trainer_memor
 		.gradients = dtype_bytes(c->gradients) * n,
 		.moments = 8 * n,
 		.activations = model_activation_bytes(&c->model, &options, c->precision),
-		.batch = T * 20 * c->micro_batch,
+		.inputs = model_pinned_bytes(&c->model, &options, c->precision),
+		.batch = T * 20 * c->micro_batch + sizeof(struct gradient_stats),
 		.packing = c->open_device ? 0 : c->packing,
 		.data = T * (20 * c->global_batch + 8 * c->micro_batch)};
 	if (c->offload)
@@ -144,7 +149,7 @@ enum status trainer_measure(const struct trainer_config *c, struct trainer_memor
 	parameter_table_close(&table);
 	*(c->open_device ? &out->device : &out->host) +=
 		out->working + out->gradients + out->activations + out->batch;
-	out->host += out->packing + out->data;
+	out->host += out->packing + out->data + out->inputs;
 	if (c->open_device)
 		out->host += STAGING_BYTES + largest; /* fresh weights, before they are copied */
 	return STATUS_OK;

@@ -71,6 +71,7 @@ struct trainer_config {
 	struct optimizer_config optimizer;
 	struct loss_scale loss_scale; /* at the start */
 	bool checkpoint_activations, eod_mask_loss;
+	bool inputs_on_host; /* model.h; needs open_device and checkpoint_activations */
 	bool reset_attention_mask, reset_position_ids; /* document_masks.h; in validation too */
 	uint64_t seed;
 	/* Opens the table to train on; NULL: kernels_open_cpu, whose memory is the host's. */
@@ -137,10 +138,12 @@ struct trainer_events {
 	enum status (*saved)(void *user, const struct trainer_saved *saved);
 };
 
-/* Bytes. On a device all but packing, data, pinned and shadows lie there; weights and moments in part. */
+/* Bytes. On a device all but packing, data, pinned, inputs and shadows lie there; weights and moments in
+ * part. */
 struct trainer_memory {
 	uint64_t weights, working, gradients, moments, activations, batch, packing, data;
 	uint64_t shadows, pinned, incoming; /* of the offload */
+	uint64_t inputs;                    /* the layers', where they are on the host (pinned) */
 	uint64_t host, device;              /* the sums; device 0: no device */
 };
 

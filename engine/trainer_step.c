@@ -142,6 +142,7 @@ static enum status update(struct trainer *t, const struct trainer_gathered *g, s
 	struct optimizer_measure measure;
 	void *working = t->working == (void *)t->master ? NULL : t->working;
 	TRY(optimizer_measure(t->optimizer, t->gradients, s->loss_scale.scale, &measure));
+	TRY(model_check(t->model));
 	report_times(t, report);
 	TRY(sum_losses(t, g, &report->loss));
 	report->gradient_norm = measure.norm;

@@ -206,6 +206,8 @@ static enum status print_work(const struct job *job)
 	if (job->device.gpu)
 		printf("; with the optimizer on the host %s down, %s up", human_bytes(work.down_bytes).text,
 			human_bytes(work.up_bytes).text);
+	if (work.input_bytes > 0)
+		printf("; layers' inputs %s down and up again", human_bytes(work.input_bytes).text);
 	printf("\n");
 	return STATUS_OK;
 }
@@ -311,9 +313,10 @@ static enum status print_batches(const struct job *job, struct trainer_config co
 {
 	uint64_t plain, again;
 	char text[48];
-	config.checkpoint_activations = false;
+	config.checkpoint_activations = config.inputs_on_host = false;
 	TRY(largest_batch(job, config, &plain));
 	config.checkpoint_activations = true;
+	config.inputs_on_host = job->config.inputs_on_host;
 	TRY(largest_batch(job, config, &again));
 	snprintf(text, sizeof text, "%" PRIu64 " (%" PRIu64 ")", plain, again);
 	printf(" %16s", text);

@@ -517,6 +517,9 @@ static void print_memory(struct job *job, const struct trainer_memory *m, uint64
 		train_log_line(job->log, " > memory of the host: %s; %s available",
 			human_bytes((double)m->host).text, human_bytes((double)available).text);
 	const struct train_settings *s = &job->options.settings;
+	if (!gpu && s->cpu_checkpointing)
+		train_log_text(job->log, " > on the CPU the layers' inputs are in the host's memory anyhow: "
+					 "--cpu-checkpointing has no effect");
 	if (!gpu && (s->cpu_optimizer || s->delayed_update || s->half_gradients || s->optimizer_on))
 		train_log_text(job->log,
 			" > on the CPU the optimizer is where the model is, and gradients are fp32: "

@@ -12,7 +12,8 @@ struct plan_shape train_forecast_shape(const struct trainer_config *c)
 		.window_tokens = c->window_tokens,
 		.act = c->precision,
 		.grad = DTYPE_F32,
-		.checkpoint_activations = c->checkpoint_activations};
+		.checkpoint_activations = c->checkpoint_activations,
+		.inputs_on_host = c->inputs_on_host};
 }
 
 static enum status measure_with_host(

@@ -70,12 +70,31 @@ static enum status choose_speculation(
 	return STATUS_OK;
 }
 
+/* The layers' inputs on the host: as it is wished, or where all else does not fit on the GPU but this would. */
+static enum status choose_inputs(
+	const struct train_settings *s, const struct device_choice *device, struct trainer_config *c)
+{
+	struct trainer_memory m;
+	c->inputs_on_host = s->cpu_checkpointing;
+	if (c->inputs_on_host || !c->checkpoint_activations || !device->unused)
+		return STATUS_OK;
+	TRY(trainer_measure(c, &m));
+	if (m.device <= device->unused)
+		return STATUS_OK;
+	c->inputs_on_host = true;
+	TRY(trainer_measure(c, &m));
+	c->inputs_on_host = m.device <= device->unused;
+	return STATUS_OK;
+}
+
 enum status train_offload_choose(const struct train_settings *s, const struct device_choice *device,
 	uint64_t host, struct trainer_config *c)
 {
 	struct wish wish;
 	TRY(read_wish(s, &wish));
-	c->offload = false;
+	FAIL_IF(s->cpu_checkpointing && !s->checkpoint_activations, STATUS_USAGE,
+		"--cpu-checkpointing is about what --checkpoint-activations keeps; give both");
+	c->offload = c->inputs_on_host = false;
 	c->gradients = DTYPE_F32;
 	if (!device->gpu)
 		return STATUS_OK;
@@ -85,6 +104,7 @@ enum status train_offload_choose(const struct train_settings *s, const struct de
 	c->offloading = (struct offload_config){
 		.threads = threads > 1 ? threads - 1 : 1, /* one for the thread that feeds the GPU */
 		.delayed = s->delayed_update};
+	c->inputs_on_host = s->cpu_checkpointing;
 	if (wish.automatic)
 		TRY(choose_share(device, c, &wish.share));
 	FAIL_IF(wish.share >= 1 && s->delayed_update, STATUS_USAGE,
@@ -92,6 +112,7 @@ enum status train_offload_choose(const struct train_settings *s, const struct de
 		"--cpu-optimizer as well, or leave it out");
 	c->offload = wish.share < 1;
 	c->device_share = c->offload ? wish.share : 0;
+	TRY(choose_inputs(s, device, c));
 	return c->offload && !s->delayed_update ? choose_speculation(device, host, c) : STATUS_OK;
 }
 
@@ -112,6 +133,10 @@ void train_offload_describe(
 	if (m->shadows)
 		snprintf(text + length, room - length, " on %.3g%% of these (%s more)",
 			100 * (double)m->shadows / own, human_bytes((double)m->shadows).text);
+	length = strlen(text);
+	if (m->inputs)
+		snprintf(text + length, room - length, "%s layers' inputs: %s of them on the host, pinned",
+			length ? ";" : " >", human_bytes((double)m->inputs).text);
 }
 
 void train_offload_summarize(const struct offload *offload, char *text, size_t room)

@@ -149,6 +149,9 @@ static void fill_table(struct train_options *o)
 		{OPTION_DOUBLE("--min-scale", &s->min_scale, 1e-30, 1e30, "S", "never below this")},
 		{OPTION_FLAG("--checkpoint-activations", &s->checkpoint_activations,
 			"keep only each layer's input and compute the rest again: less memory, slower")},
+		{OPTION_FLAG("--cpu-checkpointing", &s->cpu_checkpointing,
+			"with a GPU and --checkpoint-activations: these inputs wait in the host's memory, "
+			"all but two layers'; on its own where they would not fit on the GPU")},
 		{OPTION_STRING("--optimizer-on", &s->optimizer_on, "WHERE",
 			 "with a GPU: gpu, cpu (ZeRO-Offload), the share that stays on the GPU (0.3), or "
 			 "auto: the GPU, as far as it fits there; the results are the same"),

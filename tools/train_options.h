@@ -46,7 +46,7 @@ struct train_settings {
 	/* machine */
 	int device, threads;
 	const char *optimizer_on; /* NULL: auto */
-	bool cpu_optimizer, delayed_update, half_gradients;
+	bool cpu_optimizer, delayed_update, half_gradients, cpu_checkpointing;
 	/* accepted, without meaning here */
 	bool no_flag;
 	uint64_t no_number;

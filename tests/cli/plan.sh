@@ -14,6 +14,16 @@ test_that "has the three schedules of the offloaded optimizer" [ "$(grep -c '^on
 run plan --machine=h100 --model gpt2-xl --bf16 --batch-size 1 --device-memory 8G
 test_that "says what does not fit" out_has "8.0 GiB: does not fit"
 
+reference="--machine h100 --preset reference --fp16 --global-batch-size 24 --batch-size 24 --cpu-optimizer --half-gradients"
+run plan $reference
+test_that "layers' inputs stay on the GPU where there is room" [ -z "$(grep "layers' inputs" "$dir/out")" ]
+run plan $reference --device-memory 1450M
+test_that "... and go to the host where they make it" out_has "layers' inputs 96.0 MiB down and up again"
+run plan $reference --device-memory 1G
+test_that "... not where it would be in vain" [ -z "$(grep "layers' inputs" "$dir/out")" ]
+run plan --machine h100 --model gpt2 --cpu-checkpointing
+test_that "--cpu-checkpointing alone is refused" err_has "--checkpoint-activations"
+
 run plan --machine a100 --shapes --device-memory 40G
 test_that "lists the shapes that fit" [ "$(grep -cE '^(reference|gpt[23])' "$dir/out")" = 8 ]
 

@@ -60,6 +60,8 @@ test_that "validates on the test split at the end" grep -qE "^ validation loss a
 # ---- where the optimizer is ----
 refused "a place for the optimizer that is none" "'there' is none of cpu, gpu, auto" $quick --save none --device cpu --optimizer-on there
 refused "the host twice and not" "exclude each other" $quick --save none --device cpu --cpu-optimizer --optimizer-on gpu
+run train $quick --save none --device cpu --checkpoint-activations --cpu-checkpointing
+test_that "on the CPU --cpu-checkpointing changes nothing, and the log says so" [ $code -eq 0 -a "$(grep -c 'cpu-checkpointing has no effect' out)" -eq 1 ]
 run train $quick --save none --device cpu --cpu-optimizer
 test_that "on the CPU --cpu-optimizer changes nothing, and the log says so" [ $code -eq 0 -a "$(grep -c 'have no effect' out)" -eq 1 -a \
 	"$(grep '^ validation' out | tail -n 1)" = "$(grep '^ validation' log | tail -n 1)" ]

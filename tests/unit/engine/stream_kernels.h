@@ -6,6 +6,7 @@
  *
  * Asynchronous copies whose host end is not from host_alloc are counted in streamed_unpinned and not done.
  * streamed_fail_after(n): after n more operations one fails (its stream's next wait says so; events go on).
+ * streamed_device, streamed_host: bytes of each that are out; streamed_most: the most that streamed_device was.
  * Device memory is filled with NaN when it is freed. Results are the CPU's, bit for bit. The default stream
  * is a thread too. Events: waiting for one that was never recorded returns at once, as CUDA's do.
  */
@@ -25,6 +26,7 @@
 enum { STREAMED_ROOM = 1 << 14, STREAMED_ARGUMENTS = 192, STREAMED_HOST = 64 };
 
 static atomic_int streamed_unpinned;
+static _Atomic uint64_t streamed_device, streamed_host, streamed_most;
 static atomic_int streamed_failing = -1; /* operations until one fails; -1: none does */
 static atomic_int streamed_jitter; /* a stream sleeps up to so many microseconds before some operations */
 
@@ -273,24 +275,41 @@ static inline enum status streamed_stream_wait(struct kernels *k, struct stream 
 
 /* ---- memory ---- */
 
-static inline enum status streamed_memory_alloc(struct kernels *k, void **out, size_t bytes, const char *what)
+static inline enum status streamed_take(struct kernels *k, void **out, size_t bytes, const char *what)
 {
 	struct kernels *inner = &streamed_of(k)->first->inner;
 	return inner->memory_alloc(inner, out, bytes, what);
 }
 
-static inline void streamed_memory_free(struct kernels *k, void *block, size_t bytes)
+static inline void streamed_give(struct kernels *k, void *block, size_t bytes)
 {
 	struct kernels *inner = &streamed_of(k)->first->inner;
-	if (block)
-		memset(block, 0xff, bytes);
+	memset(block, 0xff, bytes);
 	inner->memory_free(inner, block, bytes);
+}
+
+static inline enum status streamed_memory_alloc(struct kernels *k, void **out, size_t bytes, const char *what)
+{
+	TRY(streamed_take(k, out, bytes, what));
+	uint64_t now = atomic_fetch_add(&streamed_device, bytes) + bytes;
+	if (now > streamed_most)
+		streamed_most = now;
+	return STATUS_OK;
+}
+
+static inline void streamed_memory_free(struct kernels *k, void *block, size_t bytes)
+{
+	if (!block)
+		return;
+	atomic_fetch_sub(&streamed_device, bytes);
+	streamed_give(k, block, bytes);
 }
 
 static inline enum status streamed_host_alloc(struct kernels *k, void **out, size_t bytes, const char *what)
 {
 	struct streamed *f = streamed_of(k);
-	TRY(streamed_memory_alloc(k, out, bytes, what));
+	TRY(streamed_take(k, out, bytes, what));
+	atomic_fetch_add(&streamed_host, bytes);
 	pthread_mutex_lock(&f->mutex);
 	int i = 0;
 	while (i < STREAMED_HOST && f->pinned[i].block)
@@ -311,7 +330,8 @@ static inline void streamed_host_free(struct kernels *k, void *block, size_t byt
 		if (f->pinned[i].block == block)
 			f->pinned[i].block = NULL;
 	pthread_mutex_unlock(&f->mutex);
-	streamed_memory_free(k, block, bytes);
+	atomic_fetch_sub(&streamed_host, bytes);
+	streamed_give(k, block, bytes);
 }
 
 static inline bool streamed_is_pinned(struct kernels *k, const void *host, size_t bytes)

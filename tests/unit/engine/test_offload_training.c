@@ -1,4 +1,5 @@
 /* Whole training runs with the optimizer on the host, against runs with it on the device: the same bits. */
+#include "engine/staging.h"
 #include "tests/unit/engine/stream_kernels.h"
 #include "tests/unit/engine/trainer_rig.h"
 
@@ -81,6 +82,56 @@ static void in_bf16_with_recomputation(void **state)
 	config.checkpoint_activations = true;
 	config.reset_attention_mask = config.reset_position_ids = true;
 	check_run(config, 0);
+}
+
+/* Layers' inputs on the host too, and its copies beside the optimizer's. */
+static void with_inputs_on_the_host(void **state)
+{
+	(void)state;
+	struct story plain = {0}, story = {0};
+	struct trainer_config config = device_config(DTYPE_F16);
+	config.model.layers = 4;
+	config.checkpoint_activations = true;
+	go(&plain, &config);
+	config = offloaded(config);
+	config.inputs_on_host = true;
+	streamed_unpinned = 0;
+	go(&story, &config);
+	check_same_end(&plain, &story);
+	trainer_close(plain.trainer);
+	trainer_close(story.trainer);
+	assert_int_equal(streamed_unpinned, 0);
+	config.checkpoint_activations = false;
+	assert_int_equal(trainer_check(&config), STATUS_USAGE);
+}
+
+/* What a run takes of the device and of pinned memory is what trainer_measure said. */
+static void a_run_takes_what_was_measured(void **state)
+{
+	(void)state;
+	for (int i = 0; i < 6; i++) {
+		struct story story = {0};
+		struct trainer_memory m;
+		struct trainer_config config = device_config(i & 1 ? DTYPE_F16 : DTYPE_F32);
+		config.model.layers = 5;
+		config.train_iters = 2;
+		config.checkpoint_activations = i > 1;
+		config.inputs_on_host = i > 3;
+		if (i > 1)
+			config = offloaded(config);
+		config.device_share = i == 3 ? 0.3 : 0;
+		config.reset_attention_mask = config.reset_position_ids = true;
+		assert_ok(trainer_measure(&config, &m));
+		streamed_most = 0;
+		go(&story, &config);
+		if (streamed_most > m.device || streamed_most * 10 < m.device * 9)
+			fail_msg("%d: %llu bytes of the device were measured, %llu taken", i,
+				(unsigned long long)m.device, (unsigned long long)streamed_most);
+		assert_in_range(streamed_host, m.inputs + m.pinned,
+			m.inputs + m.pinned + m.data + STAGING_BYTES + 4096);
+		trainer_close(story.trainer);
+		assert_int_equal(streamed_device + streamed_host, 0);
+	}
 }
 
 static void in_fp16_with_overflows(void **state)
@@ -234,6 +285,8 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test_setup(in_fp32, setup),
 		cmocka_unit_test_setup(in_bf16_with_recomputation, setup),
+		cmocka_unit_test_setup(with_inputs_on_the_host, setup),
+		cmocka_unit_test_setup(a_run_takes_what_was_measured, setup),
 		cmocka_unit_test_setup(in_fp16_with_overflows, setup),
 		cmocka_unit_test_setup(in_one_micro_batch_and_four, setup),
 		cmocka_unit_test_setup(a_run_moves, setup),
