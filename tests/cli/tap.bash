@@ -2,7 +2,7 @@
 # (a folder of the test's own, removed at its end) and the functions below; ends with exit code $status.
 ferry=${FERRY:-build/ferry}
 dir=$(mktemp -d)
-trap 'rm -rf "$dir"' EXIT
+trap '[ $BASHPID != $$ ] || rm -rf "$dir"' EXIT # a child that a signal ends before it runs its program has the trap too
 status=0
 code=0
 test_that() { # NAME CONDITION...: one line of TAP; with the last command's output where the condition fails

@@ -138,6 +138,7 @@ test_that "metrics end with the new run" check_metrics 26
 # ---- signals ----
 signal() { # SIGNAL: sent once a checkpoint's worth of steps has begun
 	rm -rf sig
+	: >out # not the lines of the run before
 	"$ferry" train --train-data text $tiny --train-iters 100000 --eval-interval 0 --log-interval 1 --save-interval 0 --save sig >out 2>err </dev/null &
 	local pid=$! i
 	for i in $(seq 200); do
