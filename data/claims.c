@@ -13,11 +13,9 @@ enum status claims_open(const char *path, struct claims *out)
 {
 	*out = (struct claims){.path = strdup(path), .fd = -1};
 	FAIL_IF(!out->path, STATUS_MEMORY, "no memory for a path");
-	out->fd = file_system->open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0666);
-	if (out->fd >= 0)
-		return STATUS_OK;
-	enum status status = error_set_errno(STATUS_IO, "%s: cannot create", path);
-	claims_close(out);
+	enum status status = file_open_lock(path, &out->fd);
+	if (status != STATUS_OK)
+		claims_close(out);
 	return status;
 }
 

@@ -3,7 +3,6 @@
 #include "common/file.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/file.h>
@@ -30,11 +29,7 @@ static enum status open_and_lock(struct output_lock *lock, int operation, bool *
 {
 	for (;;) {
 		struct stat info;
-		do
-			lock->fd = file_system->open(lock->path, O_RDWR | O_CREAT | O_CLOEXEC, 0666);
-		while (lock->fd < 0 && errno == EINTR);
-		if (lock->fd < 0)
-			return error_set_errno(STATUS_IO, "%s: cannot create", lock->path);
+		TRY(file_open_lock(lock->path, &lock->fd));
 		enum status status = try_lock(lock, operation, got);
 		if (status == STATUS_OK && *got && fstat(lock->fd, &info) == 0 && info.st_nlink > 0)
 			return STATUS_OK;

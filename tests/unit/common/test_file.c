@@ -151,7 +151,9 @@ static void interruptions_and_short_transfers(void **state)
 	OK(file_read_some(fd, in("a"), back, BYTES, &got));
 	assert_int_equal(got, 0);
 	OK(file_close(fd, in("a")));
-	fd = open(in("b"), O_RDWR | O_CREAT, 0666);
+	OK(file_open_lock(in("b"), &fd));
+	OK(file_close(fd, in("b")));
+	OK(file_open_lock(in("b"), &fd)); /* it is there now */
 	OK(file_write_at(fd, in("b"), data, BYTES, 11));
 	OK(file_read_at(fd, in("b"), back, BYTES, 11));
 	assert_memory_equal(back, data, BYTES);
