@@ -5,7 +5,6 @@
 #include <errno.h>
 #include <inttypes.h>
 #include <math.h>
-#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -24,7 +23,8 @@ static void *allocate(size_t bytes)
 	return block;
 }
 
-static void install_hooks(void)
+/* Before there are threads: cJSON's hooks are its own, unguarded. */
+static __attribute__((constructor)) void install_hooks(void)
 {
 	cJSON_InitHooks(&(cJSON_Hooks){.malloc_fn = allocate, .free_fn = free});
 }
@@ -46,9 +46,7 @@ static cJSON *parse_whole(const char *text, size_t bytes, const char **end)
 
 enum status json_parse(const char *text, size_t bytes, bool trailing, size_t *stopped, cJSON **out)
 {
-	static pthread_once_t once = PTHREAD_ONCE_INIT;
 	const char *end = text;
-	pthread_once(&once, install_hooks);
 	starved = false;
 	*out = trailing ? cJSON_ParseWithLengthOpts(text, bytes, &end, false)
 			: parse_whole(text, bytes, &end);

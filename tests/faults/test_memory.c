@@ -6,7 +6,6 @@
  */
 #include "tests/faults/scenes.h"
 
-#include <cjson/cJSON.h>
 #include <stdatomic.h>
 
 static atomic_long calls, fail_at = -1;
@@ -121,7 +120,6 @@ int main(void)
 {
 	struct CMUnitTest tests[SCENES];
 	static char names[SCENES][128];
-	cJSON_InitHooks(&(cJSON_Hooks){__wrap_malloc, free});
 	for (size_t i = 0; i < SCENES; i++) {
 		snprintf(names[i], 128, "no memory: %s", scene_list[i].name);
 		tests[i] = (struct CMUnitTest){
