@@ -6,6 +6,7 @@
 #include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <time.h>
 #include <unistd.h>
 
 /* The processors that a cgroup v2 quota allows, rounded up; 0 when there is none. */
@@ -30,6 +31,13 @@ int threads_available(void)
 	if (quota && quota < count)
 		count = quota;
 	return count > 0 ? count : 1;
+}
+
+double threads_processor_seconds(void)
+{
+	struct timespec now;
+	clock_gettime(CLOCK_THREAD_CPUTIME_ID, &now);
+	return (double)now.tv_sec + (double)now.tv_nsec * 1e-9;
 }
 
 struct crew {

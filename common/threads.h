@@ -14,6 +14,9 @@
 /* Processors this process may use (affinity and cgroup quota counted), at least 1. */
 int threads_available(void);
 
+/* Processor time that this thread has used. */
+double threads_processor_seconds(void);
+
 /* One task: `worker` is 0..workers-1, stable for a thread, so that it can own a worker's state. */
 typedef enum status thread_task(void *context, int worker, uint64_t task);
 

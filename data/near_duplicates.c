@@ -288,10 +288,8 @@ static enum status sift_part(struct search *search, struct sieve *sieve, int ban
 	return flush_keys(sieve);
 }
 
-static enum status take_part(void *context, int worker, uint64_t task)
+static enum status make_part(struct search *search, struct sieve *sieve, uint64_t task)
 {
-	struct search *search = context;
-	struct sieve *sieve = &search->sieves[worker];
 	struct record_format format = record_format(&search->config->format, KEY_WIDTH);
 	int band = (int)(task >> search->bits);
 	uint64_t part = task & ((UINT64_C(1) << search->bits) - 1);
@@ -310,6 +308,16 @@ static enum status take_part(void *context, int worker, uint64_t task)
 	}
 	atomic_fetch_add(&search->done, 1);
 	return tell_progress(search);
+}
+
+static enum status take_part(void *context, int worker, uint64_t task)
+{
+	struct search *search = context;
+	double start = threads_processor_seconds(), *seconds = search->config->seconds;
+	enum status status = make_part(search, &search->sieves[worker], task);
+	if (seconds && worker > 0) /* worker 0 is the caller of near_search_run, all of which is counted */
+		seconds[worker] += threads_processor_seconds() - start;
+	return status;
 }
 
 /* Parts so small that a worker's share of the memory holds twice their records. */
@@ -414,11 +422,14 @@ static enum status find(struct search *search, const char *found_path)
 enum status near_search_run(const struct near_search *config, int *bits)
 {
 	struct search search = {.config = config};
+	double start = threads_processor_seconds();
 	char *path;
 	TRY(path_join(&path, config->directory, "drop.json"));
 	enum status status = find(&search, path);
 	*bits = search.bits;
 	free(path);
+	if (config->seconds)
+		config->seconds[0] += threads_processor_seconds() - start;
 	return status;
 }
 

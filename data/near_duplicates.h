@@ -78,6 +78,7 @@ struct near_search {
 	/* Called by any worker, often; anything but STATUS_OK ends the search. May be NULL. */
 	enum status (*progress)(void *user, uint64_t done, uint64_t total);
 	void *user;
+	double *seconds; /* [workers]: adds the processor time that each spends. NULL: it is not looked at */
 };
 
 /* "DIRECTORY/near-000012" */

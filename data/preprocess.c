@@ -3,6 +3,7 @@
 #include "common/file.h"
 #include "common/log.h"
 #include "common/memory.h"
+#include "common/threads.h"
 #include "data/corpus_output.h"
 #include "data/minhash.h"
 #include "data/output_lock.h"
@@ -26,19 +27,12 @@ double job_clock(void)
 
 /* ---- the profile ---- */
 
-static double processor_clock(void)
-{
-	struct timespec now;
-	clock_gettime(CLOCK_THREAD_CPUTIME_ID, &now);
-	return (double)now.tv_sec + (double)now.tv_nsec * 1e-9;
-}
-
 struct stopwatch stopwatch_start(const struct preprocess_job *job, int worker)
 {
 	struct stopwatch watch = {.seconds = job->config->profile ? job->config->profile[worker] : NULL};
 	if (watch.seconds) {
 		watch.since = job_clock();
-		watch.processor_since = processor_clock();
+		watch.processor_since = threads_processor_seconds();
 	}
 	return watch;
 }
@@ -56,7 +50,7 @@ void stopwatch_settle(struct stopwatch *watch)
 {
 	if (!watch->seconds)
 		return;
-	double now = processor_clock(), sum = 0;
+	double now = threads_processor_seconds(), sum = 0;
 	for (int stage = 0; stage < PREPROCESS_STAGES; stage++)
 		sum += watch->laps[stage];
 	for (int stage = 0; stage < PREPROCESS_STAGES; stage++) {

@@ -80,9 +80,10 @@ enum preprocess_stage {
 	PREPROCESS_READ, /* and decompress */
 	PREPROCESS_JSON,
 	PREPROCESS_HASH, /* and repair */
-	PREPROCESS_SIGN, /* signatures for near-duplicates; the search between the passes is not counted */
+	PREPROCESS_SIGN, /* signatures for near-duplicates */
 	PREPROCESS_TOKENIZE,
 	PREPROCESS_SPILL,
+	PREPROCESS_SEARCH,  /* for near-duplicates, between the passes; its waiting is not counted */
 	PREPROCESS_LOAD,    /* spill files, and drop duplicates, and sort */
 	PREPROCESS_WRITE,   /* shards, and hash their pages */
 	PREPROCESS_PUBLISH, /* shards: index, hash trees */

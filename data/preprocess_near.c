@@ -40,10 +40,20 @@ bool job_has_near_unit(const struct preprocess_job *job, size_t unit)
 
 enum status job_find_near(struct preprocess_job *job)
 {
+	const struct preprocess_config *config = job->config;
 	job->pass = 3;
 	job->bytes_total = job->counts.bytes;
 	atomic_store(&job->bytes_done, 0);
-	return near_search_run(&job->near, &job->near_bits);
+	if (!config->profile)
+		return near_search_run(&job->near, &job->near_bits);
+	TRY(memory_alloc(
+		(void **)&job->near.seconds, (size_t)config->workers, sizeof(double), "the profile"));
+	enum status status = near_search_run(&job->near, &job->near_bits);
+	for (int worker = 0; worker < config->workers; worker++)
+		config->profile[worker][PREPROCESS_SEARCH] += job->near.seconds[worker];
+	free(job->near.seconds);
+	job->near.seconds = NULL;
+	return status;
 }
 
 enum status job_drop_near(const struct preprocess_job *job, uint64_t first, uint64_t last,

@@ -148,9 +148,10 @@ static void print_profile(const struct preprocess_config *config, const struct p
 	static const char *const names[PREPROCESS_WAIT] = {[PREPROCESS_READ] = "read, decompress",
 		[PREPROCESS_JSON] = "JSON",
 		[PREPROCESS_HASH] = "repair, hash",
-		[PREPROCESS_SIGN] = "near-duplicates",
+		[PREPROCESS_SIGN] = "MinHash",
 		[PREPROCESS_TOKENIZE] = "tokenize",
 		[PREPROCESS_SPILL] = "spill",
+		[PREPROCESS_SEARCH] = "near-duplicates",
 		[PREPROCESS_LOAD] = "load, sort",
 		[PREPROCESS_WRITE] = "write, hash pages",
 		[PREPROCESS_PUBLISH] = "index, publish"};

@@ -129,11 +129,19 @@ static void expect_oracle(const struct oracle *oracle, const char *directory)
 static void run(struct preprocess_config *config, const struct oracle *oracle)
 {
 	struct preprocess_result result;
+	double seconds[4][PREPROCESS_STAGES] = {{0}}, search = 0;
+	assert_in_range(config->workers, 1, 4);
+	config->profile = seconds;
 	if (preprocess_run(config, &result) != STATUS_OK)
 		fail_msg("%s", error_message());
 	assert_int_equal(result.documents, oracle->kept);
 	assert_int_equal(result.near_duplicates, oracle->near);
 	assert_int_equal(result.duplicates, oracle->duplicates);
+	for (int worker = 0; worker < config->workers; worker++)
+		search += seconds[worker][PREPROCESS_SEARCH];
+	assert_true(seconds[0][PREPROCESS_SEARCH] > 0);
+	assert_true(search < (result.seconds[0] + result.seconds[1]) * config->workers);
+	config->profile = NULL;
 }
 
 static void oracle_agrees_and_bytes_are_the_same(void **state)
