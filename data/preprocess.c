@@ -185,15 +185,18 @@ enum status job_check_config(const struct preprocess_config *config)
 }
 
 /* Marks the unit if an earlier run, or another process, finished it. */
-static enum status recall_unit(struct preprocess_job *job, size_t number, uint64_t *ignored)
+static enum status recall_unit(void *context, int worker, uint64_t number)
 {
+	struct preprocess_job *job = context;
 	struct unit *unit = &job->units[number];
 	struct spill_counts counts;
 	char path[JOB_PATH];
+	(void)worker;
 	job_unit_path(job, number, path);
-	if (!file_exists(path))
+	if (unit->done || unit->others || !file_exists(path))
 		return STATUS_OK;
-	enum status status = spill_inspect(path, &job->format, &counts, ignored);
+	TRY(job_progress(job, false));
+	enum status status = spill_inspect(path, &job->format, &counts, NULL);
 	if (status == STATUS_OK)
 		status = spill_verify(path, &job->format); /* the power may have failed since */
 	if (status == STATUS_CORRUPT) {
@@ -216,14 +219,7 @@ static enum status recall_unit(struct preprocess_job *job, size_t number, uint64
 
 enum status job_recall_units(struct preprocess_job *job)
 {
-	uint64_t *ignored;
-	enum status status = STATUS_OK;
-	TRY(memory_alloc((void **)&ignored, (size_t)1 << job->format.bucket_bits, 8, "bucket sizes"));
-	for (size_t i = 0; i < job->unit_count && status == STATUS_OK; i++)
-		if (!job->units[i].done && !job->units[i].others)
-			status = recall_unit(job, i, ignored);
-	free(ignored);
-	return status;
+	return threads_run(job->config->workers, job->unit_count, recall_unit, job);
 }
 
 enum status job_total_units(struct preprocess_job *job)

@@ -44,6 +44,7 @@ enum status job_find_near(struct preprocess_job *job)
 	job->pass = 3;
 	job->bytes_total = job->counts.bytes;
 	atomic_store(&job->bytes_done, 0);
+	atomic_store(&job->progress_last, 0); /* that it has begun is told at once */
 	if (!config->profile)
 		return near_search_run(&job->near, &job->near_bits);
 	TRY(memory_alloc(

@@ -139,6 +139,8 @@ static enum status inspect(int fd, const struct footer *footer, void *user)
 	for (uint64_t i = 0; i < count; i++) {
 		struct spill_segment segment = get_segment(footer->segments + i * SEGMENT_BYTES);
 		documents += segment.documents;
+		if (!inspection->bucket_bytes)
+			continue;
 		inspection->bucket_bytes[i / footer->runs] +=
 			segment.documents * spill_header_bytes(inspection->format) +
 			segment.tokens * (uint64_t)inspection->format->item_bytes;

@@ -101,7 +101,7 @@ struct spill_reject {
 };
 
 /* Checks a file's footer, adds the stored size of each bucket's documents (entries and tokens) to
- * bucket_bytes. STATUS_CORRUPT if it is damaged or not this job's. */
+ * bucket_bytes, unless that is NULL. STATUS_CORRUPT if it is damaged or not this job's. */
 enum status spill_inspect(const char *path, const struct spill_format *format, struct spill_counts *counts,
 	uint64_t *bucket_bytes /* [1 << bucket_bits] */) MUST_USE;
 

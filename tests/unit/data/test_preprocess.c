@@ -11,6 +11,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <stdatomic.h>
+#include <time.h>
 #include <sys/file.h>
 #include <xxhash.h>
 #include <zlib.h>
@@ -663,6 +664,38 @@ static void damaged_work_is_noticed(void **state)
 	must(directory_remove(in_root("reference")));
 }
 
+static atomic_int opened; /* units */
+static bool met;
+
+/* Who opens a unit first waits until another does. */
+static int open_beside_another(const char *path, int flags, mode_t mode)
+{
+	static const struct timespec moment = {.tv_nsec = 1000000};
+	if (strstr(path, "/work/unit-") && atomic_fetch_add(&opened, 1) == 0) {
+		for (int i = 0; i < 10000 && atomic_load(&opened) == 1; i++)
+			nanosleep(&moment, NULL);
+		met = atomic_load(&opened) > 1;
+	}
+	return file_operations_system.open(path, flags, mode);
+}
+
+static void units_are_recalled_by_all_workers(void **state)
+{
+	(void)state;
+	make_inputs(3, 10);
+	struct preprocess_config config = basic(in_root("recalled"));
+	config.unit_bytes = 4000;
+	leave_unfinished(config, 6);
+	assert_true(file_exists(in_root("recalled/work/unit-000001")));
+	struct file_operations meeting = unsynced;
+	meeting.open = open_beside_another;
+	file_system = &meeting;
+	assert_true(run(&config).resumed);
+	file_system = &unsynced;
+	assert_true(met);
+	must(directory_remove(config.output));
+}
+
 /* One file that cannot be cut into units: whatever the workers, the same bytes, rejects and first error. */
 static void workers_share_a_unit(void **state)
 {
@@ -858,6 +891,7 @@ int main(void)
 		cmocka_unit_test(invalid_utf8),
 		cmocka_unit_test(goes_on_after_a_stop),
 		cmocka_unit_test(damaged_work_is_noticed),
+		cmocka_unit_test(units_are_recalled_by_all_workers),
 		cmocka_unit_test(workers_share_a_unit),
 		cmocka_unit_test(other_options_and_inputs_are_refused),
 		cmocka_unit_test(one_run_at_a_time),
