@@ -585,13 +585,20 @@ static void goes_on_after_a_stop(void **state)
 	must(directory_remove(in_root("reference")));
 }
 
-/* Leaves an unfinished run in `config->output`, its first unit done. */
-static void leave_unfinished(struct preprocess_config config, int calls)
+static bool until_there(void *user, const struct preprocess_progress *progress)
 {
-	struct stopper stopper = {calls};
+	(void)progress;
+	return !file_exists(user);
+}
+
+/* Leaves an unfinished run in `config->output`, which was stopped when that unit was done. */
+static void leave_unfinished(struct preprocess_config config, const char *unit)
+{
+	char path[300];
 	struct preprocess_result result;
-	config.progress = count_down;
-	config.user = &stopper;
+	snprintf(path, sizeof path, "%s/work/%s", config.output, unit);
+	config.progress = until_there;
+	config.user = path;
 	assert_int_equal(preprocess_run(&config, &result), STATUS_INTERRUPTED);
 }
 
@@ -639,7 +646,7 @@ static void damaged_work_is_noticed(void **state)
 	/* What an earlier run left is verified, and made anew where it is damaged. */
 	for (int kind = 0; kind < 5; kind++) {
 		int warnings = 0;
-		leave_unfinished(config, 2);
+		leave_unfinished(config, "unit-000000");
 		damage("damaged/work/unit-000000", kind);
 		log_set_sink(note_warning, &warnings);
 		run(&config);
@@ -685,8 +692,9 @@ static void units_are_recalled_by_all_workers(void **state)
 	make_inputs(3, 10);
 	struct preprocess_config config = basic(in_root("recalled"));
 	config.unit_bytes = 4000;
-	leave_unfinished(config, 6);
-	assert_true(file_exists(in_root("recalled/work/unit-000001")));
+	config.workers = 1;
+	leave_unfinished(config, "unit-000001");
+	config.workers = 2;
 	struct file_operations meeting = unsynced;
 	meeting.open = open_beside_another;
 	file_system = &meeting;
@@ -764,7 +772,7 @@ static void other_options_and_inputs_are_refused(void **state)
 	run(&config);
 	refuse(&config, STATUS_USAGE, "already holds a corpus");
 	config.output = in_root("changed");
-	leave_unfinished(config, 2);
+	leave_unfinished(config, "unit-000000");
 	struct preprocess_config other = config;
 	other.text_key = "body";
 	refuse(&other, STATUS_MISMATCH, "text key is \"text\", not \"body\"");
