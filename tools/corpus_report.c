@@ -178,39 +178,52 @@ struct reasons {
 	uint64_t others; /* that found no room, or are no rejects */
 };
 
-static char *describe_place(const cJSON *reject)
+static enum status describe_place(const cJSON *reject, char **text)
 {
 	const cJSON *file = cJSON_GetObjectItemCaseSensitive(reject, "file");
 	const cJSON *line = cJSON_GetObjectItemCaseSensitive(reject, "line");
 	const cJSON *byte = cJSON_GetObjectItemCaseSensitive(reject, "byte");
-	char *text = NULL;
+	*text = NULL;
 	if (!cJSON_IsString(file) || !cJSON_IsNumber(byte))
-		return NULL;
-	if (asprintf(&text, "%s, %s %.0f", file->valuestring, cJSON_IsNumber(line) ? "line" : "byte",
-		    cJSON_IsNumber(line) ? line->valuedouble : byte->valuedouble) < 0)
-		return NULL;
-	return text;
+		return STATUS_OK;
+	if (asprintf(text, "%s, %s %.0f", file->valuestring, cJSON_IsNumber(line) ? "line" : "byte",
+		    cJSON_IsNumber(line) ? line->valuedouble : byte->valuedouble) >= 0)
+		return STATUS_OK;
+	*text = NULL;
+	return error_set(STATUS_MEMORY, "no memory for rejects");
 }
 
-static void add_reject(struct reasons *reasons, const cJSON *reject)
+static enum status add_reject(struct reasons *reasons, const cJSON *reject)
 {
 	const cJSON *text = cJSON_GetObjectItemCaseSensitive(reject, "reason");
-	if (!cJSON_IsString(text)) {
-		reasons->others++;
-		return;
-	}
-	for (size_t i = 0; i < reasons->count; i++)
-		if (strcmp(reasons->list[i].text, text->valuestring) == 0) {
+	const char *words = cJSON_GetStringValue(text);
+	for (size_t i = 0; words && i < reasons->count; i++)
+		if (strcmp(reasons->list[i].text, words) == 0) {
 			reasons->list[i].documents++;
-			return;
+			return STATUS_OK;
 		}
-	char *copy = reasons->count < MOST_REASONS ? strdup(text->valuestring) : NULL;
-	if (!copy) {
+	if (!words || reasons->count == MOST_REASONS) {
 		reasons->others++;
-		return;
+		return STATUS_OK;
 	}
-	reasons->list[reasons->count++] =
-		(struct reason){.text = copy, .first = describe_place(reject), .documents = 1};
+	struct reason *reason = &reasons->list[reasons->count];
+	TRY(describe_place(reject, &reason->first));
+	reason->text = strdup(words);
+	reasons->count++; /* from here on it is freed with the others */
+	reason->documents = 1;
+	FAIL_IF(!reason->text, STATUS_MEMORY, "no memory for rejects");
+	return STATUS_OK;
+}
+
+/* A line that is not JSON is one of other reasons. */
+static enum status add_line(struct reasons *reasons, const char *line, size_t length)
+{
+	cJSON *reject;
+	enum status status = json_parse(line, length, false, NULL, &reject);
+	if (status == STATUS_OK || status == STATUS_CORRUPT)
+		status = add_reject(reasons, reject);
+	cJSON_Delete(reject);
+	return status;
 }
 
 static int compare_reasons(const void *a, const void *b)
@@ -250,15 +263,14 @@ static enum status read_rejects(const char *path, struct reasons *reasons)
 	char *line = NULL;
 	size_t room = 0;
 	ssize_t length;
-	FILE *file = fopen(path, "r");
+	FILE *file = fopen(path, "re");
+	enum status status = STATUS_OK;
 	if (!file)
 		return error_set_errno(STATUS_IO, "%s: cannot open", path);
-	while ((length = getline(&line, &room, file)) > 0) {
-		cJSON *reject = cJSON_ParseWithLength(line, (size_t)length);
-		add_reject(reasons, reject);
-		cJSON_Delete(reject);
-	}
-	enum status status = ferror(file) ? error_set_errno(STATUS_IO, "%s: cannot read", path) : STATUS_OK;
+	while (status == STATUS_OK && (length = getline(&line, &room, file)) > 0)
+		status = add_line(reasons, line, (size_t)length);
+	if (status == STATUS_OK && ferror(file))
+		status = error_set_errno(STATUS_IO, "%s: cannot read", path);
 	free(line);
 	(void)fclose(file);
 	return status;
