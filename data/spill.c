@@ -18,7 +18,8 @@ struct footer {
 
 static enum status damaged(const char *path, const char *what)
 {
-	return error_set(STATUS_CORRUPT, "%s: %s; the same command makes it anew", path, what);
+	return error_set(
+		STATUS_CORRUPT, "%s: %s; the command (or --part) that made it makes it anew", path, what);
 }
 
 struct trailer {

@@ -445,6 +445,7 @@ static void damaged_units(void **state)
 	fputc(1, file);
 	assert_int_equal(fclose(file), 0);
 	refuse(&finish, STATUS_CORRUPT, "unit-000001");
+	assert_non_null(strstr(error_message(), "(or --part) that made it"));
 	run(&config);
 	run(&finish);
 	expect_reference();
