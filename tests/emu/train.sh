@@ -1,9 +1,11 @@
 #!/bin/bash
 # train.sh: whole training runs on the emulated device, through the program: 200 steps follow the CPU's in fp32,
 # bf16 and fp16 with overflows; kill -9 and resume end in a straight run's bytes; a run moves between CPU and GPU;
-# evaluate and generate give the CPU's answers; every allocation that fails ends in one message.
+# the optimizer on the host, wholly or in part, leaves the same bytes; no thread of it races; evaluate and generate give
+# the CPU's answers; every allocation that fails ends in one message.
 #
-# FERRY is the program, FERRY_CUDA the emulated backend. GPU_FLAGS are added to each run on the GPU.
+# FERRY is the program, FERRY_CUDA the emulated backend, B where both are built under the thread sanitizer. GPU_FLAGS
+# are added to each run on the GPU.
 source tests/cli/tap.bash
 export FERRY_CUDA=${FERRY_CUDA:-build/emu/ferry-cuda.so}
 
@@ -70,6 +72,51 @@ run train --load "$dir/killed" --device gpu $GPU_FLAGS
 test_that "it goes on" [ $code = 0 ]
 test_that "weights, moments and state are a straight run's, byte for byte" same_bytes killed straight step-00000050
 test_that "its losses too" cmp <(losses killed) <(losses straight)
+
+# ---- the optimizer on the GPU, on the host, and on both ----
+
+# Steps whose update was begun before the norm was known; done over of them, dropped of them: as the run's log says.
+outcomes() { sed -n 's/.*on the host: \([0-9]*\) updates begun .*known, \([0-9]*\) of them .*clipping, \([0-9]*\) dropped.*/\1 \2 \3/p' "$dir/$1.out"; }
+same_tensors() { # RUN REFERENCE STEP
+	cmp "$dir/$1/$3/model.safetensors" "$dir/$2/$3/model.safetensors" >"$dir/err" 2>&1 &&
+		cmp "$dir/$1/$3/optimizer.safetensors" "$dir/$2/$3/optimizer.safetensors" >>"$dir/err" 2>&1
+}
+# NAME OUTCOME FLAGS...: the same checkpoint wherever the optimizer is; OUTCOME (1 begun, 2 done over, 3 dropped) came.
+same_anywhere() {
+	local name=$1 outcome=$2 place shape=${shape/--threads 1/--threads 3} # two of them the optimizer's
+	shift 2
+	set -- "$@" --train-iters 16 --eval-interval 0 --save-interval 0
+	for place in gpu cpu 0.4; do on_gpu "$name-$place" "$@" --optimizer-on $place; done
+	for place in cpu 0.4; do
+		test_that "$name, --optimizer-on $place: the GPU's weights and moments, byte for byte" \
+			same_tensors "$name-$place" "$name-gpu" step-00000016
+		set -- $(outcomes "$name-$place")
+		test_that "$name, --optimizer-on $place: begun early $1, done over $2, dropped $3" [ "${!outcome:-0}" -gt 0 ]
+	done
+}
+same_anywhere committed 1 --clip-grad 0
+same_anywhere clipped 2 --bf16 --clip-grad 2.23 --hidden-dropout 0.1
+same_anywhere overflown 3 --fp16 --clip-grad 0 --initial-scale-power 20 --loss-scale-window 5 --hysteresis 1 \
+	--global-batch-size 4 --checkpoint-activations
+
+# ---- races ----
+
+# NAME FLAGS...: on the device and in the program that the thread sanitizer watches.
+races_not() {
+	local shape=${shape/--threads 1/--threads 3} ferry=$B/tsan/ferry FERRY_CUDA=$B/emu/tsan/ferry-cuda.so
+	TSAN_OPTIONS=halt_on_error=1 on_gpu "$@" --train-iters 9 --eval-interval 5 --eval-iters 1 --save-interval 5
+	code=$?
+	cp "$dir/$1.out" "$dir/err"
+	test_that "$1: no race ($(outcomes "$1"))" [ $code = 0 -a -d "$dir/$1/step-00000009" ]
+}
+B=${B:-build}
+if [ -x "$B/tsan/ferry" ] && [ -e "$B/emu/tsan/ferry-cuda.so" ]; then
+	races_not watched-fp16 --optimizer-on 0.4 --clip-grad 0 --fp16 --initial-scale-power 20 --loss-scale-window 4 --hysteresis 1 \
+		--global-batch-size 4 --checkpoint-activations
+	races_not watched-delayed --cpu-optimizer --delayed-update --bf16
+else
+	echo "ok - # SKIP races: the program is not built under the thread sanitizer"
+fi
 
 # ---- CPU, GPU, CPU ----
 
