@@ -193,8 +193,7 @@ static void *random_halves(struct bench *b, size_t n, float scale)
 		host[i] = (uint16_t)(bits.u >> 16);
 	}
 	must(b->k.memory_alloc(&b->k, (void **)&device, n * 2, "benchmark"));
-	b->k.copy_in(&b->k, NULL, device, host, n * 2);
-	must(b->k.stream_wait(&b->k, NULL));
+	must(pinned_copy_in(&b->k, device, host, n * 2));
 	free(host);
 	return device;
 }
@@ -240,8 +239,7 @@ static void bench_operations(void)
 		tokens[r] = (int32_t)(u * u * u * u * V); /* a few tokens are frequent, as in text */
 	}
 	b->tokens = block(b, R * 4);
-	b->k.copy_in(&b->k, NULL, b->tokens, tokens, R * 4);
-	must(b->k.stream_wait(&b->k, NULL));
+	must(pinned_copy_in(&b->k, b->tokens, tokens, R * 4));
 	free(tokens);
 
 	double p = (double)plane * 2, RC2 = 2.0 * R * C * C, pairs = (double)B * H * T * (T + 1) / 2;

@@ -69,7 +69,7 @@ static void put_floats(struct kernels *k, void *to, const float *from, size_t n,
 	void *plain;
 	if (k->memory_alloc(k, &plain, n * 4, "test data") != STATUS_OK)
 		abort();
-	k->copy_in(k, NULL, plain, from, n * 4);
+	opened(pinned_copy_in(k, plain, from, n * 4));
 	k->convert(k, NULL, to, type, plain, DTYPE_F32, n);
 	opened(k->stream_wait(k, NULL));
 	k->memory_free(k, plain, n * 4);
@@ -100,8 +100,7 @@ static struct both make_ints(struct pair *p, const int32_t *from, size_t n)
 		struct kernels *k = &p->k[side];
 		if (k->memory_alloc(k, &x.at[side], n * 4, "test data") != STATUS_OK)
 			abort();
-		k->copy_in(k, NULL, x.at[side], from, n * 4);
-		opened(k->stream_wait(k, NULL));
+		opened(pinned_copy_in(k, x.at[side], from, n * 4));
 	}
 	return x;
 }
@@ -119,8 +118,7 @@ static float *fetch(struct kernels *k, const void *from, size_t n, enum dtype ty
 	if (k->memory_alloc(k, &plain, n * 4, "test data") != STATUS_OK)
 		abort();
 	k->convert(k, NULL, plain, DTYPE_F32, from, type, n);
-	k->copy_out(k, NULL, values, plain, n * 4);
-	opened(k->stream_wait(k, NULL));
+	opened(pinned_copy_out(k, values, plain, n * 4));
 	k->memory_free(k, plain, n * 4);
 	return values;
 }
@@ -143,8 +141,7 @@ static void compare(struct pair *p, const char *what, const struct both *x, doub
 static uint64_t hash_of(struct kernels *k, const void *from, size_t bytes)
 {
 	unsigned char *copy = malloc(bytes);
-	k->copy_out(k, NULL, copy, from, bytes);
-	opened(k->stream_wait(k, NULL));
+	opened(pinned_copy_out(k, copy, from, bytes));
 	uint64_t hash = 1469598103934665603u;
 	for (size_t i = 0; i < bytes; i++)
 		hash = (hash ^ copy[i]) * 1099511628211u;
@@ -350,7 +347,7 @@ static void same_adamw(void)
 		if (k[side].memory_alloc(&k[side], (void **)&p, 16 * (size_t)n, "test data") ||
 			k[side].memory_alloc(&k[side], &work, 2 * (size_t)n, "test data"))
 			abort();
-		k[side].copy_in(&k[side], NULL, p, data, 16 * (size_t)n);
+		opened(pinned_copy_in(&k[side], p, data, 16 * (size_t)n));
 		for (uint64_t step = 1; step <= 5; step++) {
 			struct adamw a = {1e-3f, 0.9f, 0.95f, 1e-8f, 0.1f, step, 0.37f};
 			k[side].adamw(&k[side], NULL, &a, p, p + n, p + 2 * n, work, p, p + n, p + 2 * n,

@@ -8,6 +8,7 @@
 #include "engine/model.h"
 #include "engine/optimizer.h"
 #include "kernels/kernels.h"
+#include "tests/ops/pinned.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -62,7 +63,7 @@ static inline void training_open(struct training *t, int batch, int sequence, bo
 	float *initial = calloc(t->elements, sizeof *initial);
 	parameters_initialize(&t->config, table, 1, initial);
 	t->master = training_block(t, t->elements * 4);
-	k->copy_in(k, NULL, t->master, initial, t->elements * 4);
+	must(pinned_copy_in(k, t->master, initial, t->elements * 4));
 	t->work = t->master;
 	if (k->act != DTYPE_F32) {
 		t->work = training_block(t, t->elements * dtype_bytes(k->act));
@@ -94,8 +95,7 @@ static inline void training_batch(struct training *t, uint64_t number)
 			token = (token * token / 7 + 3 * token + 11) % (uint64_t)V;
 		}
 	}
-	t->k.copy_in(&t->k, NULL, t->tokens, t->host_tokens, 2 * (size_t)rows * 4);
-	must(t->k.stream_wait(&t->k, NULL));
+	must(pinned_copy_in(&t->k, t->tokens, t->host_tokens, 2 * (size_t)rows * 4));
 }
 
 /* One whole step; returns the norm of the gradients. */
@@ -123,8 +123,7 @@ static inline double training_loss(struct training *t)
 {
 	int rows = t->batch * t->sequence;
 	double sum = 0;
-	t->k.copy_out(&t->k, NULL, t->host_losses, t->losses, (size_t)rows * 4);
-	must(t->k.stream_wait(&t->k, NULL));
+	must(pinned_copy_out(&t->k, t->host_losses, t->losses, (size_t)rows * 4));
 	for (int r = 0; r < rows; r++)
 		sum += t->host_losses[r];
 	return sum / rows;

@@ -1,4 +1,5 @@
 #include "tests/ops/op_tester.h"
+#include "tests/ops/pinned.h"
 
 #include <inttypes.h>
 #include <math.h>
@@ -339,25 +340,14 @@ static void *encode(struct op_tester *t, const double *x, size_t n, enum dtype t
 	return bytes;
 }
 
-/* Copies go through host memory that the table gave (pinned on a GPU), and have arrived on return. */
 static void copy_to(struct op_tester *t, void *device, const void *from, size_t bytes)
 {
-	void *staging;
-	must(t, t->k->host_alloc(t->k, &staging, bytes, "test data"));
-	memcpy(staging, from, bytes);
-	t->k->copy_in(t->k, NULL, device, staging, bytes);
-	must(t, t->k->stream_wait(t->k, NULL));
-	t->k->host_free(t->k, staging, bytes);
+	must(t, pinned_copy_in(t->k, device, from, bytes));
 }
 
 static void copy_from(struct op_tester *t, void *to, const void *device, size_t bytes)
 {
-	void *staging;
-	must(t, t->k->host_alloc(t->k, &staging, bytes, "test data"));
-	t->k->copy_out(t->k, NULL, staging, device, bytes);
-	must(t, t->k->stream_wait(t->k, NULL));
-	memcpy(to, staging, bytes);
-	t->k->host_free(t->k, staging, bytes);
+	must(t, pinned_copy_out(t->k, to, device, bytes));
 }
 
 static void *put_bytes(struct op_tester *t, const void *from, size_t bytes)
