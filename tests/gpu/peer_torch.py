@@ -1,7 +1,7 @@
 """PyTorch at the same shapes: torch.compile, bf16 autocast over fp32 weights, SDPA's flash attention, fused AdamW,
 clipping at norm 1, one batch of random tokens. One JSON object a line.
 
-Usage: peer_torch.py NAME:L:C:H:B:T:DROPOUT ...
+Usage: peer_torch.py NAME:L:C:H:B:T:DROPOUT[:MICRO-BATCHES] ...
 """
 import json
 import math
@@ -51,7 +51,7 @@ class Model(nn.Module):
         return F.cross_entropy(logits.view(-1, VP).float(), y.view(-1))
 
 
-def measure(name, l, c, h, b, t, p):
+def measure(name, l, c, h, b, t, p, micro=1):
     torch.manual_seed(1)
     torch.cuda.empty_cache()
     torch._dynamo.reset()
@@ -66,9 +66,10 @@ def measure(name, l, c, h, b, t, p):
     began = time.time()
 
     def step():
-        with torch.autocast("cuda", torch.bfloat16):
-            loss = compiled(x, y)
-        loss.backward()
+        for _ in range(micro):
+            with torch.autocast("cuda", torch.bfloat16):
+                loss = compiled(x, y) / micro
+            loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         adam.step()
         adam.zero_grad(set_to_none=True)
@@ -88,15 +89,15 @@ def measure(name, l, c, h, b, t, p):
     median = seconds[len(seconds) // 2]
     unused, total = torch.cuda.mem_get_info()
     print(json.dumps({
-        "name": name, "system": f"PyTorch {torch.__version__}", "layers": l, "hidden": c, "heads": h, "batch": b,
+        "name": name, "system": f"PyTorch {torch.__version__}", "layers": l, "hidden": c, "heads": h, "batch": b, "micro_batches": micro,
         "sequence": t, "dropout": p, "ms": round(median * 1e3, 2), "fastest_ms": round(seconds[0] * 1e3, 2),
-        "slowest_ms": round(seconds[-1] * 1e3, 2), "tokens_per_s": round(b * t / median),
+        "slowest_ms": round(seconds[-1] * 1e3, 2), "tokens_per_s": round(micro * b * t / median),
         "allocated_peak_gb": round(torch.cuda.max_memory_allocated() / 1e9, 2),
         "device_gb": round((total - unused) / 1e9, 2), "compile_s": round(compile_s, 1),
-        "last_loss": round(float(loss), 4)}), flush=True)
+        "last_loss": round(micro * float(loss), 4)}), flush=True)
     torch.cuda.reset_peak_memory_stats()
 
 
 for argument in sys.argv[1:]:
     fields = argument.split(":")
-    measure(fields[0], *map(int, fields[1:6]), float(fields[6]))
+    measure(fields[0], *map(int, fields[1:6]), float(fields[6]), *map(int, fields[7:]))

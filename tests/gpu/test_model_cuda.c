@@ -7,7 +7,11 @@
 
 #include <math.h>
 
-enum { steps = 40 };
+#ifdef GPU_DRY_RUN /* a trial of this program on the emulated device */
+enum { steps = 40, layers = 1, hidden = 32, windows = 2, window = 16, vocabulary = 60, padded = 64 };
+#else
+enum { steps = 40, layers = 3, hidden = 256, windows = 4, window = 128, vocabulary = 1000, padded = 1024 };
+#endif
 
 struct curve {
 	double loss[steps], norm[steps];
@@ -28,17 +32,17 @@ static void train(struct curve *out, bool gpu, enum dtype act, enum dtype grad, 
 	struct training t = {0};
 	struct kernels_config config = {.act = act, .grad = grad};
 	must(gpu ? kernels_open_cuda(&config, &t.k) : kernels_open_cpu(&config, &t.k));
-	t.config = (struct model_config){.layers = 3,
-		.hidden = 256,
+	t.config = (struct model_config){.layers = layers,
+		.hidden = hidden,
 		.heads = 4,
-		.positions = 128,
-		.vocabulary = 1000,
-		.vocabulary_padded = 1024,
+		.positions = window,
+		.vocabulary = vocabulary,
+		.vocabulary_padded = padded,
 		.embedding_dropout = 0.1f,
 		.attention_dropout = 0.1f,
 		.hidden_dropout = 0.1f,
 		.layernorm_epsilon = 1e-5f};
-	training_open(&t, 4, 128, checkpoint);
+	training_open(&t, windows, window, checkpoint);
 	for (int s = 0; s < steps; s++) {
 		training_batch(&t, (uint64_t)s % 4);
 		out->norm[s] = training_step(&t, (uint64_t)s + 1, act == DTYPE_F16 ? 1024 : 1, 1e-3);

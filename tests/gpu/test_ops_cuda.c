@@ -2,13 +2,19 @@
  * Every operation of the CUDA table: the op tester's formulas at small shapes; larger shapes against the
  * CPU's f32 table on the same numbers; two runs that must agree in every bit. A program of its own (no
  * cmocka), so that it builds on a bare GPU machine. Usage: test_ops_cuda [small]  (small: the op tester
- * alone, for the sanitizers).
+ * alone, for the sanitizers). With GPU_DRY_RUN defined it is a trial of itself, on the emulated device.
  */
 #include "tests/ops/op_tester.h"
 
 #include <stdarg.h>
 
 #include "tests/ops/op_tester.c"
+
+#ifdef GPU_DRY_RUN
+enum { SMALLER = 16, DRY = 1 };
+#else
+enum { SMALLER = 1, DRY = 0 };
+#endif
 
 static int failed, number;
 
@@ -40,6 +46,7 @@ static void test_small(enum dtype act, enum dtype grad)
 	opened(kernels_open_cuda(&config, &k));
 	op_tester_open(&t, &k);
 	t.rounded_logits = true;
+	t.brief = DRY;
 	op_test_all(&t);
 	op_tester_report(&t, stdout);
 	ok(op_tester_close(&t) == 0, "op tester, %s with gradients in %s", dtype_name(act), dtype_name(grad));
@@ -334,7 +341,7 @@ static void same_adamw(void)
 	struct kernels_config config = {.act = DTYPE_BF16, .grad = DTYPE_F32};
 	opened(kernels_open_cuda(&config, &k[0]));
 	opened(kernels_open_cpu(&config, &k[1]));
-	enum { n = 1000003 };
+	enum { n = 1000003 / SMALLER };
 	uint64_t random = 3, hashes[2][4];
 	float *data = malloc(4 * sizeof *data * n);
 	for (int i = 0; i < 4 * n; i++)
@@ -356,6 +363,8 @@ static void same_adamw(void)
 		for (int i = 0; i < 3; i++)
 			hashes[side][i] = hash_of(&k[side], p + i * n, 4 * (size_t)n);
 		hashes[side][3] = hash_of(&k[side], work, 2 * (size_t)n);
+		k[side].memory_free(&k[side], p, 16 * (size_t)n);
+		k[side].memory_free(&k[side], work, 2 * (size_t)n);
 	}
 	for (int i = 0; i < 4; i++)
 		ok(hashes[0][i] == hashes[1][i], "adamw: the CPU's bits, array %d of p, m, v, work", i);
@@ -372,24 +381,24 @@ static void test_large(enum dtype act)
 	opened(kernels_open_cpu(&plain, &k[1]));
 	struct pair pair = {k, 11};
 	struct pair *p = &pair;
-	struct kernel_shapes shapes = {4, 1100, 2048, 4, 50257, 50304, 1, true};
+	struct kernel_shapes shapes = {4, 1100 / SMALLER, 2048, 4, 50257 / SMALLER, 50304 / SMALLER, 1, true};
 	opened(k[0].reserve(&k[0], &shapes));
 	opened(k[1].reserve(&k[1], &shapes));
-	large_attention(p, 2, 1024, 3, 64, 0, false);
-	large_attention(p, 2, 1024, 3, 64, 0.1f, false);
-	large_attention(p, 1, 900, 3, 64, 0.1f, true);
-	large_attention(p, 1, 777, 2, 64, 0, true);
-	large_attention(p, 1, 777, 2, 64, 0.3f, false);
-	large_attention(p, 1, 512, 2, 128, 0.1f, false);
-	large_attention(p, 1, 512, 2, 80, 0.1f, true);
-	large_layernorm(p, 3, 1000, 1024);
-	large_layernorm(p, 3, 1000, 768);
-	large_layernorm(p, 2, 300, 1600);
-	large_layernorm(p, 1, 300, 3072);
-	large_embedding(p, 4, 1024, 256, 5000);
-	large_classifier(p, 700, 128, 50257, 50304);
-	large_linear(p, 2048, 1024, 3072);
-	large_linear(p, 1024, 768, 2304);
+	large_attention(p, 2, 1024 / SMALLER, 3, 64, 0, false);
+	large_attention(p, 2, 1024 / SMALLER, 3, 64, 0.1f, false);
+	large_attention(p, 1, 900 / SMALLER, 3, 64, 0.1f, true);
+	large_attention(p, 1, 777 / SMALLER, 2, 64, 0, true);
+	large_attention(p, 1, 777 / SMALLER, 2, 64, 0.3f, false);
+	large_attention(p, 1, 512 / SMALLER, 2, 128, 0.1f, false);
+	large_attention(p, 1, 512 / SMALLER, 2, 80, 0.1f, true);
+	large_layernorm(p, 3, 1000 / SMALLER, 1024);
+	large_layernorm(p, 3, 1000 / SMALLER, 768);
+	large_layernorm(p, 2, 300 / SMALLER, 1600);
+	large_layernorm(p, 1, 300 / SMALLER, 3072);
+	large_embedding(p, 4, 1024 / SMALLER, 256, 5000 / SMALLER);
+	large_classifier(p, 700 / SMALLER, 128, 50257 / SMALLER, 50304 / SMALLER);
+	large_linear(p, 2048 / SMALLER, 1024 / SMALLER, 3072 / SMALLER);
+	large_linear(p, 1024 / SMALLER, 768 / SMALLER, 2304 / SMALLER);
 	large_linear(p, 333, 260, 130);
 	k[0].close(&k[0]);
 	k[1].close(&k[1]);
