@@ -11,7 +11,6 @@ enum { FORWARD_PASSES = 12, BACKWARD_PASSES = 20, LOGIT_PASSES = 3 };
 /* Steps until the pipeline repeats itself: an upload delays the next step's forward, which delays its
  * downloads. */
 enum { PIPELINE_STEPS = 8 };
-#define OPTIMIZER_BYTES    28.0
 #define ATTENTION_BACKWARD 2.5 /* five products for the forward's two */
 
 /* ---- work ---- */
@@ -36,6 +35,13 @@ static struct per_token per_token(const struct plan_shape *shape)
 		.passes_forward = FORWARD_PASSES * L * C * item};
 }
 
+/* Of AdamW, a parameter: p, m and v in and out, the gradient in, the rounded weight out where p is not it. */
+static double optimizer_bytes(const struct plan_shape *shape)
+{
+	size_t weight = shape->act == DTYPE_F32 ? 0 : dtype_bytes(shape->act);
+	return 24.0 + (double)(dtype_bytes(shape->grad) + weight);
+}
+
 enum status plan_work(const struct plan_shape *shape, struct plan_work *out)
 {
 	struct parameter_table table;
@@ -52,7 +58,7 @@ enum status plan_work(const struct plan_shape *shape, struct plan_work *out)
 		.matrix_flops = tokens * ((3 + again) * each.layer + 3 * each.head),
 		.attention_flops = tokens * (1 + ATTENTION_BACKWARD + again) * each.attention,
 		.activation_bytes = tokens * (each.passes + again * each.passes_forward + each.logits),
-		.optimizer_bytes = OPTIMIZER_BYTES * n,
+		.optimizer_bytes = optimizer_bytes(shape) * n,
 		.down_bytes = (double)dtype_bytes(shape->grad) * n,
 		.up_bytes = (double)dtype_bytes(shape->act) * n,
 		.input_bytes =
@@ -272,7 +278,7 @@ static void fill_buckets(const struct plan_shape *shape, const struct parameter_
 	const struct plan_rates *rates, double host_share, struct plan_buckets *b, double *arrays)
 {
 	struct compute_time times = compute_times(shape, rates);
-	double device = over(OPTIMIZER_BYTES, rates->memory_bytes),
+	double device = over(optimizer_bytes(shape), rates->memory_bytes),
 	       first = (1 - host_share) * (double)table->elements;
 	double *forward = arrays, *backward = forward + b->count, *down = backward + b->count;
 	double *host = down + b->count, *up = host + b->count;
@@ -282,7 +288,7 @@ static void fill_buckets(const struct plan_shape *shape, const struct parameter_
 		double kept = offset >= first ? 0 : offset + n <= first ? n : first - offset, away = n - kept;
 		down[bucket] += over(away * (double)dtype_bytes(shape->grad), rates->down_bytes);
 		up[bucket] += over(away * (double)dtype_bytes(shape->act), rates->up_bytes);
-		host[bucket] += over(away * OPTIMIZER_BYTES, rates->host_bytes);
+		host[bucket] += over(away * optimizer_bytes(shape), rates->host_bytes);
 		backward[bucket] += kept * device; /* what stays is updated there, after its gradients */
 	}
 	double micro = times.between;
@@ -320,8 +326,8 @@ enum status plan_predict(const struct plan_shape *shape, const struct plan_rates
 	enum status status = parameter_table_open(&shape->model, &table);
 	if (status == STATUS_OK) {
 		double share = schedule == PLAN_ON_DEVICE ? 0 : host_share;
-		double on_device =
-			over(OPTIMIZER_BYTES * (double)table.elements * (1 - share), rates->memory_bytes);
+		double on_device = over(
+			optimizer_bytes(shape) * (double)table.elements * (1 - share), rates->memory_bytes);
 		fill_buckets(shape, &table, rates, share, &b, arrays);
 		parameter_table_close(&table);
 		status = plan_pipeline(&b, schedule, &out->step);

@@ -3,7 +3,7 @@
  * it.
  *
  * Three pure functions. Nothing is kept; they fail for shapes that model_config_check refuses.
- * (Bytes of memory by kind: trainer_measure. Rates of a machine at hand: tools/cmd_plan.c measures them.)
+ * (Bytes of memory by kind: trainer_measure. Rates of a machine at hand: probe.h measures them.)
  *
  * Work of a step of W windows of T tokens (tokens = W T; L layers, C wide, VP padded ids):
  *
@@ -12,12 +12,13 @@
  *    attention           causal: half of T columns a row. Forward 2 L C T a token; backward two and a half
  *                        times that (scores are computed again); with recomputation the forward once more
  *    model FLOPs         what MFU counts: matrix products and causal attention, forward and twice that
- * backward, nothing recomputed: 6 (12 L C^2 + VP C) + 6 L C T a token. llm.c's count less embeddings'
- * positions, LayerNorms and biases, which multiply no matrix activations         bytes that passes other than
- * matrix products move: per layer and token about 12 C elements forward and 20 C backward (LayerNorm,
- * residual sums, GELU, dropout), and 3 VP elements of logits in the classifier's chunks optimizer 28 bytes a
- * parameter with two-byte weights and gradients (p, m, v in and out, gradient in, weight out), 28 too with
- * four-byte ones, where the weight is p
+ *                        backward, nothing recomputed: 6 (12 L C^2 + VP C) + 6 L C T a token. llm.c's count
+ *                        less embeddings' positions, LayerNorms and biases, which multiply no matrix
+ *    activations         bytes that passes other than matrix products move: per layer and token about 12 C
+ *                        elements forward and 20 C backward (LayerNorm, residual sums, GELU, dropout), and
+ *                        3 VP elements of logits in the classifier's chunks
+ *    optimizer           bytes a parameter: 24 (p, m and v in and out), the gradient in, and the rounded
+ *                        weight out where p is not it: 30 with two-byte weights and four-byte gradients
  *
  * The step's time with the optimizer on the host (engine/offload.h) is found by walking through the pipeline,
  * bucket by bucket, for several steps, until they repeat. Four resources, each serving in order: the

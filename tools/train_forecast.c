@@ -11,7 +11,7 @@ struct plan_shape train_forecast_shape(const struct trainer_config *c)
 		.global_batch = c->global_batch,
 		.window_tokens = c->window_tokens,
 		.act = c->precision,
-		.grad = DTYPE_F32,
+		.grad = c->gradients,
 		.checkpoint_activations = c->checkpoint_activations,
 		.inputs_on_host = c->inputs_on_host};
 }
@@ -21,7 +21,7 @@ static enum status measure_with_host(
 {
 	struct plan_shape shape = train_forecast_shape(c);
 	struct kernels host;
-	struct kernels_config config = {.act = c->precision, .grad = DTYPE_F32, .threads = c->threads};
+	struct kernels_config config = {.act = c->precision, .grad = c->gradients, .threads = c->threads};
 	if (!c->open_device)
 		return probe_rates(&shape, device, NULL, rates);
 	TRY(kernels_open_cpu(&config, &host));
@@ -33,7 +33,7 @@ static enum status measure_with_host(
 enum status train_forecast_measure(const struct trainer_config *c, struct plan_rates *rates, char name[96])
 {
 	struct kernels k;
-	struct kernels_config config = {.act = c->precision, .grad = DTYPE_F32, .threads = c->threads};
+	struct kernels_config config = {.act = c->precision, .grad = c->gradients, .threads = c->threads};
 	TRY(c->open_device ? c->open_device(&config, &k) : kernels_open_cpu(&config, &k));
 	snprintf(name, 96, "%s", k.name);
 	enum status status = measure_with_host(c, &k, rates);

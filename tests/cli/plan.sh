@@ -11,6 +11,11 @@ rate=$(sed -n 's/^optimizer on the GPU.* \([0-9]*,[0-9]*\)  .*/\1/p' "$dir/out" 
 test_that "foretells an H100's rate within a tenth" [ $((rate > 543000 && rate < 663000)) = 1 ]
 test_that "has the three schedules of the offloaded optimizer" [ "$(grep -c '^on the host' "$dir/out")" = 3 ]
 
+run plan --machine h100 --model gpt2 --bf16
+test_that "gradients in fp32 go down the link, weights in bf16 up" out_has "474.8 MiB down, 237.4 MiB up"
+run plan --machine h100 --model gpt2 --bf16 --half-gradients
+test_that "... with --half-gradients, half of it" out_has "237.4 MiB down, 237.4 MiB up"
+
 run plan --machine=h100 --model gpt2-xl --bf16 --batch-size 1 --device-memory 8G
 test_that "says what does not fit" out_has "8.0 GiB: does not fit"
 

@@ -191,6 +191,12 @@ static void shares_and_refusals(void **state)
 	assert_near(third.optimizer, all.optimizer / 3, 1e-9);
 	assert_near(all.optimizer, 28 * 124.5e6 / 100e9, .01);
 	assert_near(all.down, 2 * 124.5e6 / rates.down_bytes, .01);
+	shape.grad = DTYPE_F32;
+	assert_int_equal(plan_predict(&shape, &rates, PLAN_SPECULATIVE, 1, &all), STATUS_OK);
+	assert_near(all.optimizer, 30 * 124.5e6 / 100e9, .01);
+	assert_near(all.down, 4 * 124.5e6 / rates.down_bytes, .01);
+	shape.grad = DTYPE_BF16;
+	assert_int_equal(plan_predict(&shape, &rates, PLAN_SPECULATIVE, 1, &all), STATUS_OK);
 	assert_true(third.step < all.step);
 	assert_near(third.compute, all.compute, 1e-9);
 	rates.host_bytes = 5e9; /* a host that cannot keep up is what bounds the step */
