@@ -124,6 +124,14 @@ static void measure_offload(
 	out->device = 12 * there + m.device;
 }
 
+/* What a GPU's operations take for themselves (kernels.h): validation's logits are f32. */
+static uint64_t measure_scratch(const struct trainer_config *c)
+{
+	uint64_t row = (uint64_t)c->model.vocabulary_padded * 4, rows = c->micro_batch * c->window_tokens;
+	uint64_t logits = c->logits > 128 * row ? c->logits : 128 * row;
+	return KERNELS_WORKSPACE + (c->logits && rows * row > logits ? logits : rows * row);
+}
+
 enum status trainer_measure(const struct trainer_config *c, struct trainer_memory *out)
 {
 	struct parameter_table table;
@@ -141,6 +149,7 @@ enum status trainer_measure(const struct trainer_config *c, struct trainer_memor
 		.inputs = model_pinned_bytes(&c->model, &options, c->precision),
 		.batch = T * 20 * c->micro_batch + sizeof(struct gradient_stats),
 		.packing = c->open_device ? 0 : c->packing,
+		.scratch = c->open_device ? measure_scratch(c) : 0,
 		.data = T * (20 * c->global_batch + 8 * c->micro_batch)};
 	if (c->offload)
 		measure_offload(c, &table, out);
@@ -148,7 +157,7 @@ enum status trainer_measure(const struct trainer_config *c, struct trainer_memor
 		*(c->open_device ? &out->device : &out->host) = out->weights + out->moments;
 	parameter_table_close(&table);
 	*(c->open_device ? &out->device : &out->host) +=
-		out->working + out->gradients + out->activations + out->batch;
+		out->working + out->gradients + out->activations + out->batch + out->scratch;
 	out->host += out->packing + out->data + out->inputs;
 	if (c->open_device)
 		out->host += STAGING_BYTES + largest; /* fresh weights, before they are copied */
@@ -278,8 +287,11 @@ static enum status take_weights(struct trainer *t, struct checkpoint *from, bool
 static enum status open_parts(struct trainer *t, struct checkpoint *from, bool weights_only)
 {
 	struct trainer_config *c = &t->config;
-	struct kernels_config kernels = {
-		.act = c->precision, .grad = c->gradients, .threads = c->threads, .packing = c->packing};
+	struct kernels_config kernels = {.act = c->precision,
+		.grad = c->gradients,
+		.threads = c->threads,
+		.packing = c->packing,
+		.logits_bytes = c->logits};
 	struct model_options options = options_of(c);
 	TRY(trainer_open_samplers(t));
 	TRY((c->open_device ? c->open_device : kernels_open_cpu)(&kernels, &t->kernels));

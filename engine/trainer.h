@@ -80,7 +80,7 @@ struct trainer_config {
 	double device_share;              /* of the parameters: their optimizer stays on the device; [0, 1) */
 	struct offload_config offloading; /* where offload is set */
 	int threads;                      /* 0: all available */
-	uint64_t packing;                 /* bytes for packed weights (kernels.h) */
+	uint64_t packing, logits;         /* bytes for packed weights; for a GPU's logits (kernels.h) */
 	uint64_t eval_interval, eval_iters; /* eval_interval 0: no validation */
 
 	struct corpus *corpus; /* must outlive the trainer, as must what `sources` has */
@@ -144,6 +144,7 @@ struct trainer_memory {
 	uint64_t weights, working, gradients, moments, activations, batch, packing, data;
 	uint64_t shadows, pinned, incoming; /* of the offload */
 	uint64_t inputs;                    /* the layers', where they are on the host (pinned) */
+	uint64_t scratch;                   /* of a GPU's operations; its logits where the bound is given */
 	uint64_t host, device;              /* the sums; device 0: no device */
 };
 

@@ -24,6 +24,8 @@
 
 #include <stdint.h>
 
+enum { KERNELS_WORKSPACE = 64 << 20 }; /* bytes that a GPU's matrix products take */
+
 enum dtype { DTYPE_F32, DTYPE_BF16, DTYPE_F16 };
 static inline size_t dtype_bytes(enum dtype type)
 {
@@ -73,6 +75,9 @@ struct event;
 struct kernels {
 	char name[96]; /* "CPU avx512, 2 threads, oneDNN 2.6.3", "NVIDIA H100 80GB HBM3, ..." */
 	enum dtype act, grad;
+	/* A GPU's operations take memory of their own: up to so many bytes of logits (128 rows at least), which
+	 * others use too, and KERNELS_WORKSPACE. 0: the CPU, whose scratch is small. */
+	uint64_t logits_bytes;
 	void *self; /* the backend's own state */
 
 	/* ---- life ---- */
@@ -87,8 +92,7 @@ struct kernels {
 	/* Host memory that asynchronous copies may use (pinned on a GPU machine). */
 	enum status (*host_alloc)(struct kernels *k, void **out, size_t bytes, const char *what) MUST_USE;
 	void (*host_free)(struct kernels *k, void *block, size_t bytes);
-	/* Bytes that memory_alloc may still give now, the largest scratch of the operations put aside; 0:
-	 * unknown. */
+	/* Bytes that are free now, for memory_alloc and the operations' own needs; 0: unknown. */
 	uint64_t (*memory_unused)(struct kernels *k);
 	enum status (*stream_open)(struct kernels *k, struct stream **out) MUST_USE;
 	void (*stream_close)(struct kernels *k, struct stream *s);
@@ -208,6 +212,8 @@ struct kernels_config {
 	int threads;      /* CPU; 0: all available */
 	int device;       /* GPU number */
 	uint64_t packing; /* CPU: bytes allowed for packed copies of weights; 0: none */
+	/* GPU: bytes allowed for logits; 0: an 80th of its memory. Decides the last bits of results. */
+	uint64_t logits_bytes;
 };
 
 /* The CPU backend; always there. */

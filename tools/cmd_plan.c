@@ -174,10 +174,12 @@ static enum status choose_machine(struct job *job)
 	if (job->flags.machine) {
 		TRY(name_machine(job));
 	} else {
-		TRY(device_choose((enum device)s->device, act, &job->device));
+		TRY(device_choose((enum device)s->device, act, s->logits_memory, &job->device));
 	}
 	if (job->flags.device_memory)
 		job->device.unused = job->flags.device_memory;
+	if (job->flags.machine) /* as the backend does (kernels.h) */
+		job->device.logits = s->logits_memory ? s->logits_memory : job->device.unused / 80;
 	if (job->flags.host_memory)
 		job->host_memory = job->flags.host_memory;
 	return STATUS_OK;
@@ -235,10 +237,10 @@ static enum status print_memory(const struct job *job)
 {
 	struct trainer_memory m;
 	TRY(trainer_measure(&job->config, &m));
-	printf("memory   weights %s, gradients %s, moments %s, activations %s, batches %s\n",
+	printf("memory   weights %s, gradients %s, moments %s, activations %s, scratch %s, batches %s\n",
 		human_bytes((double)(m.weights + m.working)).text, human_bytes((double)m.gradients).text,
 		human_bytes((double)m.moments).text, human_bytes((double)m.activations).text,
-		human_bytes((double)(m.batch + m.data)).text);
+		human_bytes((double)m.scratch).text, human_bytes((double)(m.batch + m.data)).text);
 	char where[300];
 	train_offload_describe(&job->config, &m, where, sizeof where);
 	if (*where)

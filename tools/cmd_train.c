@@ -254,7 +254,7 @@ static enum status compose_config(struct job *job)
 						   : (int)corpus_get_info(job->corpus)->vocabulary);
 	TRY(model_config_check(&c->model));
 	TRY(train_config_precision(&job->options, &c->precision, &c->loss_scale));
-	TRY(device_choose((enum device)s->device, c->precision, &job->device));
+	TRY(device_choose((enum device)s->device, c->precision, s->logits_memory, &job->device));
 	c->open_device = job->device.gpu ? kernels_open_cuda : NULL;
 	if (!s->global_batch)
 		s->global_batch = s->batch;
@@ -505,13 +505,14 @@ static void print_memory(struct job *job, const struct trainer_memory *m, uint64
 	if (*job->device.why)
 		train_log_line(job->log, " > on the CPU: %s", job->device.why);
 	train_log_line(job->log,
-		" > memory%s: %s (weights %s, gradients %s, moments %s, activations %s, packed copies %s); "
+		" > memory%s: %s (weights %s, gradients %s, moments %s, activations %s, packed copies %s, "
+		"scratch %s); "
 		"%s "
 		"available",
 		gpu ? " of the GPU" : "", human_bytes((double)(gpu ? m->device : m->host)).text,
 		human_bytes((double)(m->weights + m->working)).text, human_bytes((double)m->gradients).text,
 		human_bytes((double)m->moments).text, human_bytes((double)m->activations).text,
-		human_bytes((double)m->packing).text,
+		human_bytes((double)m->packing).text, human_bytes((double)m->scratch).text,
 		human_bytes((double)(gpu ? job->device.unused : available)).text);
 	if (gpu)
 		train_log_line(job->log, " > memory of the host: %s; %s available",

@@ -2,10 +2,10 @@
 
 #include <stdio.h>
 
-enum status device_choose(enum device wanted, enum dtype act, struct device_choice *out)
+enum status device_choose(enum device wanted, enum dtype act, uint64_t logits, struct device_choice *out)
 {
 	struct kernels k;
-	struct kernels_config config = {.act = act, .grad = DTYPE_F32};
+	struct kernels_config config = {.act = act, .grad = DTYPE_F32, .logits_bytes = logits};
 	*out = (struct device_choice){0};
 	if (wanted == DEVICE_CPU)
 		return STATUS_OK;
@@ -18,6 +18,7 @@ enum status device_choose(enum device wanted, enum dtype act, struct device_choi
 	}
 	out->gpu = true;
 	out->unused = k.memory_unused(&k);
+	out->logits = k.logits_bytes;
 	k.close(&k);
 	return STATUS_OK;
 }

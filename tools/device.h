@@ -13,10 +13,13 @@ enum device { DEVICE_AUTO, DEVICE_GPU, DEVICE_CPU };
 struct device_choice {
 	bool gpu;
 	uint64_t unused; /* bytes of its memory that can be taken; 0: not known */
+	uint64_t logits; /* bytes of them that logits may take (kernels.h) */
 	char why[512];   /* auto took the CPU: why; else "" */
 };
 
-/* Opens the GPU and closes it again. That `gpu` cannot be had is an error that says why. */
-enum status device_choose(enum device wanted, enum dtype act, struct device_choice *out) MUST_USE;
+/* Opens the GPU and closes it again. That `gpu` cannot be had is an error that says why. `logits`: allowed
+ * bytes, 0: as many as usual. */
+enum status device_choose(
+	enum device wanted, enum dtype act, uint64_t logits, struct device_choice *out) MUST_USE;
 
 #endif

@@ -33,7 +33,8 @@ static enum status measure_with_host(
 enum status train_forecast_measure(const struct trainer_config *c, struct plan_rates *rates, char name[96])
 {
 	struct kernels k;
-	struct kernels_config config = {.act = c->precision, .grad = c->gradients, .threads = c->threads};
+	struct kernels_config config = {
+		.act = c->precision, .grad = c->gradients, .threads = c->threads, .logits_bytes = c->logits};
 	TRY(c->open_device ? c->open_device(&config, &k) : kernels_open_cpu(&config, &k));
 	snprintf(name, 96, "%s", k.name);
 	enum status status = measure_with_host(c, &k, rates);

@@ -98,6 +98,7 @@ enum status train_offload_choose(const struct train_settings *s, const struct de
 	c->gradients = DTYPE_F32;
 	if (!device->gpu)
 		return STATUS_OK;
+	c->logits = device->logits;
 	if (s->half_gradients)
 		c->gradients = c->precision;
 	int threads = c->threads ? c->threads : threads_available();

@@ -152,6 +152,10 @@ static void fill_table(struct train_options *o)
 		{OPTION_FLAG("--cpu-checkpointing", &s->cpu_checkpointing,
 			"with a GPU and --checkpoint-activations: these inputs wait in the host's memory, "
 			"all but two layers'; on its own where they would not fit on the GPU")},
+		{OPTION_SIZE("--logits-memory", &s->logits_memory, 0, UINT64_C(1) << 40, "SIZE",
+			 "with a GPU: for the logits that are there at a time, 128 rows at least; less is "
+			 "slower, and adds gradients up in another order"),
+			.default_text = "an 80th of the GPU's memory"},
 		{OPTION_STRING("--optimizer-on", &s->optimizer_on, "WHERE",
 			 "with a GPU: gpu, cpu (ZeRO-Offload), the share that stays on the GPU (0.3), or "
 			 "auto: the GPU, as far as it fits there; the results are the same"),

@@ -106,12 +106,11 @@ static void host_free(struct kernels *k, void *block, size_t bytes)
 
 static uint64_t memory_unused(struct kernels *k)
 {
-	struct backend *b = backend_enter(k);
+	(void)backend_enter(k);
 	size_t unused = 0, total = 0;
 	if (cudaMemGetInfo(&unused, &total) != cudaSuccess)
 		return 0;
-	uint64_t own = (uint64_t)b->logits_bytes + gemm_workspace_bytes;
-	return unused > own ? unused - own : 1;
+	return unused ? unused : 1;
 }
 
 static enum status stream_open(struct kernels *k, struct stream **out)
@@ -367,6 +366,8 @@ extern "C" __attribute__((visibility("default"))) enum status ferry_cuda_open(
 	/* An 80th of the memory (1 GB of 80): larger chunks add to the head's gradient less often. */
 	b->logits_bytes = (int64_t)knob("FERRY_CUDA_LOGITS_MB", (int)(properties.totalGlobalMem / 80 >> 20))
 			  << 20;
+	if (config->logits_bytes)
+		b->logits_bytes = (int64_t)config->logits_bytes;
 	enum status status = gemm_open(b);
 	if (status != STATUS_OK) {
 		free(b);
@@ -375,6 +376,7 @@ extern "C" __attribute__((visibility("default"))) enum status ferry_cuda_open(
 	memset(out, 0, sizeof *out);
 	out->act = config->act;
 	out->grad = config->grad;
+	out->logits_bytes = (uint64_t)b->logits_bytes;
 	out->self = b;
 	snprintf(out->name, sizeof out->name, "%.60s, %d SMs, cuBLASLt %zu", properties.name, b->processors,
 		cublasLtGetVersion());

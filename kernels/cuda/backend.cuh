@@ -118,7 +118,7 @@ static inline int ceiling(int64_t a, int64_t b)
 
 /* ---- matrix products (gemm.cu): column-major as cuBLAS counts, D[m][n] (+)= op(A) op(B) ---- */
 
-enum { gemm_workspace_bytes = 64 << 20 };
+enum { gemm_workspace_bytes = KERNELS_WORKSPACE };
 
 struct gemm {
 	bool transpose_a, transpose_b;

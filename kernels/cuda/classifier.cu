@@ -224,7 +224,8 @@ void cuda_classifier(struct kernels *k, struct stream *s, float *loss, void *dx,
 	struct backend *b = backend_enter(k);
 	s = stream_of(k, s);
 	enum dtype type = dx && !b->exact_logits ? b->act : DTYPE_F32;
-	int64_t row_bytes = (int64_t)VP * (int64_t)dtype_bytes(type), most = b->logits_bytes / row_bytes;
+	int64_t row_bytes = (int64_t)VP * (int64_t)dtype_bytes(type);
+	int64_t most = b->logits_bytes / row_bytes / 128 * 128;
 	int ld = VP * (int)(dtype_bytes(type) / dtype_bytes(b->act)); /* of the gradients that replace them */
 	int chunks = ceiling(R, most < 128 ? 128 : most);
 	int each = ceiling(ceiling(R, chunks), 128) * 128;

@@ -22,10 +22,12 @@ test_that "says what does not fit" out_has "8.0 GiB: does not fit"
 reference="--machine h100 --preset reference --fp16 --global-batch-size 24 --batch-size 24 --cpu-optimizer --half-gradients"
 run plan $reference
 test_that "layers' inputs stay on the GPU where there is room" [ -z "$(grep "layers' inputs" "$dir/out")" ]
-run plan $reference --device-memory 1450M
+run plan $reference --device-memory 1550M
 test_that "... and go to the host where they make it" out_has "layers' inputs 96.0 MiB down and up again"
 run plan $reference --device-memory 1G
 test_that "... not where it would be in vain" [ -z "$(grep "layers' inputs" "$dir/out")" ]
+run plan ${reference/size 24 --cpu/size 6 --cpu} --cpu-checkpointing --logits-memory 32M
+test_that "a step of 24 x 1024 in 1.2 GB of the GPU" [ "$(sed -n 's/^ *GPU *\([0-9]*\)\.[0-9] MiB of .*/\1/p' "$dir/out")" -lt 1144 ]
 run plan --machine h100 --model gpt2 --cpu-checkpointing
 test_that "--cpu-checkpointing alone is refused" err_has "--checkpoint-activations"
 

@@ -8,6 +8,35 @@
 
 #include "tests/ops/op_tester.c"
 
+/* What the classifier takes of the device is bounded, for training and for validation. */
+static bool classifier_is_bounded(void)
+{
+	enum { R = 600, C = 16, V = 700, VP = 768, LIMIT = 300 * VP * 2 }; /* not a round number of rows */
+	struct kernels_config config = {.act = DTYPE_BF16, .grad = DTYPE_F32, .logits_bytes = LIMIT};
+	size_t bytes[] = {R * 4, R * C * 2, VP * C * 4, R * C * 2, VP * C * 2, R * 4};
+	void *at[6];
+	struct kernels k;
+	bool good = kernels_open_cuda(&config, &k) == STATUS_OK;
+	for (int i = 0; good && i < 6; i++)
+		good = k.memory_alloc(&k, &at[i], bytes[i], "a test's array") == STATUS_OK;
+	if (!good) {
+		fprintf(stderr, "%s\n", error_message());
+		return false;
+	}
+	uint64_t before = k.memory_unused(&k);
+	k.classifier(&k, NULL, at[0], at[1], at[2], at[3], at[4], at[5], R, C, V, VP, 1, false);
+	k.classifier(&k, NULL, at[0], NULL, NULL, at[3], at[4], at[5], R, C, V, VP, 1, false);
+	good = k.stream_wait(&k, NULL) == STATUS_OK;
+	uint64_t taken = before - k.memory_unused(&k);
+	printf("# classifier: %llu bytes taken\n", (unsigned long long)taken);
+	good = good && k.logits_bytes == LIMIT && taken > KERNELS_WORKSPACE &&
+	       taken <= LIMIT + (uint64_t)KERNELS_WORKSPACE;
+	for (int i = 0; i < 6; i++)
+		k.memory_free(&k, at[i], bytes[i]);
+	k.close(&k);
+	return good;
+}
+
 int main(int argc, char **argv)
 {
 	static const enum dtype types[][2] = {{DTYPE_F32, DTYPE_F32}, {DTYPE_BF16, DTYPE_F32},
@@ -37,5 +66,7 @@ int main(int argc, char **argv)
 		failed += !good;
 		k.close(&k);
 	}
-	return failed != 0;
+	bool bounded = classifier_is_bounded();
+	printf("%sok 6 - the classifier's memory is bounded\n", bounded ? "" : "not ");
+	return failed != 0 || !bounded;
 }
