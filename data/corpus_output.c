@@ -12,7 +12,6 @@
 #define LARGEST_SHARD_BYTES     (UINT64_C(256) << 20)
 #define LARGEST_SHARD_DOCUMENTS (UINT64_C(4) << 20)
 #define MOST_SHARDS             (UINT64_C(1) << 16)
-#define BUILT_IN_TOKENIZER      "GPT2BPETokenizer"
 
 enum corpus_dtype corpus_output_dtype(const struct tokenizer *tokenizer)
 {
@@ -72,7 +71,7 @@ static bool holds_rejects(const struct corpus_info *info)
 
 static bool holds_tokenizer(const struct corpus_info *info)
 {
-	return strcmp(info->tokenizer_name, BUILT_IN_TOKENIZER) != 0;
+	return strcmp(info->tokenizer_name, TOKENIZER_GPT2_NAME) != 0;
 }
 
 static bool is_sources_file(const char *name)
@@ -210,7 +209,7 @@ static enum status publish_named(
 enum status corpus_output_write_tokenizer(const char *directory, const struct tokenizer *tokenizer)
 {
 	struct tokenizer_file files[TOKENIZER_FILES];
-	if (strcmp(tokenizer_name(tokenizer), BUILT_IN_TOKENIZER) == 0)
+	if (strcmp(tokenizer_name(tokenizer), TOKENIZER_GPT2_NAME) == 0)
 		return STATUS_OK;
 	TRY(tokenizer_export(tokenizer, files));
 	enum status status = publish_named(directory, files, TOKENIZER_FILES, "vocab.json");

@@ -40,7 +40,8 @@ void tokenizer_close(struct tokenizer *tokenizer);
 
 uint32_t tokenizer_vocabulary(const struct tokenizer *tokenizer); /* number of ids, EOD included */
 uint32_t tokenizer_eod(const struct tokenizer *tokenizer);        /* end-of-document id */
-/* "GPT2BPETokenizer" for GPT-2's own, built in or read from files; "ByteLevelBPETokenizer" for any other. */
+/* TOKENIZER_GPT2_NAME for GPT-2's own, built in or read from files; "ByteLevelBPETokenizer" for any other. */
+#define TOKENIZER_GPT2_NAME "GPT2BPETokenizer"
 const char *tokenizer_name(const struct tokenizer *tokenizer);
 
 /* Identity: XXH3-128 of every id's bytes, the merges in order, and the Unicode version. Same ids <=> same
