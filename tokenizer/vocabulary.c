@@ -392,7 +392,9 @@ static enum status build(struct tokenizer *tokenizer, const char *merge_file, co
 	else
 		TRY(tokens_from_merges(tokenizer, merge_file, text, bytes));
 	TRY(find_bytes(tokenizer, vocab_file ? vocab_file : merge_file));
-	TRY(add_merges(tokenizer, merge_file, text, bytes));
+	enum status status = add_merges(tokenizer, merge_file, text, bytes);
+	if (status != STATUS_OK) /* either of the two may be wrong */
+		return vocab_file ? error_context(status, "the tokens of %s", vocab_file) : status;
 	merge_table_set_bytes(&tokenizer->table, tokenizer->byte_id);
 	find_neighbours(tokenizer);
 	TRY(take_hash(tokenizer));
@@ -471,7 +473,7 @@ uint32_t tokenizer_eod(const struct tokenizer *tokenizer)
 
 const char *tokenizer_name(const struct tokenizer *tokenizer)
 {
-	return is_gpt2(tokenizer) ? "GPT2BPETokenizer" : "ByteLevelBPETokenizer";
+	return is_gpt2(tokenizer) ? TOKENIZER_GPT2_NAME : "ByteLevelBPETokenizer";
 }
 
 struct hash128 tokenizer_hash(const struct tokenizer *tokenizer)
