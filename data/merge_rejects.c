@@ -5,7 +5,6 @@
 #include "common/memory.h"
 
 #include <inttypes.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -13,31 +12,51 @@ enum { REJECT_LINE = 1 << 20 /* longest line of rejects.jsonl */ };
 
 struct reject_source {
 	char *path;
-	FILE *file; /* NULL: at its end */
-	char *line;
-	size_t capacity;
-	ssize_t bytes;
+	int fd;              /* -1: at its end */
+	char *buffer;        /* [REJECT_LINE] */
+	size_t begin, bytes; /* of it: what is not read yet */
+	const char *line;    /* in it, with its end */
+	size_t line_bytes;
 	uint64_t number;
 	char *name; /* the line's "file" */
 };
+
+/* The next line, which may be the last and have no end. 0 bytes: there is none. */
+static enum status read_line(struct reject_source *source)
+{
+	char *end = memchr(source->buffer + source->begin, '\n', source->bytes);
+	if (!end && source->bytes < REJECT_LINE) {
+		size_t got;
+		memmove(source->buffer, source->buffer + source->begin, source->bytes);
+		source->begin = 0;
+		TRY(file_read_some(source->fd, source->path, source->buffer + source->bytes,
+			REJECT_LINE - source->bytes, &got));
+		source->bytes += got;
+		end = memchr(source->buffer, '\n', source->bytes);
+	}
+	FAIL_IF(!end && source->bytes == REJECT_LINE, STATUS_CORRUPT, "%s: line %" PRIu64 " is too long",
+		source->path, source->number + 1);
+	source->line = source->buffer + source->begin;
+	source->line_bytes = end ? (size_t)(end - source->line) + 1 : source->bytes;
+	source->begin += source->line_bytes;
+	source->bytes -= source->line_bytes;
+	source->number += source->line_bytes > 0;
+	return STATUS_OK;
+}
 
 static enum status read_reject(struct reject_source *source)
 {
 	free(source->name);
 	source->name = NULL;
-	source->bytes = getline(&source->line, &source->capacity, source->file);
-	if (source->bytes < 0) {
-		bool failed = ferror(source->file);
-		(void)fclose(source->file); /* only read: closing it cannot lose anything */
-		source->file = NULL;
-		return failed ? error_set(STATUS_IO, "%s: cannot read", source->path) : STATUS_OK;
+	TRY(read_line(source));
+	if (!source->line_bytes) {
+		int fd = source->fd;
+		source->fd = -1;
+		return file_close(fd, source->path);
 	}
-	source->number++;
-	FAIL_IF(source->bytes > REJECT_LINE, STATUS_CORRUPT, "%s: line %" PRIu64 " is too long", source->path,
-		source->number);
 	cJSON *json;
 	const char *name = NULL;
-	enum status status = json_parse(source->line, (size_t)source->bytes, false, NULL, &json);
+	enum status status = json_parse(source->line, source->line_bytes, false, NULL, &json);
 	if (status == STATUS_OK)
 		status = json_get_string(source->path, json, "file", &name);
 	if (status == STATUS_OK) {
@@ -57,9 +76,8 @@ static enum status open_rejects(struct corpus *const *corpora, size_t count, str
 		TRY(corpus_file_path(corpora[i], "rejects.jsonl", &source->path));
 		if (!file_exists(source->path))
 			continue;
-		source->file = fopen(source->path, "re");
-		if (!source->file)
-			return error_set_errno(STATUS_IO, "%s: cannot open", source->path);
+		TRY(memory_alloc((void **)&source->buffer, REJECT_LINE, 1, source->path));
+		TRY(file_open_read(source->path, &source->fd));
 		TRY(read_reject(source));
 	}
 	return STATUS_OK;
@@ -70,11 +88,11 @@ static enum status merge_lines(struct reject_source *sources, size_t count, stru
 	for (;;) {
 		struct reject_source *next = NULL;
 		for (size_t i = 0; i < count; i++)
-			if (sources[i].file && (!next || strcmp(sources[i].name, next->name) < 0))
+			if (sources[i].fd >= 0 && (!next || strcmp(sources[i].name, next->name) < 0))
 				next = &sources[i];
 		if (!next)
 			return STATUS_OK;
-		TRY(file_writer_write(file, next->line, (size_t)next->bytes));
+		TRY(file_writer_write(file, next->line, next->line_bytes));
 		TRY(read_reject(next));
 	}
 }
@@ -86,6 +104,8 @@ enum status merge_rejects(struct corpus *const *corpora, size_t count, const cha
 	char *path;
 	TRY(path_join(&path, directory, "rejects.jsonl"));
 	enum status status = memory_alloc((void **)&sources, count, sizeof *sources, "the inputs");
+	for (size_t i = 0; sources && i < count; i++)
+		sources[i].fd = -1;
 	if (status == STATUS_OK)
 		status = file_writer_open(path, &file);
 	free(path);
@@ -98,10 +118,10 @@ enum status merge_rejects(struct corpus *const *corpora, size_t count, const cha
 	else
 		file_writer_abandon(file);
 	for (size_t i = 0; sources && i < count; i++) {
-		if (sources[i].file)
-			(void)fclose(sources[i].file);
+		if (sources[i].fd >= 0)
+			(void)file_system->close(sources[i].fd); /* the first error stays */
 		free(sources[i].path);
-		free(sources[i].line);
+		free(sources[i].buffer);
 		free(sources[i].name);
 	}
 	free(sources);
