@@ -22,7 +22,7 @@
  * Ended at any point, the same command goes on (units and shards under way begin anew) and ends in the same
  * bytes; other options or changed inputs are STATUS_MISMATCH and say which. Spill files are not synced (but
  * for standard input's): what an earlier run left is verified whole before it is used, and made anew if a
- * power failure damaged it. Standard input cannot be read twice: a run that reads it goes on once its first
+ * power failure damaged it; finished shards are read and hashed before the run goes on. Standard input cannot be read twice: a run that reads it goes on once its first
  * pass is done, and reads it anew before. The bytes depend on the documents and the tokenizer alone: not on
  * input order, workers, memory or interruptions.
  *

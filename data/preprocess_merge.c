@@ -163,7 +163,7 @@ static enum status recall_members(
 	return config->sources ? json_get_hash128(path, json, "src", &summary->src_hash) : STATUS_OK;
 }
 
-/* All its files are there; their bytes were verified by their writer, and are again by every reader. */
+/* All its files are there: a record without them is of no use. */
 static bool files_are_there(const struct preprocess_job *job, const char *name)
 {
 	static const char *const suffixes[] = {"bin", "idx", "key", "sum", "src"};
@@ -383,6 +383,44 @@ static enum status take_range(void *context, int worker, uint64_t task)
 	return status == STATUS_OK ? status : note_failure(merge, task, status);
 }
 
+/* ---- what an earlier run finished ---- */
+
+/* A disk may have damaged it since: better now, while it can be made anew. */
+static enum status check_files(const struct preprocess_job *job, const struct shard *shard)
+{
+	TRY(shard_writer_check(job->work, shard->name, &shard->summary));
+	return job->config->sources ? sources_writer_check(job->work, shard->name, shard->summary.src_hash)
+				    : STATUS_OK;
+}
+
+/* Without its record no process takes it for done. */
+static enum status forget_shard(const struct preprocess_job *job, const struct shard *shard)
+{
+	char *path;
+	log_warn("%s; the shard is made anew", error_message());
+	TRY(shard_file(job, shard, &path));
+	enum status status = file_remove(path);
+	free(path);
+	return status;
+}
+
+static enum status recall_and_check(void *context, int worker, uint64_t number)
+{
+	struct merge *merge = context;
+	struct shard *shard = &merge->job->shards[number];
+	const struct shard before = *shard;
+	(void)worker;
+	TRY(recall_shard(merge->job, shard));
+	if (!shard->done)
+		return STATUS_OK;
+	TRY(job_progress(merge->job, false));
+	enum status status = check_files(merge->job, shard);
+	if (status != STATUS_CORRUPT)
+		return status;
+	*shard = before;
+	return forget_shard(merge->job, shard);
+}
+
 /* ---- the pass ---- */
 
 static enum status recall_shards(struct preprocess_job *job, bool *all)
@@ -401,6 +439,7 @@ static enum status merge_shards(struct merge *merge)
 {
 	struct preprocess_job *job = merge->job;
 	bool all;
+	TRY(threads_run(job->config->workers, job->shard_count, recall_and_check, merge));
 	TRY(recall_shards(job, &all));
 	while (!all) {
 		TRY(plan(merge));

@@ -165,33 +165,47 @@ static enum status write_index(const struct shard_writer *writer, struct hashed_
 	return STATUS_OK;
 }
 
-static enum status write_sum(
-	const struct shard_writer *writer, struct hash_tree_builder *const trees[3], uint64_t *const roots[3])
+/* What .sum consists of: header, trees, last. */
+struct sum {
+	uint8_t header[SUM_HEADER], last[8];
+	const void *hashes[3]; /* the builders' */
+	size_t hash_bytes[3];
+	uint64_t roots[3];
+};
+
+static enum status make_sum(struct hash_tree_builder *const trees[3], struct sum *sum)
 {
-	uint8_t header[SUM_HEADER] = "FERRYSUM", last[8];
-	const uint64_t *hashes[3];
-	struct hash_tree_shape shapes[3];
+	*sum = (struct sum){.header = "FERRYSUM"};
+	store_le64(sum->header + 8, 1);
+	for (int i = 0; i < 3; i++) {
+		struct hash_tree_shape shape;
+		const uint64_t *hashes;
+		uint64_t bytes;
+		TRY(hash_tree_builder_finish(trees[i], &shape, &hashes, &bytes));
+		sum->hashes[i] = hashes;
+		sum->hash_bytes[i] = shape.total * 8;
+		sum->roots[i] = shape.total ? hashes[shape.total - 1] : 0;
+		store_le64(sum->header + 16 + 16 * i, bytes);
+		store_le64(sum->header + 24 + 16 * i, sum->roots[i]);
+	}
+	store_le64(sum->last, hash64(sum->header, sizeof sum->header));
+	return STATUS_OK;
+}
+
+static enum status write_sum(const struct shard_writer *writer, const struct sum *sum)
+{
 	char *path;
 	struct file_writer *file;
-	store_le64(header + 8, 1);
-	for (int i = 0; i < 3; i++) {
-		uint64_t bytes;
-		TRY(hash_tree_builder_finish(trees[i], &shapes[i], &hashes[i], &bytes));
-		*roots[i] = shapes[i].total ? hashes[i][shapes[i].total - 1] : 0;
-		store_le64(header + 16 + 16 * i, bytes);
-		store_le64(header + 24 + 16 * i, *roots[i]);
-	}
 	if (asprintf(&path, "%s.sum", writer->base) < 0)
 		return error_set(STATUS_MEMORY, "no memory for a path");
 	enum status status = file_writer_open(path, &file);
 	free(path);
 	TRY(status);
-	status = file_writer_write(file, header, sizeof header);
+	status = file_writer_write(file, sum->header, sizeof sum->header);
 	for (int i = 0; i < 3 && status == STATUS_OK; i++)
-		status = file_writer_write(file, hashes[i], shapes[i].total * 8);
-	store_le64(last, hash64(header, sizeof header));
+		status = file_writer_write(file, sum->hashes[i], sum->hash_bytes[i]);
 	if (status == STATUS_OK)
-		status = file_writer_write(file, last, sizeof last);
+		status = file_writer_write(file, sum->last, sizeof sum->last);
 	if (status == STATUS_OK)
 		return file_writer_publish(file);
 	file_writer_abandon(file);
@@ -201,13 +215,16 @@ static enum status write_sum(
 static enum status publish_files(
 	struct shard_writer *writer, struct hashed_file *index, struct shard_summary *summary)
 {
+	struct sum sum;
 	TRY(hashed_publish(&writer->bin));
 	TRY(write_index(writer, index));
 	TRY(hashed_publish(index));
 	TRY(hashed_publish(&writer->key));
-	struct hash_tree_builder *const trees[3] = {writer->bin.tree, index->tree, writer->key.tree};
-	uint64_t *const roots[3] = {&summary->bin_root, &summary->idx_root, &summary->key_root};
-	return write_sum(writer, trees, roots);
+	TRY(make_sum((struct hash_tree_builder *[]){writer->bin.tree, index->tree, writer->key.tree}, &sum));
+	summary->bin_root = sum.roots[0];
+	summary->idx_root = sum.roots[1];
+	summary->key_root = sum.roots[2];
+	return write_sum(writer, &sum);
 }
 
 enum status shard_writer_publish(struct shard_writer *writer, struct shard_summary *summary)
@@ -221,5 +238,88 @@ enum status shard_writer_publish(struct shard_writer *writer, struct shard_summa
 		hashed_abandon(&index);
 	}
 	shard_writer_abandon(writer);
+	return status;
+}
+
+/* ---- an earlier run's ---- */
+
+static enum status damaged(const char *path)
+{
+	return error_set(STATUS_CORRUPT, "%s: is not what was written; it is damaged", path);
+}
+
+static enum status read_tree(int fd, const char *path, struct hash_tree_builder *tree)
+{
+	uint8_t *data;
+	size_t got = GATHERED;
+	TRY(memory_alloc((void **)&data, GATHERED, 1, "a file buffer"));
+	enum status status = STATUS_OK;
+	while (status == STATUS_OK && got == GATHERED) {
+		status = file_read_some(fd, path, data, GATHERED, &got);
+		if (status == STATUS_OK)
+			status = hash_tree_builder_add(tree, data, got);
+	}
+	free(data);
+	return status;
+}
+
+static enum status build_tree(const char *path, struct hash_tree_builder **tree)
+{
+	int fd;
+	TRY(hash_tree_builder_open(tree));
+	TRY(file_open_read(path, &fd));
+	enum status status = read_tree(fd, path, *tree);
+	if (status != STATUS_OK) {
+		(void)file_system->close(fd); /* the first error stays */
+		return status;
+	}
+	return file_close(fd, path);
+}
+
+static enum status compare_sum(const char *path, const struct sum *sum)
+{
+	char *data;
+	size_t bytes, wanted = sizeof sum->header + sizeof sum->last, at = sizeof sum->header;
+	struct stat info;
+	for (int i = 0; i < 3; i++)
+		wanted += sum->hash_bytes[i];
+	TRY(file_stat(path, &info));
+	if ((uint64_t)info.st_size != wanted)
+		return damaged(path);
+	TRY(file_read_all(path, wanted, &data, &bytes));
+	bool same = bytes == wanted && memcmp(data, sum->header, sizeof sum->header) == 0 &&
+		    memcmp(data + wanted - sizeof sum->last, sum->last, sizeof sum->last) == 0;
+	for (int i = 0; i < 3 && same; at += sum->hash_bytes[i++])
+		same = !sum->hash_bytes[i] || memcmp(data + at, sum->hashes[i], sum->hash_bytes[i]) == 0;
+	free(data);
+	return same ? STATUS_OK : damaged(path);
+}
+
+enum status shard_writer_check(const char *directory, const char *name, const struct shard_summary *summary)
+{
+	static const char *const suffixes[4] = {"bin", "idx", "key", "sum"};
+	const uint64_t roots[3] = {summary->bin_root, summary->idx_root, summary->key_root};
+	struct hash_tree_builder *trees[3] = {NULL};
+	struct sum sum;
+	char *paths[4] = {NULL};
+	enum status status = STATUS_OK;
+	for (int i = 0; i < 4 && status == STATUS_OK; i++)
+		if (asprintf(&paths[i], "%s/%s.%s", directory, name, suffixes[i]) < 0) {
+			paths[i] = NULL;
+			status = error_set(STATUS_MEMORY, "no memory for a path");
+		}
+	for (int i = 0; i < 3 && status == STATUS_OK; i++)
+		status = build_tree(paths[i], &trees[i]);
+	if (status == STATUS_OK)
+		status = make_sum(trees, &sum);
+	for (int i = 0; i < 3 && status == STATUS_OK; i++)
+		if (sum.roots[i] != roots[i])
+			status = damaged(paths[i]);
+	if (status == STATUS_OK)
+		status = compare_sum(paths[3], &sum);
+	for (int i = 0; i < 3; i++)
+		hash_tree_builder_close(trees[i]);
+	for (int i = 0; i < 4; i++)
+		free(paths[i]);
 	return status;
 }

@@ -26,4 +26,9 @@ enum status shard_writer_publish(struct shard_writer *writer, struct shard_summa
 /* Leaves nothing behind. NULL is fine. */
 void shard_writer_abandon(struct shard_writer *writer);
 
+/* Reads the four files that an earlier run published in DIRECTORY. STATUS_CORRUPT: one is not, to the byte,
+ * what the writer summed up; the message names it. Memory: some 100 KiB, .sum, and its like. */
+enum status shard_writer_check(
+	const char *directory, const char *name, const struct shard_summary *summary) MUST_USE;
+
 #endif

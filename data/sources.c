@@ -237,14 +237,35 @@ static enum status check_contents(const struct sources *sources, const char *pat
 	return STATUS_OK;
 }
 
+/* The caller frees *data, on failure too. */
+static enum status read_hashed(const char *path, struct hash128 hash, uint8_t **data, size_t *bytes)
+{
+	struct stat info;
+	*data = NULL;
+	TRY(file_stat(path, &info));
+	TRY(file_read_all(path, (size_t)info.st_size, (char **)data, bytes));
+	return hash128_compare(hash128(*data, *bytes), hash) == 0
+		       ? STATUS_OK
+		       : damaged(path, "does not match its hash in the manifest");
+}
+
+enum status sources_writer_check(const char *directory, const char *name, struct hash128 hash)
+{
+	uint8_t *data;
+	size_t bytes;
+	char *path;
+	if (asprintf(&path, "%s/%s.src", directory, name) < 0)
+		return error_set(STATUS_MEMORY, "no memory for a path");
+	enum status status = read_hashed(path, hash, &data, &bytes);
+	free(data);
+	free(path);
+	return status;
+}
+
 static enum status load_file(struct sources *sources, const char *path, const struct corpus_shard *entry)
 {
 	size_t bytes;
-	struct stat info;
-	TRY(file_stat(path, &info));
-	TRY(file_read_all(path, (size_t)info.st_size, (char **)&sources->data, &bytes));
-	if (hash128_compare(hash128(sources->data, bytes), entry->src_hash) != 0)
-		return damaged(path, "does not match its hash in the manifest");
+	TRY(read_hashed(path, entry->src_hash, &sources->data, &bytes));
 	TRY(place_parts(sources, path, bytes, entry->documents));
 	return check_contents(sources, path);
 }

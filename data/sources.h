@@ -43,6 +43,8 @@ enum status sources_writer_add(struct sources_writer *writer, const struct sourc
 enum status sources_writer_publish(struct sources_writer *writer, struct hash128 *hash) MUST_USE;
 /* Leaves nothing behind. NULL is fine. */
 void sources_writer_abandon(struct sources_writer *writer);
+/* Reads the file that an earlier run published. STATUS_CORRUPT: it has another hash. */
+enum status sources_writer_check(const char *directory, const char *name, struct hash128 hash) MUST_USE;
 
 /* ---- reading: one thread. Holds one shard's file in memory ---- */
 
