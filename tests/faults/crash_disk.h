@@ -47,10 +47,10 @@ enum crash_kind {
 
 struct crash_operation {
 	enum crash_kind kind;
-	int node, other; /* what it is about; exchange: the two */
-	int folder, to;  /* of the name(s) */
-	char name[CRASH_NAME], to_name[CRASH_NAME];
-	uint64_t offset, bytes; /* truncate: the size */
+	int node, other;                            /* what it is about; exchange: the two */
+	int folder, to;                             /* of the name(s) */
+	char name[CRASH_NAME], to_name[CRASH_NAME]; /* sync: for people */
+	uint64_t offset, bytes;                     /* truncate: the size */
 	uint8_t *data;
 };
 
@@ -375,11 +375,26 @@ static int crash_ftruncate(int fd, off_t length)
 	return result;
 }
 
+/* One of a node's names of now: false, it has none. */
+static inline bool crash_find_name(int node, char name[CRASH_NAME])
+{
+	for (int i = 0; i < crash.now.count; i++)
+		for (int j = 0; j < crash.now.nodes[i].entry_count; j++)
+			if (crash.now.nodes[i].entries[j].node == node) {
+				memcpy(name, crash.now.nodes[i].entries[j].name, CRASH_NAME);
+				return true;
+			}
+	return false;
+}
+
 static int crash_fsync(int fd)
 {
 	pthread_mutex_lock(&crash.mutex);
-	if (crash.node_of[fd])
-		crash_note(CRASH_SYNC, crash.node_of[fd] - 1);
+	if (crash.node_of[fd]) {
+		struct crash_operation *o = crash_note(CRASH_SYNC, crash.node_of[fd] - 1);
+		if (!crash_find_name(o->node, o->name))
+			o->name[0] = 0; /* the folder itself */
+	}
 	pthread_mutex_unlock(&crash.mutex);
 	return 0;
 }
@@ -595,30 +610,39 @@ static inline uint64_t crash_hash(const struct crash_tree *tree, bool done)
 	return result ? result : 1;
 }
 
-/* A set of hashes: is it new? */
+/* States that were visited, and found good: a set of hashes. */
 struct crash_seen {
 	uint64_t *slots;
 	size_t room, count;
 };
 
-static inline bool crash_see(struct crash_seen *seen, uint64_t hash)
+/* Where it is, or is to be. */
+static inline uint64_t *crash_slot(const struct crash_seen *seen, uint64_t hash)
+{
+	size_t at = hash % seen->room;
+	while (seen->slots[at] && seen->slots[at] != hash)
+		at = (at + 1) % seen->room;
+	return &seen->slots[at];
+}
+
+static inline bool crash_was_seen(const struct crash_seen *seen, uint64_t hash)
+{
+	return seen->room && *crash_slot(seen, hash);
+}
+
+static inline void crash_see(struct crash_seen *seen, uint64_t hash)
 {
 	if (seen->count * 2 >= seen->room) {
-		struct crash_seen larger = {.room = seen->room ? seen->room * 4 : 1024};
+		struct crash_seen larger = {.room = seen->room ? seen->room * 4 : 1024, .count = seen->count};
 		larger.slots = calloc(larger.room, 8);
 		for (size_t i = 0; i < seen->room; i++)
 			if (seen->slots[i])
-				(void)crash_see(&larger, seen->slots[i]);
+				*crash_slot(&larger, seen->slots[i]) = seen->slots[i];
 		free(seen->slots);
 		*seen = larger;
 	}
-	size_t at = hash % seen->room;
-	for (; seen->slots[at]; at = (at + 1) % seen->room)
-		if (seen->slots[at] == hash)
-			return false;
-	seen->slots[at] = hash;
+	*crash_slot(seen, hash) = hash;
 	seen->count++;
-	return true;
 }
 
 static inline void crash_write_node(const struct crash_tree *tree, int node, const char *path)
@@ -643,7 +667,8 @@ static inline void crash_write_node(const struct crash_tree *tree, int node, con
 	}
 }
 
-/* The visitor finds a state in the folder; it may change it. `done`: the command had returned. False ends. */
+/* The visitor finds a state in the folder; it may change it. `done`: the command had returned. False, it is
+ * not good, ends. */
 typedef bool crash_visitor(void *user, bool done);
 
 static inline bool crash_show(const struct crash_tree *tree, crash_visitor *visitor, void *user, bool done)
@@ -674,11 +699,14 @@ static inline bool crash_visit_moment(const struct crash_tree *durable, const in
 			luck.rubbish = luck.random >> 63;
 		}
 		struct crash_tree tree = crash_state(durable, pending, count, luck);
-		bool go_on =
-			!crash_see(seen, crash_hash(&tree, done)) || crash_show(&tree, visitor, user, done);
+		uint64_t hash = crash_hash(&tree, done);
+		bool known = crash_was_seen(seen, hash),
+		     good = known || crash_show(&tree, visitor, user, done);
 		crash_tree_free(&tree);
-		if (!go_on)
+		if (!good)
 			return false;
+		if (!known)
+			crash_see(seen, hash);
 	}
 	return true;
 }
@@ -717,15 +745,15 @@ static inline struct crash_tree crash_first_disk(void)
 }
 
 /* Visits the states after each of the recorded operations (every `stride`-th, and the last), as if fsync
- * number `skip` had been forgotten (-1: none). Returns how many; fewer than there are if the visitor ended
- * it. */
-static inline size_t crash_visit(int stride, int random, int skip, crash_visitor *visitor, void *user)
+ * number `skip` had been forgotten (-1: none), but for those that were seen, and adds them. True: all are
+ * good. */
+static inline bool crash_visit(
+	int stride, int random, int skip, struct crash_seen *seen, crash_visitor *visitor, void *user)
 {
 	struct crash_tree durable = crash_first_disk();
 	int *pending = malloc(((size_t)crash.count + 1) * sizeof *pending), count = 0, syncs = 0;
-	struct crash_seen seen = {0};
-	bool done = false, go_on = true;
-	for (int i = 0; i < crash.count && go_on; i++) {
+	bool done = false, good = true;
+	for (int i = 0; i < crash.count && good; i++) {
 		const struct crash_operation *o = &crash.operations[i];
 		if (o->kind == CRASH_DONE)
 			done = true;
@@ -734,22 +762,21 @@ static inline size_t crash_visit(int stride, int random, int skip, crash_visitor
 		else if (syncs++ != skip)
 			count = crash_settle(&durable, o->node, pending, count);
 		if (i % stride == 0 || i + 1 == crash.count || o->kind == CRASH_DONE)
-			go_on = crash_visit_moment(&durable, pending, count, random, (uint64_t)i + 1, done,
-				&seen, visitor, user);
+			good = crash_visit_moment(
+				&durable, pending, count, random, (uint64_t)i + 1, done, seen, visitor, user);
 	}
-	size_t states = seen.count;
-	free(seen.slots);
 	free(pending);
 	crash_tree_free(&durable);
-	return states;
+	return good;
 }
 
-static inline int crash_syncs(void)
+/* Sync number `number`, NULL: there are fewer. */
+static inline const struct crash_operation *crash_sync(int number)
 {
-	int syncs = 0;
 	for (int i = 0; i < crash.count; i++)
-		syncs += crash.operations[i].kind == CRASH_SYNC;
-	return syncs;
+		if (crash.operations[i].kind == CRASH_SYNC && number-- == 0)
+			return &crash.operations[i];
+	return NULL;
 }
 
 #endif

@@ -2,6 +2,7 @@
 # preprocess_kill.sh [KILLS [MEGABYTES [FLAGS...]]]: `ferry preprocess`, ended with kill -9 at random moments and started again,
 # must end in the bytes of a run that was not. Workers and memory change at every start. Every other corpus
 # overwrites an older one: whenever the run is killed, the output verifies as the old corpus or as the new one.
+# Every third kill waits for the moment when the corpus is put in place, a few files' renaming.
 # SEED=N repeats a run's moments, as far as the machine allows.
 ferry=${FERRY:-build/ferry}
 kills=${1:-50}
@@ -86,8 +87,13 @@ while [ $done_kills -lt "$kills" ]; do
 	"$ferry" preprocess "$dir/in" --output "$dir/out" $overwrite --workers $((RANDOM % 4 + 1)) --memory $((RANDOM % 64 + 1))M \
 		"${flags[@]}" 2>"$dir/err" >/dev/null &
 	pid=$!
-	delay=$((RANDOM % (span + 10)))
-	sleep "$(printf '%d.%03d' $((delay / 1000)) $((delay % 1000)))"
+	if [ $((done_kills % 3)) = 2 ]; then
+		while [ ! -e "$dir/out/next" ] && [ -e /proc/$pid/exe ]; do :; done
+		for ((spin = RANDOM % 30; spin > 0; spin--)); do [ -e "$dir/out/next" ]; done
+	else
+		delay=$((RANDOM % (span + 10)))
+		sleep "$(printf '%d.%03d' $((delay / 1000)) $((delay % 1000)))"
+	fi
 	kill -9 $pid 2>/dev/null
 	wait $pid 2>/dev/null
 	code=$?

@@ -3,7 +3,7 @@
  * be found there when it was cut off, and what must be there once it has run.
  *
  * Every scene works on scene_path("out"). `old` and `new` hold copies of the folder before and after a run in
- * peace. FAULTS=long in the environment asks for the long form. Everything asserts, or returns a complaint.
+ * peace. FAULTS=long in the environment asks for the long form, ONLY='pattern*' for some tests. Everything asserts, or returns a complaint.
  */
 #ifndef TESTS_FAULTS_SCENES_H
 #define TESTS_FAULTS_SCENES_H
@@ -209,24 +209,22 @@ SCENE_FUNCTION void scene_write_text(const char *name, uint32_t seed, int docume
 
 /* ---- corpora ---- */
 
-SCENE_FUNCTION enum status scene_preprocess(const char *input, enum token_format format,
-	const struct tokenizer *tokenizer, const char *output, bool overwrite)
+/* preprocess with these settings: `output`, `tokenizer` (NULL: the small one) and what is not as always. The
+ * small one opens in no time, and a corpus of it has two files more. */
+SCENE_FUNCTION enum status scene_preprocess(const char *input, struct preprocess_config config)
 {
 	struct preprocess_result result;
 	const char *inputs[1] = {scene_path(input)};
-	struct preprocess_config config = {.inputs = inputs,
-		.input_count = 1,
-		.token_format = format,
-		.output = output,
-		.tokenizer = tokenizer,
-		.text_key = "text",
-		.workers = 1,
-		.memory = 1 << 20,
-		.max_bytes = 1 << 16,
-		.overwrite = overwrite,
-		.sources = tokenizer == scenes.small,
-		.unit_bytes = faults_long() ? 4000 : 1500,
-		.shard_bytes = faults_long() ? 2500 : 500};
+	config.inputs = inputs;
+	config.input_count = 1;
+	config.output = scene_path(config.output);
+	config.tokenizer = config.tokenizer ? config.tokenizer : scenes.small;
+	config.text_key = "text";
+	config.workers = 1;
+	config.memory = 1 << 20;
+	config.max_bytes = 1 << 16;
+	config.unit_bytes = faults_long() ? 4000 : 1500;
+	config.shard_bytes = config.shard_bytes ? config.shard_bytes : faults_long() ? 2500 : 500;
 	return preprocess_run(&config, &result);
 }
 
@@ -241,8 +239,12 @@ SCENE_FUNCTION void scene_begin_corpora(void)
 	assert_int_equal(fclose(file), 0);
 	assert_ok(tokenizer_open_gpt2(&scenes.gpt2));
 	assert_ok(tokenizer_open_files(scene_path("merges"), NULL, &scenes.small));
-	assert_ok(scene_preprocess("first.jsonl", 0, scenes.gpt2, scene_path("corpus1"), false));
-	assert_ok(scene_preprocess("second.jsonl", 0, scenes.gpt2, scene_path("corpus2"), false));
+	assert_ok(scene_preprocess(
+		"first.jsonl", (struct preprocess_config){.output = "corpus1", .sources = true}));
+	assert_ok(scene_preprocess(
+		"second.jsonl", (struct preprocess_config){.output = "corpus2", .sources = true}));
+	assert_ok(scene_preprocess(
+		"second.jsonl", (struct preprocess_config){.output = "gpt2", .tokenizer = scenes.gpt2}));
 }
 
 SCENE_FUNCTION void prepare_nothing(void)
@@ -250,47 +252,84 @@ SCENE_FUNCTION void prepare_nothing(void)
 	assert_ok(directory_create(scene_path("out")));
 }
 
-/* An old corpus with rejects.jsonl and a tokenizer's files: all that the new one has not. */
+/* An old corpus with rejects.jsonl, sources and a tokenizer's files: all that a new one may not have. */
 SCENE_FUNCTION void prepare_old_corpus(void)
 {
-	assert_ok(scene_preprocess("second.jsonl", 0, scenes.small, scene_path("out"), false));
+	assert_ok(scene_preprocess(
+		"second.jsonl", (struct preprocess_config){.output = "out", .sources = true}));
 }
 
-SCENE_FUNCTION void prepare_small_corpus(void)
+SCENE_FUNCTION void prepare_plain_corpus(void)
 {
-	assert_ok(scene_preprocess("first.jsonl", 0, scenes.gpt2, scene_path("out"), false));
+	assert_ok(scene_preprocess(
+		"first.jsonl", (struct preprocess_config){.output = "out", .tokenizer = scenes.gpt2}));
 }
 
 SCENE_FUNCTION enum status command_preprocess(void)
 {
-	return scene_preprocess("second.jsonl", 0, scenes.gpt2, scene_path("out"), false);
+	return scene_preprocess(
+		"second.jsonl", (struct preprocess_config){.output = "out", .tokenizer = scenes.gpt2});
 }
 
 SCENE_FUNCTION enum status command_preprocess_over(void)
 {
-	return scene_preprocess("first.jsonl", 0, scenes.gpt2, scene_path("out"), true);
+	return scene_preprocess("first.jsonl",
+		(struct preprocess_config){.output = "out", .tokenizer = scenes.gpt2, .overwrite = true});
 }
 
 SCENE_FUNCTION enum status command_preprocess_small_over(void)
 {
-	return scene_preprocess("second.jsonl", 0, scenes.small, scene_path("out"), true);
+	return scene_preprocess("second.jsonl",
+		(struct preprocess_config){.output = "out", .sources = true, .overwrite = true});
+}
+
+SCENE_FUNCTION enum status command_preprocess_near(void)
+{
+	return scene_preprocess("second.jsonl",
+		(struct preprocess_config){.output = "out", .near_bands = 14, .near_rows = 8});
+}
+
+/* Two processes' parts and a third that finishes. */
+SCENE_FUNCTION enum status scene_parts(bool overwrite)
+{
+	struct preprocess_config config = {.output = "out", .parts = 2, .overwrite = overwrite};
+	config.mode = PREPROCESS_PART;
+	for (config.part = 1; config.part <= config.parts; config.part++)
+		TRY(scene_preprocess("second.jsonl", config));
+	config.mode = PREPROCESS_FINISH;
+	config.part = config.parts = 0;
+	return scene_preprocess("second.jsonl", config);
+}
+
+SCENE_FUNCTION enum status command_parts(void)
+{
+	return scene_parts(false);
+}
+
+SCENE_FUNCTION enum status scene_export(const char *corpus_name, enum token_format format, const char *prefix)
+{
+	struct corpus *corpus;
+	uint64_t files;
+	TRY(corpus_open(scene_path(corpus_name), &corpus));
+	struct corpus_export_config config = {
+		.format = format, .prefix = scene_path(prefix), .file_tokens = 500, .overwrite = true};
+	enum status status = corpus_export_run(corpus, &config, &files);
+	corpus_close(corpus);
+	return status;
 }
 
 SCENE_FUNCTION void prepare_ids(void)
 {
-	struct corpus *corpus;
-	uint64_t files;
-	prepare_small_corpus();
-	assert_ok(corpus_open(scene_path("corpus2"), &corpus));
-	struct corpus_export_config config = {
-		.format = TOKEN_FORMAT_NANOGPT, .prefix = scene_path("ids"), .overwrite = true};
-	assert_ok(corpus_export_run(corpus, &config, &files));
-	corpus_close(corpus);
+	prepare_plain_corpus();
+	assert_ok(scene_export("gpt2", TOKEN_FORMAT_NANOGPT, "ids"));
 }
 
 SCENE_FUNCTION enum status command_convert_over(void)
 {
-	return scene_preprocess("ids.bin", TOKEN_FORMAT_NANOGPT, scenes.gpt2, scene_path("out"), true);
+	return scene_preprocess("ids.bin", (struct preprocess_config){.output = "out",
+						   .token_format = TOKEN_FORMAT_NANOGPT,
+						   .tokenizer = scenes.gpt2,
+						   .overwrite = true});
 }
 
 SCENE_FUNCTION enum status scene_merge(bool overwrite)
@@ -343,7 +382,10 @@ SCENE_FUNCTION const char *check_corpus(bool done)
 	own = corpus_get_info(corpus)->hash;
 	bool is_new = hash128_compare(own, new) == 0, is_old = had && hash128_compare(own, old) == 0;
 	status = corpus_verify(corpus, 1, NULL, NULL);
-	if (status == STATUS_OK && (status = corpus_open_tokenizer(corpus, &tokenizer)) == STATUS_OK)
+	/* The built-in one takes longer to open than all else here, and reads nothing of the folder. */
+	bool built_in = strcmp(corpus_get_info(corpus)->tokenizer_name, TOKENIZER_GPT2_NAME) == 0;
+	if (status == STATUS_OK && !built_in &&
+		(status = corpus_open_tokenizer(corpus, &tokenizer)) == STATUS_OK)
 		tokenizer_close(tokenizer);
 	char *rejects, reference[512];
 	assert_ok(corpus_file_path(corpus, "rejects.jsonl", &rejects));
@@ -363,29 +405,37 @@ SCENE_FUNCTION const char *check_corpus(bool done)
 
 /* ---- files of other programs ---- */
 
-SCENE_FUNCTION enum status scene_export(const char *corpus_name, enum token_format format)
-{
-	struct corpus *corpus;
-	uint64_t files;
-	char prefix[256];
-	snprintf(prefix, sizeof prefix, "%s/ids", scene_path("out"));
-	TRY(corpus_open(scene_path(corpus_name), &corpus));
-	struct corpus_export_config config = {
-		.format = format, .prefix = prefix, .file_tokens = 100, .overwrite = true};
-	enum status status = corpus_export_run(corpus, &config, &files);
-	corpus_close(corpus);
-	return status;
-}
-
-SCENE_FUNCTION void prepare_export(void)
+SCENE_FUNCTION void prepare_megatron(void)
 {
 	prepare_nothing();
-	assert_ok(scene_export("corpus1", TOKEN_FORMAT_MEGATRON));
+	assert_ok(scene_export("corpus1", TOKEN_FORMAT_MEGATRON, "out/ids"));
 }
 
-SCENE_FUNCTION enum status command_export(void)
+SCENE_FUNCTION enum status command_megatron(void)
 {
-	return scene_export("corpus2", TOKEN_FORMAT_MEGATRON);
+	return scene_export("corpus2", TOKEN_FORMAT_MEGATRON, "out/ids");
+}
+
+SCENE_FUNCTION void prepare_nanogpt(void)
+{
+	prepare_nothing();
+	assert_ok(scene_export("corpus1", TOKEN_FORMAT_NANOGPT, "out/ids"));
+}
+
+SCENE_FUNCTION enum status command_nanogpt(void)
+{
+	return scene_export("corpus2", TOKEN_FORMAT_NANOGPT, "out/ids");
+}
+
+SCENE_FUNCTION void prepare_llmc(void)
+{
+	prepare_nothing();
+	assert_ok(scene_export("corpus1", TOKEN_FORMAT_LLMC, "out/ids"));
+}
+
+SCENE_FUNCTION enum status command_llmc(void)
+{
+	return scene_export("corpus2", TOKEN_FORMAT_LLMC, "out/ids");
 }
 
 /* Files of which the last stands for all: when it is there, all are the old ones or all are the new ones. */
@@ -400,9 +450,32 @@ SCENE_FUNCTION const char *scene_check_set(const char *last, bool done)
 	return complain("%s is there with files of two runs", last);
 }
 
-SCENE_FUNCTION const char *check_export(bool done)
+SCENE_FUNCTION const char *check_megatron(bool done)
 {
 	return scene_check_set("out/ids.idx", done);
+}
+
+SCENE_FUNCTION const char *check_nanogpt(bool done)
+{
+	return scene_check_set("out/ids.bin", done);
+}
+
+/* Files that are replaced one by one: each is the old or the new one. */
+SCENE_FUNCTION const char *check_llmc(bool done)
+{
+	if (done)
+		return scene_compare(scene_path("out"), scene_path("new"), false);
+	for (int i = 0; i < 100; i++) {
+		char name[32], file[256], old[256], new[256];
+		snprintf(name, sizeof name, "ids_%06d.bin", i);
+		snprintf(file, sizeof file, "%s/%s", scene_path("out"), name);
+		snprintf(old, sizeof old, "%s/%s", scene_path("old"), name);
+		snprintf(new, sizeof new, "%s/%s", scene_path("new"), name);
+		if (!scene_same_file(file, new) && (file_exists(file) || file_exists(old)) &&
+			!scene_same_file(file, old))
+			return complain("%s is neither the old nor the new one", file);
+	}
+	return NULL;
 }
 
 SCENE_FUNCTION enum status scene_train_tokenizer(const char *input, uint32_t vocabulary)
@@ -603,7 +676,8 @@ SCENE_FUNCTION const char *check_run(bool done)
 static void prepare_corpora(void)
 {
 	prepare_nothing();
-	assert_ok(scene_preprocess("second.jsonl", 0, scenes.small, scene_path("out/corpus"), false));
+	assert_ok(scene_preprocess(
+		"second.jsonl", (struct preprocess_config){.output = "out/corpus", .sources = true}));
 }
 
 static enum status scene_load(struct corpus *corpus)
@@ -662,12 +736,18 @@ static const char *check_nothing(bool done)
 static const struct scene scene_list[] = {
 	{"preprocess", prepare_nothing, command_preprocess, check_corpus, "already holds a corpus"},
 	{"preprocess --overwrite", prepare_old_corpus, command_preprocess_over, check_corpus, NULL},
-	{"preprocess --overwrite, another tokenizer", prepare_small_corpus, command_preprocess_small_over,
+	{"preprocess --overwrite, another tokenizer", prepare_plain_corpus, command_preprocess_small_over,
 		check_corpus, NULL},
+	{"preprocess --dedup near", prepare_nothing, command_preprocess_near, check_corpus,
+		"already holds a corpus"},
+	{"preprocess --part, --finish", prepare_nothing, command_parts, check_corpus,
+		"already holds a corpus"},
 	{"convert --overwrite", prepare_ids, command_convert_over, check_corpus, NULL},
 	{"merge", prepare_nothing, command_merge, check_corpus, "already holds a corpus"},
-	{"merge --overwrite", prepare_old_corpus, command_merge_over, check_corpus, NULL},
-	{"convert to Megatron-LM's files", prepare_export, command_export, check_export, NULL},
+	{"merge --overwrite", prepare_plain_corpus, command_merge_over, check_corpus, NULL},
+	{"convert to Megatron-LM's files", prepare_megatron, command_megatron, check_megatron, NULL},
+	{"convert to nanoGPT's file", prepare_nanogpt, command_nanogpt, check_nanogpt, NULL},
+	{"convert to llm.c's files", prepare_llmc, command_llmc, check_llmc, NULL},
 	{"train-tokenizer --overwrite", prepare_tokenizer, command_train_tokenizer, check_tokenizer, NULL},
 	{"a checkpoint, best, deleting old ones", prepare_run, command_save, check_run, NULL},
 	{"a checkpoint of the same step", prepare_run, command_save_again, check_run, NULL},
@@ -721,6 +801,13 @@ SCENE_FUNCTION int scenes_close(void **state)
 	free(scenes.weights);
 	assert_ok(directory_remove(scenes.root));
 	return 0;
+}
+
+SCENE_FUNCTION int scenes_run(const char *program, const struct CMUnitTest *tests, size_t count)
+{
+	if (getenv("ONLY"))
+		cmocka_set_test_filter(getenv("ONLY"));
+	return _cmocka_run_group_tests(program, tests, count, scenes_open, scenes_close);
 }
 
 #endif

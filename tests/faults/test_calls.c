@@ -94,5 +94,5 @@ int main(void)
 		tests[2 * i + 1] = (struct CMUnitTest){
 			names[i][1], interrupted_and_short_calls_change_nothing, NULL, NULL, scene};
 	}
-	return _cmocka_run_group_tests("calls", tests, 2 * SCENES, scenes_open, scenes_close);
+	return scenes_run("calls", tests, 2 * SCENES);
 }

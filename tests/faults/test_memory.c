@@ -125,5 +125,5 @@ int main(void)
 		tests[i] = (struct CMUnitTest){
 			names[i], each_allocation_fails, NULL, NULL, (void *)(uintptr_t)&scene_list[i]};
 	}
-	return _cmocka_run_group_tests("memory", tests, SCENES, scenes_open, scenes_close);
+	return scenes_run("memory", tests, SCENES);
 }
