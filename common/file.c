@@ -560,14 +560,32 @@ enum status directory_remove(const char *path)
 	return STATUS_OK;
 }
 
-enum status file_remove_temporaries(const char *path, const char *prefix)
+/* NAME.tmp-PID-COUNTER; `of`: NAME, or "" for any. */
+static bool is_temporary(const char *name, const char *of)
+{
+	static const char digits[] = "0123456789", mark[] = ".tmp-";
+	const char *at = NULL;
+	for (const char *next = name; (next = strstr(next, mark)); next++)
+		at = next;
+	if (!at || (*of && (strlen(of) != (size_t)(at - name) || strncmp(name, of, strlen(of)) != 0)))
+		return false;
+	at += strlen(mark);
+	size_t process = strspn(at, digits);
+	if (process == 0 || at[process] != '-')
+		return false;
+	at += process + 1;
+	size_t counter = strspn(at, digits);
+	return counter > 0 && at[counter] == 0;
+}
+
+enum status file_remove_temporaries(const char *path, const char *name)
 {
 	char **names;
 	size_t count;
 	TRY(directory_list(path, &names, &count));
 	enum status status = STATUS_OK;
 	for (size_t i = 0; i < count && status == STATUS_OK; i++) {
-		if (strncmp(names[i], prefix, strlen(prefix)) != 0 || !strstr(names[i], ".tmp-"))
+		if (!is_temporary(names[i], name))
 			continue;
 		char *child;
 		status = path_join(&child, path, names[i]);

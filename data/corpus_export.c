@@ -31,6 +31,17 @@ static enum status output_path(const struct export *export, const char *suffix, 
 	return STATUS_OK;
 }
 
+/* What runs that were cut off have left of the file. */
+static enum status remove_temporaries(const char *path)
+{
+	const char *slash = strrchr(path, '/');
+	char *folder = slash ? strndup(path, (size_t)(slash - path) + 1) : strdup(".");
+	FAIL_IF(!folder, STATUS_MEMORY, "no memory for a path");
+	enum status status = file_remove_temporaries(folder, slash ? slash + 1 : path);
+	free(folder);
+	return status;
+}
+
 static enum status open_output(const struct export *export, const char *suffix, struct file_writer **out)
 {
 	char *path;
@@ -39,6 +50,8 @@ static enum status open_output(const struct export *export, const char *suffix, 
 	if (file_exists(path) && !export->config->overwrite)
 		status = error_set(STATUS_USAGE,
 			"%s: is there already; choose another --output, or --overwrite to replace it", path);
+	if (status == STATUS_OK)
+		status = remove_temporaries(path);
 	if (status == STATUS_OK)
 		status = file_writer_open(path, out);
 	free(path);
@@ -207,27 +220,8 @@ static enum status export_llmc(struct export *export, uint64_t *files)
 
 /* ---- all ---- */
 
-/* What runs that were cut off have left of files of these names. */
-static enum status remove_temporaries(const struct export *export)
-{
-	const char *prefix = export->config->prefix, *slash = strrchr(prefix, '/');
-	char *folder = slash ? strndup(prefix, (size_t)(slash - prefix) + 1) : strdup("."), *name;
-	enum status status = folder ? STATUS_OK : error_set(STATUS_MEMORY, "no memory for a path");
-	for (int i = 0; i < 2 && status == STATUS_OK; i++) {
-		if (asprintf(&name, "%s%c", slash ? slash + 1 : prefix, "._"[i]) < 0) {
-			status = error_set(STATUS_MEMORY, "no memory for a path");
-			break;
-		}
-		status = file_remove_temporaries(folder, name);
-		free(name);
-	}
-	free(folder);
-	return status;
-}
-
 static enum status export_corpus(struct export *export, uint64_t *files)
 {
-	TRY(remove_temporaries(export));
 	TRY(memory_alloc((void **)&export->tokens, CHUNK, sizeof *export->tokens, "tokens"));
 	TRY(memory_alloc((void **)&export->bytes, CHUNK, 8, "tokens"));
 	TRY(memory_alloc((void **)&export->lengths, CHUNK, sizeof *export->lengths, "document lengths"));

@@ -266,6 +266,29 @@ static void directories(void **state)
 	OK(file_remove(in("x")));
 }
 
+/* Temporaries have the names that writers give them; who has a name like them stays. */
+static void temporaries_are_removed(void **state)
+{
+	(void)state;
+	static const char *const kept[] = {"a.tmp-1.txt", "a.tmp-1", "a.tmp-1-", "a.tmp--1", "a.tmp-x-1",
+		"a.tmp-1-1.bin", "a.tmp-notes", "a"};
+	static const char *const removed[] = {"a.tmp-1-0", "a.tmp-123-45", "b.tmp-9.tmp-1-1"};
+	for (size_t i = 0; i < 8; i++)
+		OK(file_publish(in(kept[i]), "", 0));
+	for (size_t i = 0; i < 3; i++)
+		OK(file_publish(in(removed[i]), "", 0));
+	OK(file_publish(in("a_b.tmp-1-0"), "", 0));
+	OK(file_remove_temporaries(directory, "a"));
+	for (size_t i = 0; i < 3; i++)
+		assert_int_equal(file_exists(in(removed[i])), i == 2);
+	assert_true(file_exists(in("a_b.tmp-1-0"))); /* another file's */
+	OK(file_remove_temporaries(directory, ""));
+	assert_false(file_exists(in("b.tmp-9.tmp-1-1")));
+	assert_false(file_exists(in("a_b.tmp-1-0")));
+	for (size_t i = 0; i < 8; i++)
+		assert_true(file_exists(in(kept[i])));
+}
+
 static void listing_is_in_byte_order(void **state)
 {
 	(void)state;
@@ -321,6 +344,7 @@ int main(void)
 		TEST(writer_pieces),
 		TEST(maps),
 		TEST(directories),
+		TEST(temporaries_are_removed),
 		TEST(listing_is_in_byte_order),
 		TEST(rename_syncs_the_directory),
 		TEST(paths),

@@ -395,7 +395,11 @@ static void there_and_back(void **state)
 	for (int format = TOKEN_FORMAT_MEGATRON; format <= TOKEN_FORMAT_NANOGPT; format++) {
 		const char *llmc[5];
 		size_t count = 1;
+		put_text("out.bin.tmp-1-2", "left by a run that was cut off");
+		put_text("out_other.bin.tmp-1-2", "another's, which may be at work");
 		export_corpus(in_root("one"), (enum token_format)format, in_root("out"));
+		assert_int_equal(file_exists(in_root("out.bin.tmp-1-2")), format == TOKEN_FORMAT_LLMC);
+		assert_true(file_exists(in_root("out_other.bin.tmp-1-2")));
 		const char *const *names = &name;
 		name = in_root("out.bin");
 		if (format == TOKEN_FORMAT_LLMC) {
