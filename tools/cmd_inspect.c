@@ -150,20 +150,12 @@ static void print_summary(const struct corpus *corpus)
 static void print_lengths(const struct corpus_lengths *lengths)
 {
 	static const char bar[BAR + 1] = "########################################";
-	uint64_t most = 0;
-	int first = LENGTH_BINS, last = -1;
-	for (int i = 0; i < LENGTH_BINS; i++) {
-		most = lengths->bin[i] > most ? lengths->bin[i] : most;
-		if (lengths->bin[i]) {
-			first = i < first ? i : first;
-			last = i;
-		}
-	}
+	const struct lengths_shown shown = corpus_lengths_shown(lengths);
 	printf("\ntokens in a document%26sdocuments\n", "");
-	for (int i = first; i <= last; i++) {
+	for (int i = shown.first; i <= shown.last; i++) {
 		/* At least one mark for what is not zero. */
-		int marks =
-			(int)((double)lengths->bin[i] / (double)most * BAR + (lengths->bin[i] ? 0.999 : 0));
+		int marks = (int)((double)lengths->bin[i] / (double)shown.most * BAR +
+				  (lengths->bin[i] ? 0.999 : 0));
 		marks = marks > BAR ? BAR : marks;
 		printf("%11s - %-11s %20s  %.*s\n", human_grouped(UINT64_C(1) << i).text,
 			human_grouped((UINT64_C(2) << i) - 1).text, human_grouped(lengths->bin[i]).text,

@@ -333,17 +333,23 @@ static void print_bar(struct html_page *page, int bin, uint64_t documents, uint6
 			CHART_BOTTOM + 16, power_of_two(bin).text);
 }
 
+struct lengths_shown corpus_lengths_shown(const struct corpus_lengths *lengths)
+{
+	struct lengths_shown shown = {.first = LENGTH_BINS, .last = -1};
+	for (int i = 0; i < LENGTH_BINS; i++) {
+		if (!lengths->bin[i])
+			continue;
+		shown.first = i < shown.first ? i : shown.first;
+		shown.last = i;
+		shown.most = lengths->bin[i] > shown.most ? lengths->bin[i] : shown.most;
+	}
+	return shown;
+}
+
 static void print_lengths(struct html_page *page, const struct corpus_lengths *lengths)
 {
-	uint64_t most = 0;
-	int first = LENGTH_BINS, last = -1;
-	for (int i = 0; i < LENGTH_BINS; i++) {
-		most = lengths->bin[i] > most ? lengths->bin[i] : most;
-		if (lengths->bin[i]) {
-			first = i < first ? i : first;
-			last = i;
-		}
-	}
+	const struct lengths_shown shown = corpus_lengths_shown(lengths);
+	const int first = shown.first, last = shown.last;
 	if (last < 0)
 		return;
 	begin_section(page, "Lengths of documents");
@@ -356,7 +362,7 @@ static void print_lengths(struct html_page *page, const struct corpus_lengths *l
 		"length, as in the table below\">\n",
 		CHART_WIDTH, CHART_HEIGHT);
 	for (int i = first; i <= last; i++)
-		print_bar(page, i, lengths->bin[i], most, (i - first) * width, width,
+		print_bar(page, i, lengths->bin[i], shown.most, (i - first) * width, width,
 			bins <= 12 || (last - i) % 2 == 0);
 	html_page_print(page,
 		"</svg></div>\n<figcaption>documents by tokens, end of document included; each bar reaches "

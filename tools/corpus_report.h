@@ -20,6 +20,13 @@ struct corpus_lengths {
 	uint64_t longest_document;
 };
 
+/* What a table of them has to show. */
+struct lengths_shown {
+	int first, last; /* bins that are not empty; last < first: none is */
+	uint64_t most;   /* documents of a bin */
+};
+struct lengths_shown corpus_lengths_shown(const struct corpus_lengths *lengths);
+
 struct corpus_report {
 	struct corpus *corpus;
 	const struct corpus_lengths *lengths;
