@@ -230,6 +230,7 @@ static enum status publish_files(const char *directory, const struct tokenizer_f
 			char *path;
 			if ((strcmp(files[i].name, "tokenizer.json") == 0) != (last == 1))
 				continue;
+			TRY(file_remove_temporaries(directory, files[i].name)); /* cut-off runs' */
 			TRY(path_join(&path, directory, files[i].name));
 			enum status status = file_publish(path, files[i].data, files[i].bytes);
 			free(path);
@@ -250,7 +251,6 @@ static enum status publish(const struct training *training, const struct bpe_mer
 	enum status status = file_remove_synced(path);
 	free(path);
 	TRY(status);
-	TRY(file_remove_temporaries(training->config->output, ""));
 	TRY(path_join(&path, training->config->output, "merges.txt"));
 	status = file_publish(path, merges->text, merges->bytes);
 	if (status == STATUS_OK)

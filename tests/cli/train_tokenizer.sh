@@ -38,8 +38,10 @@ test_that "the same files from the same text in another order, by one thread" di
 run train-tokenizer "$dir/in" --vocab-size 600 --output "$dir/t"
 test_that "a tokenizer is not replaced unasked: exit 2" [ $code -eq 2 ]
 test_that "and says how" err_has "--overwrite"
+touch "$dir/t/vocab.json.tmp-1-2" "$dir/t/other.bin.tmp-1-2" # a run's that was cut off; another program's, at work
 run train-tokenizer "$dir/in" --vocab-size 700 --output "$dir/t" --overwrite
 test_that "--overwrite replaces it" [ $code -eq 0 -a "$(wc -l <"$dir/t/merges.txt")" = 444 ]
+test_that "and removes what is left of its own files alone" [ ! -e "$dir/t/vocab.json.tmp-1-2" -a -e "$dir/t/other.bin.tmp-1-2" ]
 run train-tokenizer "$dir/in" --vocab-size 256 --output "$dir/x"
 test_that "too small a vocabulary: exit 2" [ $code -eq 2 ]
 run train-tokenizer "$dir/in" --text-key body --output "$dir/x"
