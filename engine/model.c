@@ -24,10 +24,11 @@ struct model {
 	struct parameter_table table;
 	struct kernels *k;
 	struct layer_kept *layers; /* [L]; what need not be kept is shared by all */
-	void *wide_a, *wide_b; /* [R][4C] each: GELU's output, gradients within a layer, LayerNorm's output */
-	void *dx;              /* [R][C] gradient of the residual stream */
-	void *dbranch;         /* [R][C] the same through a branch's dropout; dx itself without dropout */
-	float *mean, *rstd;    /* [R] ln_f */
+	void *wide;         /* [R][4C] GELU's output, or what else a layer passes on; gradients of it */
+	void *narrow;       /* [R][C] a LayerNorm's output, or a branch's; gradients of it */
+	void *dx;           /* [R][C] gradient of the residual stream */
+	void *dbranch;      /* [R][C] the same through a branch's dropout; dx itself without dropout */
+	float *mean, *rstd; /* [R] ln_f */
 	void *arena;
 	uint64_t arena_bytes;
 	struct kept_inputs *inputs; /* where the layers' x1 are on the host; or NULL */
@@ -100,8 +101,8 @@ static uint64_t lay_out(struct model *m, enum dtype act, char *base)
 		if (m->layers)
 			m->layers[l] = kept;
 	}
-	m->wide_a = arena_carve(&c, 4 * plane);
-	m->wide_b = arena_carve(&c, (o->training ? 4 : 2) * plane);
+	m->wide = arena_carve(&c, 4 * plane);
+	m->narrow = arena_carve(&c, plane);
 	m->mean = arena_carve(&c, rows * sizeof(float));
 	m->rstd = arena_carve(&c, rows * sizeof(float));
 	m->dx = m->dbranch = NULL;
@@ -245,10 +246,10 @@ static size_t plane_bytes(const struct pass *p)
 	return (size_t)p->R * (size_t)p->m->config.hidden * dtype_bytes(p->m->k->act);
 }
 
-/* The n-th [R][C] plane of a wide buffer. */
-static void *plane(const struct pass *p, void *wide, int n)
+/* The n-th [R][C] plane of the wide buffer. */
+static void *plane(const struct pass *p, int n)
 {
-	return (char *)wide + (size_t)n * plane_bytes(p);
+	return (char *)p->m->wide + (size_t)n * plane_bytes(p);
 }
 
 static struct dropout dropout_of(const struct pass *p, int layer, enum dropout_site site)
@@ -270,8 +271,8 @@ static struct dropout dropout_of(const struct pass *p, int layer, enum dropout_s
 /* ---- forward ---- */
 
 /*
- * One layer. Its input is in + drop(branch), kept as x1; branch NULL: `in` is x1. Leaves GELU's output in
- * wide_a and, with `whole`, the MLP's branch in plane 1 of wide_b (LayerNorm's outputs pass through plane 0).
+ * One layer. Its input is in + drop(branch), kept as x1; branch NULL: `in` is x1. Leaves GELU's output in the
+ * wide buffer or, with `whole`, the MLP's branch in the narrow one.
  */
 static void layer_forward(const struct pass *p, int l, const struct layer_kept *kept, const void *in,
 	const void *branch, bool whole)
@@ -280,7 +281,7 @@ static void layer_forward(const struct pass *p, int l, const struct layer_kept *
 	struct kernels *k = m->k;
 	int C = m->config.hidden, H = m->config.heads;
 	float eps = m->config.layernorm_epsilon;
-	void *normal = plane(p, m->wide_b, 0), *out = plane(p, m->wide_b, 1);
+	void *normal = plane(p, 0), *out = plane(p, 1); /* until GELU's output takes their place */
 	struct dropout before = dropout_of(p, l - 1, DROPOUT_MLP_OUTPUT);
 	struct dropout probabilities = dropout_of(p, l, DROPOUT_ATTENTION);
 	struct dropout after = dropout_of(p, l, DROPOUT_ATTENTION_OUTPUT);
@@ -295,12 +296,12 @@ static void layer_forward(const struct pass *p, int l, const struct layer_kept *
 		C / H, &probabilities);
 	k->linear_forward(k, NULL, out, NULL, kept->attention, weight(p, l, ATTN_PROJ_WEIGHT),
 		weight(p, l, ATTN_PROJ_BIAS), p->R, C, C);
-	k->layernorm_forward(k, NULL, normal, kept->x2, kept->mean2, kept->rstd2, kept->x1, out,
+	k->layernorm_forward(k, NULL, m->narrow, kept->x2, kept->mean2, kept->rstd2, kept->x1, out,
 		weight(p, l, LN_2_WEIGHT), weight(p, l, LN_2_BIAS), p->B, p->T, C, eps, &after);
-	k->linear_forward(k, NULL, m->wide_a, kept->pre, normal, weight(p, l, FC_WEIGHT),
+	k->linear_forward(k, NULL, m->wide, kept->pre, m->narrow, weight(p, l, FC_WEIGHT),
 		weight(p, l, FC_BIAS), p->R, C, 4 * C);
 	if (whole)
-		k->linear_forward(k, NULL, out, NULL, m->wide_a, weight(p, l, FC_PROJ_WEIGHT),
+		k->linear_forward(k, NULL, m->narrow, NULL, m->wide, weight(p, l, FC_PROJ_WEIGHT),
 			weight(p, l, FC_PROJ_BIAS), p->R, 4 * C, C);
 }
 
@@ -309,7 +310,7 @@ static enum status gate(const struct model *m, int layer)
 	return m->needed ? m->needed(m->needed_user, layer) : STATUS_OK;
 }
 
-/* All layers and ln_f: its output is left in plane 0 of wide_a, its input in plane 1. */
+/* All layers and ln_f: its output is left in plane 0, its input in plane 1. */
 static enum status forward(const struct pass *p)
 {
 	struct model *m = p->m;
@@ -327,14 +328,13 @@ static enum status forward(const struct pass *p)
 			kept_inputs_write(m->inputs, l);
 		layer_forward(p, l, kept, in, branch, true);
 		in = kept->x2;
-		branch = plane(p, m->wide_b, 1);
+		branch = m->narrow;
 	}
 	struct dropout last = dropout_of(p, L - 1, DROPOUT_MLP_OUTPUT);
 	int f = final_layernorm(p);
 	TRY(gate(m, L));
-	k->layernorm_forward(k, NULL, plane(p, m->wide_a, 0), plane(p, m->wide_a, 1), m->mean, m->rstd, in,
-		branch, weight_at(p, f), weight_at(p, f + 1), p->B, p->T, C, m->config.layernorm_epsilon,
-		&last);
+	k->layernorm_forward(k, NULL, plane(p, 0), plane(p, 1), m->mean, m->rstd, in, branch, weight_at(p, f),
+		weight_at(p, f + 1), p->B, p->T, C, m->config.layernorm_epsilon, &last);
 	return STATUS_OK;
 }
 
@@ -355,24 +355,22 @@ static void *separate_branch(const struct model *m)
 	return m->dbranch == m->dx ? NULL : m->dbranch;
 }
 
-/* GELU's output is in wide_a. From dx (and dbranch) behind the MLP to dx (and dbranch, for the attention's
- * branch) behind the attention.
- */
+/* GELU's output is in the wide buffer, and gives way to its gradient. From dx (and dbranch) behind the MLP to dx
+ * (and dbranch, for the attention's branch) behind the attention. */
 static void mlp_backward(const struct pass *p, int l, const struct layer_kept *kept, bool accumulate)
 {
 	struct model *m = p->m;
 	struct kernels *k = m->k;
 	int C = m->config.hidden;
-	k->linear_backward(k, NULL, m->wide_b, gradient(p, l, FC_PROJ_WEIGHT), gradient(p, l, FC_PROJ_BIAS),
-		m->dbranch, m->wide_a, weight(p, l, FC_PROJ_WEIGHT), kept->pre, p->R, 4 * C, C, accumulate);
-	void *normal = plane(p, m->wide_a, 0), *dnormal = plane(p, m->wide_a, 1);
-	recompute_layernorm(p, normal, kept->x2, kept->mean2, kept->rstd2, weight(p, l, LN_2_WEIGHT),
+	k->linear_backward(k, NULL, m->wide, gradient(p, l, FC_PROJ_WEIGHT), gradient(p, l, FC_PROJ_BIAS),
+		m->dbranch, m->wide, weight(p, l, FC_PROJ_WEIGHT), kept->pre, p->R, 4 * C, C, accumulate);
+	recompute_layernorm(p, m->narrow, kept->x2, kept->mean2, kept->rstd2, weight(p, l, LN_2_WEIGHT),
 		weight(p, l, LN_2_BIAS));
-	k->linear_backward(k, NULL, dnormal, gradient(p, l, FC_WEIGHT), gradient(p, l, FC_BIAS), m->wide_b,
-		normal, weight(p, l, FC_WEIGHT), NULL, p->R, C, 4 * C, accumulate);
+	k->linear_backward(k, NULL, m->narrow, gradient(p, l, FC_WEIGHT), gradient(p, l, FC_BIAS), m->wide,
+		m->narrow, weight(p, l, FC_WEIGHT), NULL, p->R, C, 4 * C, accumulate);
 	struct dropout drop = dropout_of(p, l, DROPOUT_ATTENTION_OUTPUT);
 	k->layernorm_backward(k, NULL, m->dx, m->dx, separate_branch(m), gradient(p, l, LN_2_WEIGHT),
-		gradient(p, l, LN_2_BIAS), dnormal, kept->x2, weight(p, l, LN_2_WEIGHT), kept->mean2,
+		gradient(p, l, LN_2_BIAS), m->narrow, kept->x2, weight(p, l, LN_2_WEIGHT), kept->mean2,
 		kept->rstd2, p->B, p->T, C, &drop, accumulate);
 }
 
@@ -382,22 +380,21 @@ static void attention_backward(const struct pass *p, int l, const struct layer_k
 	struct model *m = p->m;
 	struct kernels *k = m->k;
 	int C = m->config.hidden, H = m->config.heads;
-	void *dattention = plane(p, m->wide_b, 0), *dqkv = m->wide_a;
-	k->linear_backward(k, NULL, dattention, gradient(p, l, ATTN_PROJ_WEIGHT),
+	void *dqkv = plane(p, 0), *normal = plane(p, 3);
+	k->linear_backward(k, NULL, m->narrow, gradient(p, l, ATTN_PROJ_WEIGHT),
 		gradient(p, l, ATTN_PROJ_BIAS), m->dbranch, kept->attention, weight(p, l, ATTN_PROJ_WEIGHT),
 		NULL, p->R, C, C, accumulate);
 	struct dropout probabilities = dropout_of(p, l, DROPOUT_ATTENTION);
-	k->attention_backward(k, NULL, dqkv, dattention, kept->attention, kept->lse, kept->qkv,
+	k->attention_backward(k, NULL, dqkv, m->narrow, kept->attention, kept->lse, kept->qkv,
 		p->batch->first, p->B, p->T, H, C / H, &probabilities);
-	void *normal = plane(p, m->wide_b, 1), *dnormal = plane(p, m->wide_b, 2);
 	recompute_layernorm(p, normal, kept->x1, kept->mean1, kept->rstd1, weight(p, l, LN_1_WEIGHT),
 		weight(p, l, LN_1_BIAS));
-	k->linear_backward(k, NULL, dnormal, gradient(p, l, ATTN_WEIGHT), gradient(p, l, ATTN_BIAS), dqkv,
+	k->linear_backward(k, NULL, m->narrow, gradient(p, l, ATTN_WEIGHT), gradient(p, l, ATTN_BIAS), dqkv,
 		normal, weight(p, l, ATTN_WEIGHT), NULL, p->R, C, 3 * C, accumulate);
 	/* Layer 0 has no branch below it: the embedding's own backward applies its dropout. */
 	struct dropout drop = dropout_of(p, l - 1, DROPOUT_MLP_OUTPUT);
 	k->layernorm_backward(k, NULL, m->dx, m->dx, l > 0 ? separate_branch(m) : NULL,
-		gradient(p, l, LN_1_WEIGHT), gradient(p, l, LN_1_BIAS), dnormal, kept->x1,
+		gradient(p, l, LN_1_WEIGHT), gradient(p, l, LN_1_BIAS), m->narrow, kept->x1,
 		weight(p, l, LN_1_WEIGHT), kept->mean1, kept->rstd1, p->B, p->T, C, &drop, accumulate);
 }
 
@@ -407,14 +404,14 @@ static void head_backward(const struct pass *p, float scale, bool accumulate, fl
 	struct model *m = p->m;
 	struct kernels *k = m->k;
 	const struct model_config *c = &m->config;
-	void *normal = plane(p, m->wide_a, 0), *x = plane(p, m->wide_a, 1), *dnormal = plane(p, m->wide_b, 0);
-	k->classifier(k, NULL, losses, dnormal, gradient_at(p, PARAMETER_WTE), normal,
+	void *normal = plane(p, 0), *x = plane(p, 1);
+	k->classifier(k, NULL, losses, m->narrow, gradient_at(p, PARAMETER_WTE), normal,
 		weight_at(p, PARAMETER_WTE), p->batch->targets, p->R, c->hidden, c->vocabulary,
 		c->vocabulary_padded, scale, accumulate);
 	int f = final_layernorm(p);
 	struct dropout drop = dropout_of(p, c->layers - 1, DROPOUT_MLP_OUTPUT);
 	k->layernorm_backward(k, NULL, m->dx, NULL, separate_branch(m), gradient_at(p, f),
-		gradient_at(p, f + 1), dnormal, x, weight_at(p, f), m->mean, m->rstd, p->B, p->T, c->hidden,
+		gradient_at(p, f + 1), m->narrow, x, weight_at(p, f), m->mean, m->rstd, p->B, p->T, c->hidden,
 		&drop, accumulate);
 }
 
@@ -441,9 +438,8 @@ enum status model_evaluate(
 	struct pass p = begin(m, weights, batch);
 	TRY(forward(&p));
 	const struct model_config *c = &m->config;
-	m->k->classifier(m->k, NULL, losses, NULL, NULL, plane(&p, m->wide_a, 0),
-		weight_at(&p, PARAMETER_WTE), batch->targets, p.R, c->hidden, c->vocabulary,
-		c->vocabulary_padded, 1, false);
+	m->k->classifier(m->k, NULL, losses, NULL, NULL, plane(&p, 0), weight_at(&p, PARAMETER_WTE),
+		batch->targets, p.R, c->hidden, c->vocabulary, c->vocabulary_padded, 1, false);
 	return STATUS_OK;
 }
 
@@ -464,13 +460,13 @@ enum status model_train(struct model *m, const void *weights, void *gradients,
 		const struct layer_kept *kept = &m->layers[l];
 		if (m->inputs)
 			kept_inputs_read(m->inputs, l);
-		/* GELU's output into wide_a: from its kept input (the last layer's always is), or the long
+		/* GELU's output into the wide buffer: from its kept input (the last layer's always is), or the long
 		 * way. */
 		if (m->options.checkpoint_activations && l < c->layers - 1)
 			layer_forward(&p, l, kept, kept->x1, NULL, false);
 		else
 			m->k->gelu_forward(
-				m->k, NULL, m->wide_a, kept->pre, (uint64_t)p.R * 4 * (uint64_t)c->hidden);
+				m->k, NULL, m->wide, kept->pre, (uint64_t)p.R * 4 * (uint64_t)c->hidden);
 		mlp_backward(&p, l, kept, accumulate);
 		attention_backward(&p, l, kept, accumulate);
 		if (m->inputs)
@@ -496,15 +492,15 @@ enum status model_logits(
 	TRY(forward(&p));
 	const struct model_config *c = &m->config;
 	size_t row = (size_t)c->hidden * dtype_bytes(m->k->act);
-	char *x = m->wide_a;
+	char *x = m->wide;
 	int rows = p.R;
 	if (!all) {
 		/* The last position's row of each sequence, side by side. */
 		rows = p.B;
-		x = plane(&p, m->wide_b, 0);
+		x = m->narrow;
 		for (int b = 0; b < p.B; b++)
 			m->k->copy(m->k, NULL, x + (size_t)b * row,
-				(char *)m->wide_a + ((size_t)(b + 1) * (size_t)p.T - 1) * row, row);
+				(char *)m->wide + ((size_t)(b + 1) * (size_t)p.T - 1) * row, row);
 	}
 	m->k->logits(m->k, NULL, logits, x, weight_at(&p, PARAMETER_WTE), rows, c->hidden, c->vocabulary,
 		c->vocabulary_padded);

@@ -152,7 +152,7 @@ struct kernels {
 		void *pre /* [R][N] or NULL */, const void *in /* [R][K] */, const void *w /* [K][N] */,
 		const void *bias /* [N] */, int R, int K, int N);
 	/* dw = in^T dout; dbias = column sums of dout; din = dout w^T, times gelu'(pre) where `pre` (of the
-	 * layer below) is given. din NULL: not wanted. */
+	 * layer below) is given. din NULL: not wanted; it may be `in`, which dw is the last to read. */
 	void (*linear_backward)(struct kernels *k, struct stream *s, void *din /* [R][K] or NULL */,
 		void *dw /* grad [K][N] */, void *dbias /* grad [N] */, const void *dout /* [R][N] */,
 		const void *in /* [R][K] */, const void *w /* [K][N] */, const void *pre /* [R][K] or NULL */,

@@ -661,12 +661,17 @@ static void test_linear(struct op_tester *t, int R, int K, int N, bool with_pre,
 	for (size_t i = 0; i < in_n; i++)
 		din[i] *= with_pre ? gelu_slope(below[i]) : 1;
 	void *d_din = accumulate && !with_pre ? NULL : place(t, in_n, act);
-	k->linear_backward(k, NULL, d_din, d_dw, d_dbias, put(t, dout, out_n, act), d_in, d_w,
-		with_pre ? put(t, below, in_n, act) : NULL, R, K, N, accumulate);
+	void *d_dout = put(t, dout, out_n, act), *d_below = with_pre ? put(t, below, in_n, act) : NULL;
+	k->linear_backward(k, NULL, d_din, d_dw, d_dbias, d_dout, d_in, d_w, d_below, R, K, N, accumulate);
 	check(t, "dw", d_dw, k->grad, dw, w_n, bound_of(k->grad, 2));
 	check(t, "dbias", d_dbias, k->grad, dbias, N, bound_of(k->grad, 2));
 	if (d_din)
 		check(t, "din", d_din, act, din, in_n, bound_of(act, 2));
+	if (d_din && !accumulate) { /* in the place of what comes in */
+		k->linear_backward(k, NULL, d_in, d_dw, d_dbias, d_dout, d_in, d_w, d_below, R, K, N, false);
+		check(t, "dw, din over in", d_dw, k->grad, dw, w_n, bound_of(k->grad, 2));
+		check(t, "din over in", d_in, act, din, in_n, bound_of(act, 2));
+	}
 
 	t->op = "gelu_forward";
 	for (size_t i = 0; i < in_n; i++)
