@@ -24,8 +24,8 @@
  * forgotten whenever the memory is full. Each part's file appears when complete, so a search that was stopped
  * goes on; with another memory it may begin anew. Nothing but drop.json is synced: what an earlier run left
  * is read whole before it is used, and made anew if a power failure damaged it. Pass 2 marks the documents of
- * a range of keys with no memory but a block of a file. On the disk: 24 bytes a document and band in near-*,
- * and at most 16 in drop-*.
+ * a range of keys with no memory but the index and a block of a file. On the disk: 24 bytes a document and
+ * band in near-*, and at most 16 in drop-*.
  */
 #ifndef DATA_NEAR_DUPLICATES_H
 #define DATA_NEAR_DUPLICATES_H
