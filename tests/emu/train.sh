@@ -99,6 +99,18 @@ same_anywhere clipped 2 --bf16 --clip-grad 2.23 --hidden-dropout 0.1
 same_anywhere overflown 3 --fp16 --clip-grad 0 --initial-scale-power 20 --loss-scale-window 5 --hysteresis 1 \
 	--global-batch-size 4 --checkpoint-activations
 
+# ---- layers' inputs on the host; the GPU's memory is what was said ----
+
+inputs="--fp16 --num-layers 4 --checkpoint-activations --global-batch-size 4 --train-iters 3 --eval-interval 2 --eval-iters 1 --save-interval 0"
+shape=${shape/--num-layers 1/} on_gpu inputs-there $inputs
+shape=${shape/--num-layers 1/} on_gpu inputs-here $inputs --cpu-checkpointing --cpu-optimizer
+test_that "--cpu-checkpointing: the same weights and moments, byte for byte" same_tensors inputs-here inputs-there step-00000003
+said=$(sed -n 's/^ > memory of the GPU: \([0-9]*\)\.[0-9] MiB .*/\1/p' "$dir/inputs-here.out")
+shape=${shape/--num-layers 1/} FERRY_EMU_MEMORY=$((said + 2)) on_gpu inputs-tight $inputs --cpu-checkpointing --cpu-optimizer
+test_that "$said MiB were said to be needed: a GPU of 2 more is enough" same_tensors inputs-tight inputs-there step-00000003
+shape=${shape/--num-layers 1/} FERRY_EMU_MEMORY=$((said - 1)) on_gpu inputs-lack $inputs --cpu-checkpointing --cpu-optimizer
+test_that "one of 1 less is refused at once" grep -q "of the GPU's memory and .* are free" "$dir/inputs-lack.out"
+
 # ---- races ----
 
 # NAME FLAGS...: on the device and in the program that the thread sanitizer watches.
