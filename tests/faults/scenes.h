@@ -209,14 +209,14 @@ SCENE_FUNCTION void scene_write_text(const char *name, uint32_t seed, int docume
 
 /* ---- corpora ---- */
 
-/* preprocess with these settings: `output`, `tokenizer` (NULL: the small one) and what is not as always. The
- * small one opens in no time, and a corpus of it has two files more. */
+/* preprocess with these settings: `output`, `tokenizer` (NULL: the small one) and what is not as always;
+ * `input` NULL: none. The small one opens in no time, and a corpus of it has two files more. */
 SCENE_FUNCTION enum status scene_preprocess(const char *input, struct preprocess_config config)
 {
 	struct preprocess_result result;
-	const char *inputs[1] = {scene_path(input)};
+	const char *inputs[1] = {scene_path(input ? input : "")};
 	config.inputs = inputs;
-	config.input_count = 1;
+	config.input_count = input != NULL;
 	config.output = scene_path(config.output);
 	config.tokenizer = config.tokenizer ? config.tokenizer : scenes.small;
 	config.text_key = "text";
@@ -289,7 +289,7 @@ SCENE_FUNCTION enum status command_preprocess_near(void)
 		(struct preprocess_config){.output = "out", .near_bands = 14, .near_rows = 8});
 }
 
-/* Two processes' parts and a third that finishes. */
+/* Two processes' parts and a third that finishes, by what the journal says. */
 SCENE_FUNCTION enum status scene_parts(bool overwrite)
 {
 	struct preprocess_config config = {.output = "out", .parts = 2, .overwrite = overwrite};
@@ -298,7 +298,7 @@ SCENE_FUNCTION enum status scene_parts(bool overwrite)
 		TRY(scene_preprocess("second.jsonl", config));
 	config.mode = PREPROCESS_FINISH;
 	config.part = config.parts = 0;
-	return scene_preprocess("second.jsonl", config);
+	return scene_preprocess(NULL, config);
 }
 
 SCENE_FUNCTION enum status command_parts(void)
