@@ -70,12 +70,10 @@ static enum status choose_speculation(
 	return STATUS_OK;
 }
 
-/* The layers' inputs on the host: as it is wished, or where all else does not fit on the GPU but this would. */
-static enum status choose_inputs(
-	const struct train_settings *s, const struct device_choice *device, struct trainer_config *c)
+/* The layers' inputs to the host where all does not fit on the GPU, and would with that. */
+static enum status choose_inputs(const struct device_choice *device, struct trainer_config *c)
 {
 	struct trainer_memory m;
-	c->inputs_on_host = s->cpu_checkpointing;
 	if (c->inputs_on_host || !c->checkpoint_activations || !device->unused)
 		return STATUS_OK;
 	TRY(trainer_measure(c, &m));
@@ -113,7 +111,7 @@ enum status train_offload_choose(const struct train_settings *s, const struct de
 		"--cpu-optimizer as well, or leave it out");
 	c->offload = wish.share < 1;
 	c->device_share = c->offload ? wish.share : 0;
-	TRY(choose_inputs(s, device, c));
+	TRY(choose_inputs(device, c));
 	return c->offload && !s->delayed_update ? choose_speculation(device, host, c) : STATUS_OK;
 }
 
