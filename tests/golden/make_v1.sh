@@ -40,6 +40,7 @@ flags="--train-data $golden/corpus_v1 --split 80,20 --num-layers 1 --hidden-size
 	--batch-size 2 --threads 1 --train-iters 6 --lr 1e-2 --log-interval 1 --eval-interval 3 --eval-iters 2 --save-interval 3"
 "$ferry" train $flags --save "$work/run" >"$work/log"
 mkdir "$golden/checkpoint_v1"
+# (The files that are checked in name the corpus /data/corpus_v1, so that they name no machine of ours; their hashes follow.)
 cp -r "$work/run/step-00000003" "$work/run/step-00000006" "$golden/checkpoint_v1"
 sed -nE 's/^ iteration +([456])\/.*lm loss ([^ ]+) .*/\1 \2/p' "$work/log" >"$golden/losses_v1.txt"
 du -sh --apparent-size "$golden"/*_v1*
