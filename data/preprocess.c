@@ -1,5 +1,6 @@
 #include "data/preprocess_job.h"
 
+#include "common/clock.h"
 #include "common/file.h"
 #include "common/log.h"
 #include "common/memory.h"
@@ -13,17 +14,9 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 #define LARGEST_DOCUMENT (UINT64_C(1) << 30)
 #define SMALLEST_MEMORY  (UINT64_C(1) << 20)
-
-double job_clock(void)
-{
-	struct timespec now;
-	clock_gettime(CLOCK_MONOTONIC, &now);
-	return (double)now.tv_sec + (double)now.tv_nsec * 1e-9;
-}
 
 /* ---- the profile ---- */
 
@@ -31,7 +24,7 @@ struct stopwatch stopwatch_start(const struct preprocess_job *job, int worker)
 {
 	struct stopwatch watch = {.seconds = job->config->profile ? job->config->profile[worker] : NULL};
 	if (watch.seconds) {
-		watch.since = job_clock();
+		watch.since = clock_seconds();
 		watch.processor_since = threads_processor_seconds();
 	}
 	return watch;
@@ -41,7 +34,7 @@ void stopwatch_lap(struct stopwatch *watch, enum preprocess_stage stage)
 {
 	if (!watch->seconds)
 		return;
-	double now = job_clock();
+	double now = clock_seconds();
 	watch->laps[stage] += now - watch->since;
 	watch->since = now;
 }
@@ -59,7 +52,7 @@ void stopwatch_settle(struct stopwatch *watch)
 		watch->laps[stage] = 0;
 	}
 	watch->processor_since = now;
-	watch->since = job_clock();
+	watch->since = clock_seconds();
 }
 
 void stopwatch_block(struct stopwatch *watch, enum preprocess_stage stage)
@@ -86,7 +79,7 @@ static void call_progress(struct preprocess_job *job)
 		.documents = atomic_load(&job->documents),
 		.tokens = atomic_load(&job->tokens),
 		.text_bytes = atomic_load(&job->text_bytes),
-		.seconds = job_clock() - job->started,
+		.seconds = clock_seconds() - job->started,
 	};
 	if (!job->config->progress(job->config->user, &progress))
 		atomic_store(&job->stopped, true);
@@ -94,14 +87,14 @@ static void call_progress(struct preprocess_job *job)
 
 enum status job_progress(struct preprocess_job *job, bool now)
 {
-	if (job->config->progress && (now || job_clock() - atomic_load(&job->progress_last) > 0.1)) {
+	if (job->config->progress && (now || clock_seconds() - atomic_load(&job->progress_last) > 0.1)) {
 		/* Who comes while another tells goes on with its work. */
 		if (now)
 			pthread_mutex_lock(&job->progress_mutex);
 		if (now || pthread_mutex_trylock(&job->progress_mutex) == 0) {
 			if (!atomic_load(&job->stopped))
 				call_progress(job);
-			atomic_store(&job->progress_last, job_clock());
+			atomic_store(&job->progress_last, clock_seconds());
 			pthread_mutex_unlock(&job->progress_mutex);
 		}
 	}
@@ -298,17 +291,17 @@ enum status job_publish(struct preprocess_job *job, struct preprocess_result *re
 
 static enum status run_passes(struct preprocess_job *job, struct preprocess_result *result)
 {
-	double start = job_clock();
+	double start = clock_seconds();
 	TRY(first_pass(job));
 	if (job->counts.documents == 0)
 		return job_refuse_empty(job);
 	if (job->config->near_bands)
 		TRY(job_find_near(job));
-	double middle = job_clock();
+	double middle = clock_seconds();
 	TRY(job_merge(job));
 	TRY(job_publish(job, result));
 	result->seconds[0] = middle - start;
-	result->seconds[1] = job_clock() - middle;
+	result->seconds[1] = clock_seconds() - middle;
 	return STATUS_OK;
 }
 
@@ -439,7 +432,7 @@ static enum status run_job(struct preprocess_job *job, struct preprocess_result 
 
 enum status preprocess_run(const struct preprocess_config *config, struct preprocess_result *result)
 {
-	struct preprocess_job job = {.config = config, .started = job_clock()};
+	struct preprocess_job job = {.config = config, .started = clock_seconds()};
 	*result = (struct preprocess_result){0};
 	pthread_mutex_init(&job.progress_mutex, NULL);
 	enum status status = run_job(&job, result);

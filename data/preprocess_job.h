@@ -80,8 +80,6 @@ struct preprocess_job {
 	_Atomic uint64_t bytes_done, documents, tokens, text_bytes;
 };
 
-double job_clock(void); /* seconds, never goes back */
-
 /*
  * One worker's stages. A lap adds the time since the one before to a stage, by a clock that is cheap to look
  * at; stopwatch_settle turns the laps so far into the processor time that was spent meanwhile.

@@ -6,6 +6,7 @@
  */
 #include "data/preprocess_journal.h"
 
+#include "common/clock.h"
 #include "common/file.h"
 #include "common/memory.h"
 #include "data/corpus_output.h"
@@ -156,13 +157,13 @@ static enum status wait_for_parts(struct preprocess_job *job)
 {
 	const uint32_t parts = job->config->parts;
 	for (uint32_t part = 1; part <= parts; part++) {
-		double seen = job_clock();
+		double seen = clock_seconds();
 		while (!is_marked(job, part) && !job_is_gone(job)) {
 			bool held;
 			TRY(claims_is_held(&job->claims, CLAIM_PART, claim_number(job, part), &held));
 			if (held)
-				seen = job_clock();
-			FAIL_IF(job_clock() - seen > PATIENCE, STATUS_USAGE,
+				seen = clock_seconds();
+			FAIL_IF(clock_seconds() - seen > PATIENCE, STATUS_USAGE,
 				"%s: part %" PRIu32 "/%" PRIu32
 				" is not done, and no process is at it; start it (a part that is done stays "
 				"so), or all again",
@@ -236,7 +237,7 @@ static enum status finish(struct preprocess_job *job, struct preprocess_result *
 
 static enum status do_part(struct preprocess_job *job, struct preprocess_result *result)
 {
-	double start = job_clock();
+	double start = clock_seconds();
 	bool finishes = job->config->mode == PREPROCESS_FINISH;
 	if (finishes) {
 		TRY(check_units(job));
@@ -247,11 +248,11 @@ static enum status do_part(struct preprocess_job *job, struct preprocess_result 
 		count_missing(job, result);
 		finishes = job->config->mode != PREPROCESS_PART && !result->parts_missing;
 	}
-	double middle = job_clock();
+	double middle = clock_seconds();
 	if (finishes)
 		TRY(finish(job, result));
 	result->seconds[0] = middle - start;
-	result->seconds[1] = job_clock() - middle;
+	result->seconds[1] = clock_seconds() - middle;
 	return STATUS_OK;
 }
 

@@ -1,5 +1,6 @@
 #include "data/train_tokenizer.h"
 
+#include "common/clock.h"
 #include "common/file.h"
 #include "common/memory.h"
 #include "common/threads.h"
@@ -15,7 +16,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 #define UNIT_BYTES     (UINT64_C(4) << 20)
 #define LARGEST_VOCAB  (UINT32_C(1) << 23)
@@ -49,13 +49,6 @@ struct training {
 	atomic_bool stopped;
 	pthread_mutex_t mutex;
 };
-
-static double now(void)
-{
-	struct timespec time;
-	clock_gettime(CLOCK_MONOTONIC, &time);
-	return (double)time.tv_sec + (double)time.tv_nsec * 1e-9;
-}
 
 static enum status tell(struct training *training, uint64_t bytes)
 {
@@ -312,14 +305,14 @@ static enum status run(struct training *training, struct train_tokenizer_result 
 	TRY(plan_parts(training));
 	TRY(memory_alloc(
 		(void **)&training->workers, (size_t)config->workers, sizeof *training->workers, "workers"));
-	double start = now();
+	double start = clock_seconds();
 	TRY(count_words(training, result));
-	result->seconds[0] = now() - start;
+	result->seconds[0] = clock_seconds() - start;
 	training->progress.merges_total = config->vocabulary - 257;
-	start = now();
+	start = clock_seconds();
 	TRY(bpe_train(training->workers[0].words, config->vocabulary - 257, config->least_count, show_merges,
 		training, &merges));
-	result->seconds[1] = now() - start;
+	result->seconds[1] = clock_seconds() - start;
 	enum status status = publish(training, &merges, result);
 	free(merges.text);
 	return status;

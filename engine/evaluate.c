@@ -1,11 +1,11 @@
 #include "engine/evaluate.h"
 
+#include "common/clock.h"
 #include "common/memory.h"
 
 #include <inttypes.h>
 #include <math.h>
 #include <stdlib.h>
-#include <time.h>
 
 struct evaluation {
 	const struct evaluate_config *config;
@@ -20,13 +20,6 @@ struct evaluation {
 	double sum;
 	uint64_t counted, bytes;
 };
-
-static double now(void)
-{
-	struct timespec t;
-	clock_gettime(CLOCK_MONOTONIC, &t);
-	return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
 
 static uint64_t window_count(const struct evaluation *e)
 {
@@ -135,7 +128,7 @@ enum status evaluate_run(struct model *model, struct kernels *kernels, const voi
 	FAIL_IF(config->stride < 0 || config->stride > config->window, STATUS_USAGE,
 		"windows of %d tokens cannot move on by %d; the stride must be 1 to %d", config->window,
 		config->stride, config->window);
-	double begin = now();
+	double begin = clock_seconds();
 	struct evaluation e = {
 		.config = config,
 		.k = kernels,
@@ -156,7 +149,7 @@ enum status evaluate_run(struct model *model, struct kernels *kernels, const voi
 		.loss = loss,
 		.perplexity = exp(loss < 20 ? loss : 20),
 		.bits_per_byte = e.bytes ? e.sum / M_LN2 / (double)e.bytes : 0,
-		.seconds = now() - begin,
+		.seconds = clock_seconds() - begin,
 	};
 	return STATUS_OK;
 }

@@ -1,7 +1,8 @@
 #include "engine/probe.h"
 
+#include "common/clock.h"
+
 #include <string.h>
-#include <time.h>
 
 enum { ROUNDS = 3, PARAMETERS = 8 << 20 /* 16 bytes each: far beyond any cache */, COPY_BYTES = 64 << 20 };
 #define ROUND_SECONDS 0.05
@@ -16,13 +17,6 @@ struct trial {
 	void *pinned;
 	void (*run)(struct trial *trial);
 };
-
-static double clock_seconds(void)
-{
-	struct timespec t;
-	clock_gettime(CLOCK_MONOTONIC, &t);
-	return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
 
 static enum status run_times(struct trial *trial, int times, double *seconds)
 {

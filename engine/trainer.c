@@ -1,19 +1,12 @@
 #include "engine/trainer_parts.h"
 
+#include "common/clock.h"
 #include "common/file.h"
 #include "common/memory.h"
 
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
-
-double trainer_now(void)
-{
-	struct timespec t;
-	clock_gettime(CLOCK_MONOTONIC, &t);
-	return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
 
 /* ---- what can be said before anything is allocated ---- */
 
@@ -407,7 +400,7 @@ static enum status save(struct trainer *t, bool best)
 		.file_count = c->file_count,
 		.state = &t->state};
 	char name[CHECKPOINT_NAME];
-	double start = trainer_now();
+	double start = clock_seconds();
 	TRY(settle(t)); /* a failed update is not saved */
 	TRY(checkpoint_write(c->save, &contents, name));
 	if (best)
@@ -415,7 +408,7 @@ static enum status save(struct trainer *t, bool best)
 	TRY(checkpoint_prune(c->save, c->keep));
 	t->saved_step = t->state.step;
 	struct trainer_saved report = {
-		.step = t->state.step, .name = name, .best = best, .seconds = trainer_now() - start};
+		.step = t->state.step, .name = name, .best = best, .seconds = clock_seconds() - start};
 	return t->events.saved ? t->events.saved(t->events.user, &report) : STATUS_OK;
 }
 

@@ -53,8 +53,6 @@ struct trainer {
 	atomic_bool stop, save_soon;
 };
 
-double trainer_now(void); /* seconds */
-
 /* ---- trainer_data.c ---- */
 
 struct trainer_gathered {

@@ -1,6 +1,7 @@
 /* A training step: windows in, gradients, update. */
 #include "engine/trainer_parts.h"
 
+#include "common/clock.h"
 #include "engine/document_masks.h"
 
 #include <inttypes.h>
@@ -177,12 +178,12 @@ enum status trainer_train_step(struct trainer *t)
 	struct checkpoint_state *s = &t->state;
 	struct trainer_gathered gathered;
 	struct trainer_step report = {0};
-	double start = trainer_now();
+	double start = clock_seconds();
 	TRY(trainer_gather(t, &gathered));
-	double have_data = trainer_now();
+	double have_data = clock_seconds();
 	TRY(forward_backward(t, &gathered));
 	TRY(update(t, &gathered, &report));
-	double end = trainer_now();
+	double end = clock_seconds();
 	s->step++;
 	s->tokens += gathered.counted;
 	s->ordinal += t->config.global_batch;

@@ -1,6 +1,7 @@
 /* Validation, and what it says of the run. */
 #include "engine/trainer_parts.h"
 
+#include "common/clock.h"
 #include "common/log.h"
 
 #include <inttypes.h>
@@ -45,7 +46,7 @@ enum status trainer_validate(struct trainer *t, enum split_part part, bool final
 	uint64_t all = t->evaluation_windows[part];
 	struct trainer_validation report = {
 		.step = t->state.step, .part = part, .final = final, .windows = all};
-	double sum = 0, start = trainer_now();
+	double sum = 0, start = clock_seconds();
 	if (!all)
 		return STATUS_OK;
 	for (uint64_t at = 0; at < all; at += t->config.micro_batch) {
@@ -59,6 +60,6 @@ enum status trainer_validate(struct trainer *t, enum split_part part, bool final
 		*best = report.best;
 		t->validated = true;
 	}
-	report.seconds = trainer_now() - start;
+	report.seconds = clock_seconds() - start;
 	return t->events.validation ? t->events.validation(t->events.user, &report) : STATUS_OK;
 }

@@ -1,6 +1,7 @@
 /*
  * cmd_generate.c: `ferry generate`: text from a checkpoint and a prompt, as it comes.
  */
+#include "common/clock.h"
 #include "common/file.h"
 #include "common/memory.h"
 #include "engine/generate.h"
@@ -163,10 +164,10 @@ static enum status generate(struct job *job)
 		s->load, (enum device)s->device, s->bf16 ? DTYPE_BF16 : DTYPE_F32, s->threads, &job->loaded));
 	TRY(take_prompt(job));
 	TRY(decoder_open(&job->loaded.config, &job->loaded.kernels, 1, &job->decoder));
-	double started = terminal_now();
+	double started = clock_seconds();
 	for (int sample = 0; sample < s->samples; sample++)
 		TRY(write_sample(job, sample));
-	double seconds = terminal_now() - started;
+	double seconds = clock_seconds() - started;
 	if (terminal_is_interactive(stderr))
 		fprintf(stderr, "\n%s tokens in %s, %.1f tokens/s\n", human_grouped(job->tokens).text,
 			human_seconds(seconds).text, (double)job->tokens / seconds);

@@ -1,12 +1,13 @@
 #include "tools/terminal.h"
 
+#include "common/clock.h"
+
 #include <inttypes.h>
 #include <math.h>
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
-#include <time.h>
 #include <unistd.h>
 
 bool terminal_is_interactive(FILE *stream)
@@ -23,16 +24,9 @@ int terminal_width(FILE *stream)
 	return 80;
 }
 
-double terminal_now(void)
-{
-	struct timespec now;
-	clock_gettime(CLOCK_MONOTONIC, &now);
-	return (double)now.tv_sec + (double)now.tv_nsec * 1e-9;
-}
-
 struct progress_line progress_line_start(FILE *stream, const char *label)
 {
-	double now = terminal_now();
+	double now = clock_seconds();
 	return (struct progress_line){.stream = stream,
 		.label = label,
 		.interactive = terminal_is_interactive(stream),
@@ -59,7 +53,7 @@ static void write_line(struct progress_line *line, bool last, const char *format
 
 void progress_line_update(struct progress_line *line, const char *format, ...)
 {
-	double now = terminal_now();
+	double now = clock_seconds();
 	if (now - line->updated < (line->interactive ? 0.1 : 10))
 		return;
 	line->updated = now;
@@ -87,7 +81,7 @@ void progress_line_clear(struct progress_line *line)
 
 double progress_line_seconds(const struct progress_line *line)
 {
-	return terminal_now() - line->started;
+	return clock_seconds() - line->started;
 }
 
 struct human human_bytes(double bytes)

@@ -20,7 +20,6 @@
 /* A terminal that understands rewriting a line (TERM is set and not "dumb"). */
 bool terminal_is_interactive(FILE *stream);
 int terminal_width(FILE *stream); /* columns; 80 when unknown */
-double terminal_now(void);        /* seconds on a clock that never goes back */
 
 struct progress_line {
 	FILE *stream;

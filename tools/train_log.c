@@ -1,5 +1,6 @@
 #include "tools/train_log.h"
 
+#include "common/clock.h"
 #include "common/file.h"
 #include "common/memory.h"
 #include "tools/terminal.h"
@@ -213,7 +214,7 @@ static const char *format_flops(const struct train_log *log, double elapsed, cha
 
 static void print_iteration(struct train_log *log, const struct trainer_step *s)
 {
-	double time = terminal_now(), elapsed = time - log->started;
+	double time = clock_seconds(), elapsed = time - log->started;
 	char text[64 + 24 * MIXTURE_LIMIT], flops[64];
 	train_log_line(log,
 		" iteration %8" PRIu64 "/%8" PRIu64 " | elapsed time per iteration (ms): %.1f | learning "
@@ -236,7 +237,7 @@ static void show_live(struct train_log *log, const struct trainer_step *s)
 {
 	if (!log->live)
 		return;
-	double seconds = terminal_now() - log->first_started;
+	double seconds = clock_seconds() - log->first_started;
 	double left = seconds / (double)log->all_steps * (double)(log->config.train_iters - s->step);
 	progress_line_update(&log->progress,
 		"iteration %" PRIu64 " of %" PRIu64 ", loss %.4f, %s tokens/s, %s left", s->step,
@@ -354,7 +355,7 @@ void train_log_flops(struct train_log *log, double step_flops, double peak_flops
 
 void train_log_start(struct train_log *log)
 {
-	log->started = log->first_started = terminal_now();
+	log->started = log->first_started = clock_seconds();
 }
 
 void train_log_close(struct train_log *log)

@@ -1,3 +1,4 @@
+#include "common/clock.h"
 #include "common/memory.h"
 #include "common/threads.h"
 #include "kernels/cpu/gemm.h"
@@ -5,7 +6,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 /* ---- failures and scratch ---- */
 
@@ -157,7 +157,7 @@ struct stream {
 };
 
 struct event {
-	struct timespec at;
+	double at; /* clock_seconds */
 };
 
 static enum status cpu_stream_open(struct kernels *k, struct stream **out)
@@ -198,7 +198,7 @@ static void cpu_event_close(struct kernels *k, struct event *e)
 static void cpu_event_record(struct kernels *k, struct event *e, struct stream *s)
 {
 	(void)k, (void)s;
-	clock_gettime(CLOCK_MONOTONIC, &e->at);
+	e->at = clock_seconds();
 }
 
 static void cpu_event_await(struct kernels *k, struct event *e, struct stream *s)
@@ -215,7 +215,7 @@ static enum status cpu_event_wait(struct kernels *k, struct event *e)
 static double cpu_event_seconds(struct kernels *k, struct event *from, struct event *to)
 {
 	(void)k;
-	return (double)(to->at.tv_sec - from->at.tv_sec) + 1e-9 * (double)(to->at.tv_nsec - from->at.tv_nsec);
+	return to->at - from->at;
 }
 
 static void cpu_weights_changed(struct kernels *k)

@@ -5,6 +5,7 @@
  * traffic, which only adds integers: what this memory gives today. In turns, medians; ns a parameter, GB/s,
  * and the share of the plain pass's rate.
  */
+#include "common/clock.h"
 #include "common/memory.h"
 #include "common/threads.h"
 #include "engine/crew.h"
@@ -14,7 +15,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 #ifdef __x86_64__
 #include <immintrin.h>
 #endif
@@ -31,13 +31,6 @@ struct bench {
 	enum pass pass;
 	double seconds[PASSES][MOST_ROUNDS];
 };
-
-static double now_seconds(void)
-{
-	struct timespec t;
-	clock_gettime(CLOCK_MONOTONIC, &t);
-	return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
 
 typedef uint64_t words __attribute__((vector_size(32), may_alias));
 
@@ -145,10 +138,10 @@ static void run(struct bench *b, int rounds)
 			/* a plain pass leaves numbers that are none */
 			if (p == UPDATE)
 				fill(b);
-			double start = now_seconds();
+			double start = clock_seconds();
 			crew_run(b->crew, share, b);
 			if (r >= 0)
-				b->seconds[p][r] = now_seconds() - start;
+				b->seconds[p][r] = clock_seconds() - start;
 		}
 	for (int p = 0; p < PASSES; p++) {
 		double shares[MOST_ROUNDS], seconds[MOST_ROUNDS];

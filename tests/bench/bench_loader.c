@@ -10,6 +10,7 @@
  * disk       the same corpus dropped from the page cache: WINDOWS random windows (20,000) through the loader,
  *            beside 16 threads that pread the same pages and do nothing else.
  */
+#include "common/clock.h"
 #include "common/memory.h"
 #include "data/loader.h"
 #include "tests/unit/data/sparse_corpus.h"
@@ -19,16 +20,8 @@
 #include <spawn.h>
 #include <stdatomic.h>
 #include <sys/wait.h>
-#include <time.h>
 
 enum { T = 1024, BATCH = 24, ROUNDS = 400, DISK_THREADS = 16 };
-
-static double seconds(void)
-{
-	struct timespec now;
-	clock_gettime(CLOCK_MONOTONIC, &now);
-	return (double)now.tv_sec + (double)now.tv_nsec * 1e-9;
-}
 
 static void check(enum status status)
 {
@@ -71,16 +64,16 @@ static int start_up(const char *directory)
 	struct corpus *corpus;
 	struct sampler sampler;
 	struct loader_batch batch;
-	double started = seconds();
+	double started = clock_seconds();
 	open_data(directory, &corpus, &sampler);
 	struct loader *loader = open_loader(corpus, &sampler, 0, 2, 2);
 	check(loader_next(loader, &batch));
-	double first = seconds();
+	double first = clock_seconds();
 	uint64_t resident = memory_peak_resident();
 	for (int i = 0; i < 200; i++)
 		check(loader_next(loader, &batch));
 	printf("%6.1f ms to the first batch, %5.1f MB resident; 200 more in %6.1f ms, %5.1f MB\n",
-		(first - started) * 1e3, (double)resident / 1e6, (seconds() - first) * 1e3,
+		(first - started) * 1e3, (double)resident / 1e6, (clock_seconds() - first) * 1e3,
 		(double)memory_peak_resident() / 1e6);
 	loader_close(loader);
 	corpus_close(corpus);
@@ -161,14 +154,14 @@ static void measure_direct(struct corpus *corpus, struct sampler sampler, bool p
 	/* Twice: the first pass brings the windows' pages and hashes in. */
 	for (int pass = 0; pass < 2; pass++)
 		for (uint64_t r = 0; r < ROUNDS; r++) {
-			double started = seconds();
+			double started = clock_seconds();
 			for (uint64_t i = 0; i < BATCH && prefetch; i++)
 				corpus_prefetch(
 					corpus, sampler_get(&sampler, r * BATCH + i).first_token, T + 1);
 			for (uint64_t i = 0; i < BATCH; i++)
 				check(corpus_read(corpus, sampler_get(&sampler, r * BATCH + i).first_token,
 					T + 1, tokens[i]));
-			rounds[r] = seconds() - started;
+			rounds[r] = clock_seconds() - started;
 		}
 	print_rounds(prefetch ? "read directly, asked for first (madvise)" : "read directly", rounds);
 }
@@ -182,9 +175,9 @@ static void measure_loader(struct corpus *corpus, const struct sampler *sampler,
 	for (int i = 0; i < 8; i++)
 		check(loader_next(loader, &batch));
 	for (int r = 0; r < ROUNDS; r++) {
-		double started = seconds();
+		double started = clock_seconds();
 		check(loader_next(loader, &batch));
-		rounds[r] = seconds() - started;
+		rounds[r] = clock_seconds() - started;
 	}
 	loader_close(loader);
 	double sum = 0;
@@ -233,12 +226,12 @@ static double time_raw(const struct sparse_corpus *sparse, const struct sampler 
 		posix_fadvise(fds[s], 0, 0, POSIX_FADV_RANDOM);
 	}
 	raw.fds = fds;
-	double started = seconds();
+	double started = clock_seconds();
 	for (int i = 0; i < DISK_THREADS; i++)
 		pthread_create(&threads[i], NULL, read_raw, &raw);
 	for (int i = 0; i < DISK_THREADS; i++)
 		pthread_join(threads[i], NULL);
-	double took = seconds() - started;
+	double took = clock_seconds() - started;
 	for (uint64_t s = 0; s < sparse->shards; s++)
 		close(fds[s]);
 	return took;
@@ -248,11 +241,11 @@ static double time_loader(
 	struct corpus *corpus, const struct sampler *sampler, uint64_t windows, int threads, int depth)
 {
 	struct loader_batch batch;
-	double started = seconds();
+	double started = clock_seconds();
 	struct loader *loader = open_loader(corpus, sampler, 0, threads, depth);
 	for (uint64_t i = 0; i < windows / BATCH; i++)
 		check(loader_next(loader, &batch));
-	double took = seconds() - started;
+	double took = clock_seconds() - started;
 	loader_close(loader);
 	return took;
 }

@@ -4,6 +4,7 @@
  * (torch_step.py): median milliseconds and tokens a second; then the same matrix products alone, through the
  * same wrapper, and what share of their rate the step reaches.
  */
+#include "common/clock.h"
 #include "common/memory.h"
 #include "common/philox.h"
 #include "common/threads.h"
@@ -13,7 +14,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 enum { MOST_STEPS = 1000, GEMM_REPEATS = 5 };
 
@@ -30,13 +30,6 @@ struct bench {
 	int32_t *tokens;                                             /* [R + 1] */
 	double head_done, seconds[3][MOST_STEPS], total[MOST_STEPS]; /* forward and head, layers, update */
 };
-
-static double now(void)
-{
-	struct timespec t;
-	clock_gettime(CLOCK_MONOTONIC, &t);
-	return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
 
 static int compare(const void *a, const void *b)
 {
@@ -56,7 +49,7 @@ static enum status note_head(void *user, int layer)
 {
 	struct bench *b = user;
 	if (layer == b->config.layers)
-		b->head_done = now();
+		b->head_done = clock_seconds();
 	return STATUS_OK;
 }
 
@@ -65,18 +58,18 @@ static enum status step(struct bench *b, int n)
 	int R = b->B * b->T;
 	struct model_batch batch = {
 		.inputs = b->tokens, .targets = b->tokens + 1, .batch = b->B, .sequence = b->T};
-	double start = now();
+	double start = clock_seconds();
 	TRY(model_train(
 		b->model, b->weights, b->gradients, &batch, 1.0f / (float)R, false, b->losses, note_head, b));
 	TRY(b->k.stream_wait(&b->k, NULL));
-	double done = now();
+	double done = clock_seconds();
 	struct optimizer_measure measure;
 	TRY(optimizer_measure(b->optimizer, b->gradients, 1, &measure));
 	void *work = b->k.act == DTYPE_F32 ? NULL : b->weights;
 	optimizer_update(b->optimizer, b->master, work, b->gradients, 1e-4, (uint64_t)n + 1,
 		optimizer_clip(b->optimizer, measure.norm));
 	TRY(b->k.stream_wait(&b->k, NULL));
-	double end = now();
+	double end = clock_seconds();
 	int i = n ? n - 1 : 0; /* the first step warms up; its figures are written over */
 	b->seconds[0][i] = b->head_done - start;
 	b->seconds[1][i] = done - b->head_done;
@@ -141,9 +134,9 @@ static double product_seconds(struct bench *b, const struct product *p, void *a,
 	double seconds[GEMM_REPEATS];
 	gemm_run(&b->k, &g);
 	for (int i = 0; i < GEMM_REPEATS; i++) {
-		double start = now();
+		double start = clock_seconds();
 		gemm_run(&b->k, &g);
-		seconds[i] = now() - start;
+		seconds[i] = clock_seconds() - start;
 	}
 	return median(seconds, GEMM_REPEATS);
 }

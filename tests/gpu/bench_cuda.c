@@ -10,10 +10,10 @@
  * operation must move (each input read once, each output written once), operations the fewest that it must do
  * (attention counted as causal, its backward as 2.5 forwards).
  */
+#include "common/clock.h"
 #include "tests/gpu/training.h"
 
 #include <dlfcn.h>
-#include <time.h>
 
 static int compare_doubles(const void *a, const void *b)
 {
@@ -293,13 +293,6 @@ static double device_bytes(void)
 	return info && info(&unused, &total) == 0 ? (double)(total - unused) : 0;
 }
 
-static double now(void)
-{
-	struct timespec t;
-	clock_gettime(CLOCK_MONOTONIC, &t);
-	return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
-}
-
 static void bench_step(char **a)
 {
 	struct training t = {0};
@@ -322,10 +315,10 @@ static void bench_step(char **a)
 	double seconds[measured], first_loss = 0, scale = type == DTYPE_F16 ? 4096 : 1;
 	training_batch(&t, 1);
 	for (int s = 0; s < warm + measured; s++) {
-		double start = now();
+		double start = clock_seconds();
 		training_step(&t, (uint64_t)s + 1, scale, 3e-4); /* ends in a wait */
 		if (s >= warm)
-			seconds[s - warm] = now() - start;
+			seconds[s - warm] = clock_seconds() - start;
 		if (s == 0)
 			first_loss = training_loss(&t);
 	}
