@@ -6,6 +6,7 @@
  */
 #include "common/file.h"
 #include "common/memory.h"
+#include "common/threads.h"
 #include "tokenizer/tokenizer.h"
 #include "tokenizer/utf8.h"
 #include "tokenizer/words.h"
@@ -13,16 +14,8 @@
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <time.h>
 
 enum { ROUNDS = 5 };
-
-static double seconds(void)
-{
-	struct timespec now;
-	clock_gettime(CLOCK_THREAD_CPUTIME_ID, &now);
-	return (double)now.tv_sec + (double)now.tv_nsec * 1e-9;
-}
 
 struct best {
 	double repair, split, cold, warm, narrow, two; /* seconds */
@@ -30,7 +23,7 @@ struct best {
 
 static void keep(double *best, double started)
 {
-	double took = seconds() - started;
+	double took = threads_processor_seconds() - started;
 	if (*best == 0 || took < *best)
 		*best = took;
 }
@@ -48,15 +41,15 @@ static enum status measure_round(const struct tokenizer *tokenizer, const char *
 	uint32_t *ids, size_t *count, struct best *best)
 {
 	struct encoder *encoder;
-	double started = seconds();
+	double started = threads_processor_seconds();
 	TRY(encoder_open(tokenizer, &encoder));
 	enum status status = encoder_encode(encoder, text, bytes, ids, count);
 	keep(&best->cold, started);
-	started = seconds();
+	started = threads_processor_seconds();
 	if (status == STATUS_OK)
 		status = encoder_encode(encoder, text, bytes, ids, count);
 	keep(&best->warm, started);
-	started = seconds();
+	started = threads_processor_seconds();
 	if (status == STATUS_OK)
 		status = encoder_encode_u16(encoder, text, bytes, (uint16_t *)ids, count);
 	keep(&best->narrow, started);
@@ -82,7 +75,7 @@ static void *run_half(void *argument)
 	if (status == STATUS_OK)
 		status = encoder_open(half->tokenizer, &encoder);
 	for (int pass = 0; pass <= ROUNDS && status == STATUS_OK; pass++) {
-		double started = seconds();
+		double started = threads_processor_seconds();
 		status = encoder_encode(encoder, half->text, half->bytes, ids, &count);
 		if (pass)
 			keep(&half->best, started);
@@ -115,10 +108,10 @@ static enum status measure_text(const struct tokenizer *tokenizer, const char *p
 	size_t bytes = 0, words = 0, count = 0;
 	for (int round = 0; round < ROUNDS; round++) {
 		uint64_t replaced;
-		double started = seconds();
+		double started = threads_processor_seconds();
 		bytes = utf8_repair(raw, raw_bytes, text, &replaced);
 		keep(&best.repair, started);
-		started = seconds();
+		started = threads_processor_seconds();
 		words = split(text, bytes);
 		keep(&best.split, started);
 		TRY(measure_round(tokenizer, text, bytes, ids, &count, &best));
