@@ -23,6 +23,11 @@ static enum status check_batches(const struct trainer_config *c)
 		"windows of %" PRIu64 " tokens do not fit the model's %d positions; "
 		"--seq-length is at most --max-position-embeddings",
 		c->window_tokens, c->model.positions);
+	return STATUS_OK;
+}
+
+static enum status check_length(const struct trainer_config *c)
+{
 	FAIL_IF(c->train_iters == 0, STATUS_USAGE, "0 iterations train nothing; give 1 or more");
 	FAIL_IF(c->eval_interval && !c->eval_iters, STATUS_USAGE,
 		"validation on 0 batches is not possible; give --eval-iters 1 or more, or --eval-interval 0");
@@ -75,6 +80,7 @@ enum status trainer_check(const struct trainer_config *c)
 {
 	TRY(model_config_check(&c->model));
 	TRY(check_batches(c));
+	TRY(check_length(c));
 	TRY(check_places(c));
 	TRY(schedule_check(&c->schedule));
 	TRY(optimizer_config_check(&c->optimizer));

@@ -5,8 +5,6 @@
 #include "tools/command.h"
 
 #include "common/memory.h"
-#include "common/threads.h"
-#include "tools/device.h"
 #include "tools/terminal.h"
 #include "tools/train_config.h"
 #include "tools/train_forecast.h"
@@ -120,27 +118,6 @@ static enum status parse(struct job *job, int argc, char **argv, bool *help)
 	return status;
 }
 
-/* ---- the shape ---- */
-
-static enum status compose(struct job *job)
-{
-	struct train_settings *s = &job->options.settings;
-	struct trainer_config *c = &job->config;
-	c->model = train_config_model(s, (int)job->flags.vocabulary);
-	TRY(model_config_check(&c->model));
-	TRY(train_config_precision(&job->options, &c->precision, &c->loss_scale));
-	c->micro_batch = s->batch;
-	c->global_batch = s->global_batch ? s->global_batch : s->batch;
-	c->window_tokens = s->seq_length;
-	c->train_iters = 1;
-	c->checkpoint_activations = s->checkpoint_activations;
-	c->threads = s->threads ? s->threads : threads_available();
-	if (!job->device.gpu)
-		c->packing = train_config_packing(&c->model, c->precision, c->micro_batch, c->global_batch);
-	c->open_device = job->device.gpu ? kernels_open_cuda : NULL;
-	return train_offload_choose(s, &job->device, job->host_memory, c);
-}
-
 /* ---- the machine ---- */
 
 static enum status name_machine(struct job *job)
@@ -169,12 +146,12 @@ static enum status measure_machine(struct job *job)
 static enum status choose_machine(struct job *job)
 {
 	const struct train_settings *s = &job->options.settings;
-	enum dtype act = s->fp16 ? DTYPE_F16 : s->bf16 ? DTYPE_BF16 : DTYPE_F32;
 	job->host_memory = memory_available();
 	if (job->flags.machine) {
 		TRY(name_machine(job));
 	} else {
-		TRY(device_choose((enum device)s->device, act, s->logits_memory, &job->device));
+		TRY(device_choose(
+			(enum device)s->device, job->config.precision, s->logits_memory, &job->device));
 	}
 	if (job->flags.device_memory)
 		job->device.unused = job->flags.device_memory;
@@ -368,8 +345,10 @@ static enum status print_shapes(const struct job *job)
 
 static enum status plan(struct job *job)
 {
+	TRY(train_config_precision(&job->options, &job->config));
 	TRY(choose_machine(job));
-	TRY(compose(job));
+	TRY(train_config_step(&job->options.settings, (int)job->flags.vocabulary, &job->device,
+		job->host_memory, &job->config));
 	TRY(print_work(job));
 	TRY(print_memory(job));
 	if (job->flags.shapes)

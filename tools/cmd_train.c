@@ -250,18 +250,12 @@ static enum status compose_config(struct job *job)
 	struct trainer_config *c = &job->config;
 	if (job->from)
 		TRY(adopt_sizes(job));
-	c->model = train_config_model(s, job->from ? checkpoint_config(job->from)->vocabulary
-						   : (int)corpus_get_info(job->corpus)->vocabulary);
-	TRY(model_config_check(&c->model));
-	TRY(train_config_precision(&job->options, &c->precision, &c->loss_scale));
+	int vocabulary = job->from ? checkpoint_config(job->from)->vocabulary
+				   : (int)corpus_get_info(job->corpus)->vocabulary;
+	TRY(train_config_precision(&job->options, c));
 	TRY(device_choose((enum device)s->device, c->precision, s->logits_memory, &job->device));
-	c->open_device = job->device.gpu ? kernels_open_cuda : NULL;
-	if (!s->global_batch)
-		s->global_batch = s->batch;
+	TRY(train_config_step(s, vocabulary, &job->device, memory_available(), c));
 	TRY(choose_length(job));
-	c->micro_batch = s->batch;
-	c->global_batch = s->global_batch;
-	c->window_tokens = s->seq_length;
 	c->train_iters = s->train_iters;
 	c->exit_interval = s->exit_interval;
 	c->schedule = (struct schedule){.style = (enum schedule_style)s->decay_style,
@@ -274,12 +268,10 @@ static enum status compose_config(struct job *job)
 		.epsilon = s->adam_epsilon,
 		.weight_decay = s->weight_decay,
 		.max_norm = s->clip};
-	c->checkpoint_activations = s->checkpoint_activations;
 	c->eod_mask_loss = s->eod_mask_loss;
 	c->reset_attention_mask = s->reset_attention_mask;
 	c->reset_position_ids = s->reset_position_ids;
 	c->seed = s->seed;
-	c->threads = s->threads ? s->threads : threads_available();
 	c->eval_interval = s->eval_interval;
 	c->eval_iters = s->eval_iters;
 	c->corpus = job->corpus;
@@ -290,9 +282,6 @@ static enum status compose_config(struct job *job)
 	c->keep = s->keep;
 	c->files = job->blobs;
 	c->file_count = TOKENIZER_FILES;
-	if (!job->device.gpu)
-		c->packing = train_config_packing(&c->model, c->precision, c->micro_batch, c->global_batch);
-	TRY(train_offload_choose(s, &job->device, memory_available(), c));
 	return trainer_check(c);
 }
 

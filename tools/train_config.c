@@ -1,8 +1,29 @@
 #include "tools/train_config.h"
 
 #include "common/memory.h"
+#include "common/threads.h"
+#include "tools/train_offload.h"
 
-struct model_config train_config_model(const struct train_settings *s, int vocabulary)
+enum status train_config_precision(struct train_options *options, struct trainer_config *c)
+{
+	struct train_settings *s = &options->settings;
+	FAIL_IF(s->fp16 + s->bf16 + s->fp32 > 1, STATUS_USAGE,
+		"--fp16, --bf16 and --fp32 exclude each other; give one");
+	FAIL_IF(train_options_typed(options, "--loss-scale") && !s->fp16, STATUS_USAGE,
+		"--loss-scale is for --fp16; bf16 and fp32 gradients do not vanish");
+	s->fp32 = !s->fp16 && !s->bf16;
+	c->precision = s->fp16 ? DTYPE_F16 : s->bf16 ? DTYPE_BF16 : DTYPE_F32;
+	if (!s->fp16)
+		c->loss_scale = loss_scale_static(1);
+	else if (s->loss_scale > 0)
+		c->loss_scale = loss_scale_static(s->loss_scale);
+	else
+		c->loss_scale = loss_scale_dynamic((uint32_t)s->initial_scale_power, s->scale_window,
+			(uint32_t)s->hysteresis, s->min_scale);
+	return STATUS_OK;
+}
+
+static struct model_config compose_model(const struct train_settings *s, int vocabulary)
 {
 	return (struct model_config){.layers = s->layers,
 		.hidden = s->hidden,
@@ -16,33 +37,30 @@ struct model_config train_config_model(const struct train_settings *s, int vocab
 		.layernorm_epsilon = (float)s->epsilon};
 }
 
-enum status train_config_precision(
-	struct train_options *options, enum dtype *precision, struct loss_scale *scale)
-{
-	struct train_settings *s = &options->settings;
-	FAIL_IF(s->fp16 + s->bf16 + s->fp32 > 1, STATUS_USAGE,
-		"--fp16, --bf16 and --fp32 exclude each other; give one");
-	FAIL_IF(train_options_typed(options, "--loss-scale") && !s->fp16, STATUS_USAGE,
-		"--loss-scale is for --fp16; bf16 and fp32 gradients do not vanish");
-	s->fp32 = !s->fp16 && !s->bf16;
-	*precision = s->fp16 ? DTYPE_F16 : s->bf16 ? DTYPE_BF16 : DTYPE_F32;
-	if (!s->fp16)
-		*scale = loss_scale_static(1);
-	else if (s->loss_scale > 0)
-		*scale = loss_scale_static(s->loss_scale);
-	else
-		*scale = loss_scale_dynamic((uint32_t)s->initial_scale_power, s->scale_window,
-			(uint32_t)s->hysteresis, s->min_scale);
-	return STATUS_OK;
-}
-
-uint64_t train_config_packing(
-	const struct model_config *model, enum dtype precision, uint64_t micro_batch, uint64_t global_batch)
+/* Packed copies of the weights, on the CPU: where a step uses each more than once, and a quarter of the memory holds
+ * them. */
+static uint64_t choose_packing(const struct trainer_config *c)
 {
 	struct parameter_table table;
-	if (global_batch == micro_batch || parameter_table_open(model, &table) != STATUS_OK)
+	if (c->open_device || c->global_batch == c->micro_batch ||
+		parameter_table_open(&c->model, &table) != STATUS_OK)
 		return 0;
-	uint64_t bytes = 2 * table.elements * dtype_bytes(precision);
+	uint64_t bytes = 2 * table.elements * dtype_bytes(c->precision);
 	parameter_table_close(&table);
 	return bytes < memory_available() / 4 ? bytes : 0;
+}
+
+enum status train_config_step(const struct train_settings *s, int vocabulary,
+	const struct device_choice *device, uint64_t host, struct trainer_config *c)
+{
+	c->model = compose_model(s, vocabulary);
+	TRY(model_config_check(&c->model));
+	c->micro_batch = s->batch;
+	c->global_batch = s->global_batch;
+	c->window_tokens = s->seq_length;
+	c->checkpoint_activations = s->checkpoint_activations;
+	c->threads = s->threads ? s->threads : threads_available();
+	c->open_device = device->gpu ? kernels_open_cuda : NULL;
+	c->packing = choose_packing(c);
+	return train_offload_choose(s, device, host, c);
 }

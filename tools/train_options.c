@@ -389,7 +389,10 @@ enum status train_options_layer(struct train_options *o, int argc, char **argv, 
 	free(o->settings.data.items);
 	o->settings = default_settings();
 	fill_table(o);
-	return options_parse(&o->options, o->argc, o->argv);
+	TRY(options_parse(&o->options, o->argc, o->argv));
+	if (!o->settings.global_batch)
+		o->settings.global_batch = o->settings.batch;
+	return STATUS_OK;
 }
 
 void train_options_free(struct train_options *o)

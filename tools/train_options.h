@@ -24,7 +24,7 @@ struct train_settings {
 	const char *split;
 	uint64_t seed;
 	/* batches */
-	uint64_t batch, global_batch, seq_length; /* global_batch 0: batch */
+	uint64_t batch, global_batch, seq_length; /* global_batch: 0 on the command line is batch */
 	/* length and rate */
 	uint64_t train_iters, decay_iters; /* 0: chosen from the corpus; 0: train_iters */
 	double lr, min_lr, warmup;
