@@ -427,18 +427,14 @@ static enum status print_source(struct job *job, int i, double share)
 	TRY(count_windows(job, i, &windows));
 	train_log_line(job->log, " > corpus %s: %s documents, %s tokens", job->directories[i],
 		human_grouped(info->documents).text, human_grouped(info->tokens).text);
+	char part[32] = "";
 	if (share < 1)
-		train_log_line(job->log,
-			" > training split: %s windows of %" PRIu64 " tokens an epoch; %.4g of %" PRIu64
-			" iterations of %" PRIu64 " windows are %.2f epochs",
-			human_grouped(windows).text, c->window_tokens, share, c->train_iters, c->global_batch,
-			all / (double)windows);
-	else
-		train_log_line(job->log,
-			" > training split: %s windows of %" PRIu64 " tokens an epoch; %" PRIu64
-			" iterations of %" PRIu64 " windows are %.2f epochs",
-			human_grouped(windows).text, c->window_tokens, c->train_iters, c->global_batch,
-			all / (double)windows);
+		snprintf(part, sizeof part, "%.4g of ", share);
+	train_log_line(job->log,
+		" > training split: %s windows of %" PRIu64 " tokens an epoch; %s%" PRIu64
+		" iterations of %" PRIu64 " windows are %.2f epochs",
+		human_grouped(windows).text, c->window_tokens, part, c->train_iters, c->global_batch,
+		all / (double)windows);
 	return STATUS_OK;
 }
 
