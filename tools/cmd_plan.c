@@ -221,7 +221,7 @@ static enum status print_memory(const struct job *job)
 	char where[300];
 	train_offload_describe(&job->config, &m, where, sizeof where);
 	if (*where)
-		printf("         %s\n", where + strspn(where, " >"));
+		printf("         %s\n", where);
 	print_fit("GPU", m.device, job->device.unused);
 	print_fit("host", m.host, job->host_memory);
 	return STATUS_OK;

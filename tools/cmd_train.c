@@ -514,7 +514,7 @@ static void print_memory(struct job *job, const struct trainer_memory *m, uint64
 	char text[300];
 	train_offload_describe(&job->config, m, text, sizeof text);
 	if (*text)
-		train_log_text(job->log, text);
+		train_log_line(job->log, " > %s", text);
 }
 
 static void print_start(struct job *job)
@@ -617,7 +617,7 @@ static enum status train(struct job *job)
 	char text[300];
 	train_offload_summarize(trainer_offload(job->trainer), text, sizeof text);
 	if (*text)
-		train_log_text(job->log, text);
+		train_log_line(job->log, " > %s", text);
 	print_end(job);
 	return compare_forecast(job);
 }

@@ -122,7 +122,7 @@ void train_offload_describe(
 	text[0] = 0;
 	if (c->offload)
 		snprintf(text, room,
-			" > optimizer: %.3g%% of the parameters on the host (%s, %d thread%s, %s pinned), %s",
+			"optimizer: %.3g%% of the parameters on the host (%s, %d thread%s, %s pinned), %s",
 			100 * (1 - c->device_share), human_bytes(own).text, c->offloading.threads,
 			c->offloading.threads == 1 ? "" : "s", human_bytes((double)m->pinned).text,
 			c->offloading.delayed ? "one step late"
@@ -134,8 +134,8 @@ void train_offload_describe(
 			100 * (double)m->shadows / own, human_bytes((double)m->shadows).text);
 	length = strlen(text);
 	if (m->inputs)
-		snprintf(text + length, room - length, "%s layers' inputs: %s of them on the host, pinned",
-			length ? ";" : " >", human_bytes((double)m->inputs).text);
+		snprintf(text + length, room - length, "%slayers' inputs: %s of them on the host, pinned",
+			length ? "; " : "", human_bytes((double)m->inputs).text);
 }
 
 void train_offload_summarize(const struct offload *offload, char *text, size_t room)
@@ -143,8 +143,7 @@ void train_offload_summarize(const struct offload *offload, char *text, size_t r
 	text[0] = 0;
 	if (offload)
 		snprintf(text, room,
-			" > optimizer on the host: %" PRIu64
-			" updates begun before the norm was known, %" PRIu64
+			"optimizer on the host: %" PRIu64 " updates begun before the norm was known, %" PRIu64
 			" of them done over for clipping, %" PRIu64 " dropped for overflow; %" PRIu64
 			" steps waited for it",
 			offload_count(offload, OFFLOAD_COMMITTED) + offload_count(offload, OFFLOAD_REDONE) +

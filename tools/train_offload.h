@@ -20,7 +20,7 @@
 enum status train_offload_choose(const struct train_settings *settings, const struct device_choice *device,
 	uint64_t host, struct trainer_config *config) MUST_USE;
 
-/* " > optimizer: ... on the host ...", " > layers' inputs on the host ..."; "" where nothing is. */
+/* "optimizer: ... on the host ...; layers' inputs: ... on the host ..."; "" where nothing is. */
 void train_offload_describe(
 	const struct trainer_config *config, const struct trainer_memory *memory, char *text, size_t room);
 /* How the steps of a run that ends went; "" where there was no offload. */
