@@ -71,16 +71,30 @@ enum status plan_work(const struct plan_shape *shape, struct plan_work *out)
 
 /* Dense two-byte products with 32-bit sums, memory, and PCIe, by the data sheets. */
 static const struct {
-	const char *name;
-	double flops, memory, link;
+	const char *driver; /* within the name that the driver gives; a variant stands before its family */
+	double flops;
+	const char *name; /* of those that can be planned for: memory and link are known */
+	double memory, link;
 	uint64_t gib;
-} machines[] = {
-	{"h100", 989e12, 3.35e12, 64e9, 80},
-	{"a100", 312e12, 2.04e12, 32e9, 80},
-	{"v100", 125e12, 0.90e12, 16e9, 32},
-	{"rtx4090", 165e12, 1.01e12, 32e9, 24},
-	{"l4", 121e12, 0.30e12, 32e9, 24},
+} gpus[] = {
+	{.driver = "H100 PCIe", .flops = 756e12},
+	{.driver = "H100 NVL", .flops = 835e12},
+	{"H100", 989e12, "h100", 3.35e12, 64e9, 80},
+	{.driver = "H200", .flops = 989e12},
+	{.driver = "GH200", .flops = 989e12},
+	{.driver = "B200", .flops = 2250e12},
+	{"A100", 312e12, "a100", 2.04e12, 32e9, 80},
+	{"V100", 125e12, "v100", 0.90e12, 16e9, 32},
+	{.driver = "L40S", .flops = 362e12},
+	{.driver = "L40", .flops = 181e12},
+	{"L4", 121e12, "l4", 0.30e12, 32e9, 24},
+	{.driver = "A10G", .flops = 70e12},
+	{.driver = "A10", .flops = 125e12},
+	{.driver = "T4", .flops = 65e12},
+	{"RTX 4090", 165e12, "rtx4090", 1.01e12, 32e9, 24},
+	{.driver = "RTX 3090", .flops = 71e12},
 };
+enum { GPUS = sizeof gpus / sizeof *gpus };
 /* The shares of them that ferry reaches on an H100 (tests/gpu/results: linear_*, attention_*, adamw), and
  * what PCIe leaves after its protocol. */
 #define MATRIX_SHARE    0.65
@@ -90,16 +104,16 @@ static const struct {
 
 bool plan_rates_named(const char *name, struct plan_rates *rates, uint64_t *memory)
 {
-	for (size_t i = 0; i < sizeof machines / sizeof *machines; i++) {
-		if (strcmp(name, machines[i].name) != 0)
+	for (int i = 0; i < GPUS; i++) {
+		if (!gpus[i].name || strcmp(name, gpus[i].name) != 0)
 			continue;
-		*rates = (struct plan_rates){.matrix_flops = MATRIX_SHARE * machines[i].flops,
-			.attention_flops = ATTENTION_SHARE * machines[i].flops,
-			.memory_bytes = MEMORY_SHARE * machines[i].memory,
-			.down_bytes = LINK_SHARE * machines[i].link,
-			.up_bytes = LINK_SHARE * machines[i].link,
-			.peak_flops = machines[i].flops};
-		*memory = machines[i].gib << 30;
+		*rates = (struct plan_rates){.matrix_flops = MATRIX_SHARE * gpus[i].flops,
+			.attention_flops = ATTENTION_SHARE * gpus[i].flops,
+			.memory_bytes = MEMORY_SHARE * gpus[i].memory,
+			.down_bytes = LINK_SHARE * gpus[i].link,
+			.up_bytes = LINK_SHARE * gpus[i].link,
+			.peak_flops = gpus[i].flops};
+		*memory = gpus[i].gib << 30;
 		return true;
 	}
 	return false;
@@ -107,19 +121,9 @@ bool plan_rates_named(const char *name, struct plan_rates *rates, uint64_t *memo
 
 double plan_peak_flops(const char *device, enum dtype act)
 {
-	/* A variant stands before the family whose name it begins with. */
-	static const struct {
-		const char *name;
-		double flops;
-	} peaks[] = {{"H100 PCIe", 756e12}, {"H100 NVL", 835e12}, {"H100", 989e12}, {"H200", 989e12},
-		{"GH200", 989e12}, {"B200", 2250e12}, {"A100", 312e12}, {"V100", 125e12}, {"L40S", 362e12},
-		{"L40", 181e12}, {"L4", 121e12}, {"A10G", 70e12}, {"A10", 125e12}, {"T4", 65e12},
-		{"RTX 4090", 165e12}, {"RTX 3090", 71e12}};
-	if (act == DTYPE_F32)
-		return 0;
-	for (size_t i = 0; i < sizeof peaks / sizeof *peaks; i++)
-		if (strstr(device, peaks[i].name))
-			return peaks[i].flops;
+	for (int i = 0; i < GPUS && act != DTYPE_F32; i++)
+		if (strstr(device, gpus[i].driver))
+			return gpus[i].flops;
 	return 0;
 }
 

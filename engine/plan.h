@@ -65,8 +65,9 @@ struct plan_rates {
 	double down_bytes, up_bytes;          /* of the link, each way */
 	double peak_flops;                    /* the data sheet's; 0: not known. For MFU */
 };
-/* Published numbers of a GPU and the shares of them that ferry was measured to reach on an H100: "h100",
- * "a100", "v100", "rtx4090", "l4". `memory` is the device's. False: not known. */
+/* Published numbers of a GPU and the shares of them that ferry was measured to reach on an H100. `memory` is the
+ * device's. False: it is none of PLAN_GPUS. */
+#define PLAN_GPUS "h100, a100, v100, rtx4090, l4"
 bool plan_rates_named(const char *name, struct plan_rates *rates, uint64_t *memory);
 
 /* Dense two-byte products a second by the data sheet, of a GPU as its driver names it ("NVIDIA H100 80GB

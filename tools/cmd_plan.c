@@ -44,8 +44,8 @@ static struct options own_options(struct flags *f, struct option table[OWN_FLAGS
 {
 	const struct option filled[] = {
 		{OPTION_HEADING("Machine")},
-		{OPTION_STRING("--machine", &f->machine, "NAME",
-			 "plan for a GPU by its data sheet: h100, a100, v100, rtx4090, l4"),
+		{OPTION_STRING(
+			 "--machine", &f->machine, "NAME", "plan for a GPU by its data sheet: " PLAN_GPUS),
 			.default_text = "this machine, measured"},
 		{OPTION_SIZE("--device-memory", &f->device_memory, 1 << 20, UINT64_MAX, "SIZE", "of the GPU"),
 			.default_text = "what it has"},
@@ -124,7 +124,7 @@ static enum status name_machine(struct job *job)
 {
 	const struct flags *f = &job->flags;
 	FAIL_IF(!plan_rates_named(f->machine, &job->rates, &job->device.unused), STATUS_USAGE,
-		"--machine: '%s' is not known; there are h100, a100, v100, rtx4090 and l4", f->machine);
+		"--machine: '%s' is not known; there are " PLAN_GPUS, f->machine);
 	job->device.gpu = true;
 	job->rates.host_bytes = GIGA * f->host_bandwidth;
 	if (f->link > 0)

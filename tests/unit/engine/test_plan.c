@@ -12,6 +12,7 @@
 #include <stdint.h>
 #include <cmocka.h>
 #include <math.h>
+#include <string.h>
 
 static struct plan_shape shape_of(const char *name, int positions, uint64_t batch)
 {
@@ -75,6 +76,10 @@ static void foretells_steps_measured_on_an_h100(void **state)
 	uint64_t memory;
 	assert_true(plan_rates_named("h100", &rates, &memory));
 	assert_false(plan_rates_named("h1000", &rates, &memory));
+	char names[] = PLAN_GPUS, *rest = names;
+	for (char *name; (name = strsep(&rest, ", "));)
+		assert_true(!*name || plan_rates_named(name, &rates, &memory));
+	assert_true(plan_rates_named("h100", &rates, &memory));
 	assert_int_equal(memory, UINT64_C(80) << 30);
 	for (size_t i = 0; i < sizeof measured / sizeof *measured; i++) {
 		struct plan_shape shape = shape_of(measured[i].name, 1024, measured[i].batch);
