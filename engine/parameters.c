@@ -10,24 +10,25 @@
 
 /* ---- shapes ---- */
 
+static const struct {
+	const char *name;
+	int layers, hidden, heads;
+} known[] = {
+	{"reference", 4, 1024, 16},
+	{"gpt2", 12, 768, 12},
+	{"gpt2-medium", 24, 1024, 16},
+	{"gpt2-large", 36, 1280, 20},
+	{"gpt2-xl", 48, 1600, 25},
+	/* GPT-3's shapes (Brown et al. 2020, table 2.1), its 13B's width rounded to whole heads as Megatron does */
+	{"gpt3-2.7b", 32, 2560, 32},
+	{"gpt3-6.7b", 32, 4096, 32},
+	{"gpt3-13b", 40, 5120, 40},
+};
+enum { KNOWN = sizeof known / sizeof *known };
+
 bool model_config_named(const char *name, struct model_config *config)
 {
-	static const struct {
-		const char *name;
-		int layers, hidden, heads;
-	} known[] = {
-		{"gpt2", 12, 768, 12},
-		{"gpt2-medium", 24, 1024, 16},
-		{"gpt2-large", 36, 1280, 20},
-		{"gpt2-xl", 48, 1600, 25},
-		/* GPT-3's shapes (Brown et al. 2020, table 2.1), its 13B's width rounded to whole heads as
-		   Megatron does */
-		{"gpt3-2.7b", 32, 2560, 32},
-		{"gpt3-6.7b", 32, 4096, 32},
-		{"gpt3-13b", 40, 5120, 40},
-		{"reference", 4, 1024, 16},
-	};
-	for (size_t i = 0; i < sizeof known / sizeof *known; i++)
+	for (int i = 0; i < KNOWN; i++)
 		if (!strcmp(known[i].name, name)) {
 			config->layers = known[i].layers;
 			config->hidden = known[i].hidden;
@@ -35,6 +36,11 @@ bool model_config_named(const char *name, struct model_config *config)
 			return true;
 		}
 	return false;
+}
+
+const char *model_config_name(int index)
+{
+	return index < KNOWN ? known[index].name : NULL;
 }
 
 int model_vocabulary_pad(int vocabulary, int divisor)

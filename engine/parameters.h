@@ -20,11 +20,12 @@ struct model_config {
 	float layernorm_epsilon;
 };
 
-/*
- * "gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl", "gpt3-2.7b", "gpt3-6.7b", "gpt3-13b" and "reference" (4
- * layers, 1024 wide, 16 heads): sets layers, hidden and heads, and leaves the rest. False: not known.
- */
+/* Of a model known by name ("reference": 4 layers, 1024 wide, 16 heads), sets layers, hidden and heads, and leaves
+ * the rest. False: it is none of MODEL_NAMES. */
+#define MODEL_NAMES "reference, gpt2, gpt2-medium, gpt2-large, gpt2-xl, gpt3-2.7b, gpt3-6.7b, gpt3-13b"
 bool model_config_named(const char *name, struct model_config *config);
+/* Those names, from index 0; NULL past the last. */
+const char *model_config_name(int index);
 /* The vocabulary rounded up to a multiple of `divisor` (at least 1; Megatron's 128). */
 int model_vocabulary_pad(int vocabulary, int divisor);
 /* Says what is impossible (heads that do not divide hidden, ...) before anything is allocated. */

@@ -325,8 +325,6 @@ static enum status print_shape(const struct job *job, const char *name)
 
 static enum status print_shapes(const struct job *job)
 {
-	static const char *const names[] = {"reference", "gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl",
-		"gpt3-2.7b", "gpt3-6.7b", "gpt3-13b"};
 	bool gpu = job->device.gpu;
 	printf("\nlargest --batch-size (with --checkpoint-activations), windows of %" PRIu64
 	       " tokens, %s, in ",
@@ -336,8 +334,8 @@ static enum status print_shapes(const struct job *job)
 	printf("%s of the host; 0: does not fit\n", human_bytes((double)job->host_memory).text);
 	printf("%-12s %15s %16s%s\n", "model", "parameters", gpu ? "optimizer on GPU" : "on the CPU",
 		gpu ? "      on the host" : "");
-	for (size_t i = 0; i < sizeof names / sizeof *names; i++)
-		TRY(print_shape(job, names[i]));
+	for (int i = 0; model_config_name(i); i++)
+		TRY(print_shape(job, model_config_name(i)));
 	return STATUS_OK;
 }
 

@@ -82,9 +82,7 @@ static void fill_table(struct train_options *o)
 			"positions start at 0 with each document")},
 
 		{OPTION_HEADING("Model")},
-		{OPTION_STRING("--model", &s->model, "NAME",
-			 "sizes by name: gpt2, gpt2-medium, gpt2-large, gpt2-xl, gpt3-2.7b, gpt3-6.7b, "
-			 "gpt3-13b, reference"),
+		{OPTION_STRING("--model", &s->model, "NAME", "sizes by name: " MODEL_NAMES),
 			.default_text = "gpt2"},
 		{OPTION_INT("--num-layers", &s->layers, 1, 1000, "N", "transformer layers")},
 		{OPTION_INT("--hidden-size", &s->hidden, 1, 65536, "N", "width")},
@@ -328,9 +326,7 @@ static enum status put_model(struct train_options *o)
 	if (!name)
 		return STATUS_OK;
 	FAIL_IF(!model_config_named(name, &sizes), STATUS_USAGE,
-		"--model: '%s' is not known; there are gpt2, gpt2-medium, gpt2-large, gpt2-xl, gpt3-2.7b, "
-		"gpt3-6.7b, gpt3-13b and reference",
-		name);
+		"--model: '%s' is not known; there are " MODEL_NAMES, name);
 	snprintf(text, sizeof text, "%d", sizes.layers);
 	TRY(put_flag(o, "--num-layers", text));
 	snprintf(text, sizeof text, "%d", sizes.hidden);

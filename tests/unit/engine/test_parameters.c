@@ -51,6 +51,14 @@ static void published_counts(void **state)
 	}
 	struct model_config c = {0};
 	assert_false(model_config_named("gpt3", &c));
+	/* What messages list is what is known, in its order. */
+	char names[256] = "";
+	for (int i = 0; model_config_name(i); i++) {
+		assert_true(model_config_named(model_config_name(i), &c));
+		snprintf(names + strlen(names), sizeof names - strlen(names), "%s%s", i ? ", " : "",
+			model_config_name(i));
+	}
+	assert_string_equal(names, MODEL_NAMES);
 }
 
 static void offsets_do_not_overlap(void **state)
