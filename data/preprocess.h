@@ -99,6 +99,8 @@ enum preprocess_mode {
 	PREPROCESS_FINISH,        /* pass 2, alone or with others; without inputs: of the run that is there */
 };
 
+enum { PREPROCESS_MOST_PARTS = 1 << 20 };
+
 struct preprocess_config {
 	const char *const *inputs; /* [input_count] files, folders, or "-" (JSONL on standard input) */
 	size_t input_count;
@@ -120,7 +122,7 @@ struct preprocess_config {
 	bool sources;          /* keep where each document came from, NNNNN.src: data/sources.h */
 	bool overwrite;
 	enum preprocess_mode mode;
-	uint32_t part, parts; /* 1 .. parts */
+	uint32_t part, parts; /* 1 .. parts; fewer than PREPROCESS_MOST_PARTS */
 	uint64_t unit_bytes;  /* input bytes a unit; 0: chosen by size. For tests */
 	uint64_t shard_bytes; /* limit of a .bin (corpus.h); 0: 256 MiB. For tests: the bytes depend on it */
 	/* Called from one thread at a time, a few times a second and after each unit; may be NULL. Returning

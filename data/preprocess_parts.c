@@ -20,7 +20,7 @@
 #define PAUSE_NANOSECONDS (50 * 1000 * 1000)
 #define PATIENCE          30.0 /* seconds for a part that others wait for to begin */
 
-enum { MOST_PARTS = 1 << 20, NAMED_UNITS = 5 };
+enum { NAMED_UNITS = 5 };
 
 enum status job_pause(struct preprocess_job *job)
 {
@@ -118,7 +118,7 @@ static bool is_marked(const struct preprocess_job *job, uint32_t part)
 
 static uint64_t claim_number(const struct preprocess_job *job, uint32_t part)
 {
-	return (uint64_t)job->config->parts * MOST_PARTS + part;
+	return (uint64_t)job->config->parts * PREPROCESS_MOST_PARTS + part;
 }
 
 static enum status claim_part(struct preprocess_job *job)
@@ -336,8 +336,8 @@ static enum status leave(struct preprocess_job *job, struct output_lock *lock, e
 static enum status check_shared(const struct preprocess_job *job)
 {
 	const struct preprocess_config *config = job->config;
-	FAIL_IF(config->mode != PREPROCESS_FINISH &&
-			(config->part < 1 || config->part > config->parts || config->parts >= MOST_PARTS),
+	FAIL_IF(config->mode != PREPROCESS_FINISH && (config->part < 1 || config->part > config->parts ||
+							     config->parts >= PREPROCESS_MOST_PARTS),
 		STATUS_USAGE, "part %" PRIu32 "/%" PRIu32 " is not possible; 1/N to N/N are, N below 2^20",
 		config->part, config->parts);
 	for (size_t i = 0; i < job->inputs.count; i++)

@@ -1,10 +1,10 @@
 #include "tools/part.h"
 
+#include "data/preprocess.h"
+
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
-
-#define MOST_PARTS (UINT32_C(1) << 20)
 
 /* Decimal digits and nothing else, up to `end`. */
 static bool parse_number(const char *text, const char *end, uint32_t *out)
@@ -67,7 +67,7 @@ static enum status find(struct part *out)
 	FAIL_IF(!launched && !out->array, STATUS_USAGE,
 		"--part auto: neither mpirun, srun nor a Slurm job array has started this (no "
 		"OMPI_COMM_WORLD_RANK, PMI_RANK, SLURM_PROCID or SLURM_ARRAY_TASK_ID); say --part i/n");
-	FAIL_IF((uint64_t)tasks * size >= MOST_PARTS, STATUS_USAGE,
+	FAIL_IF((uint64_t)tasks * size >= PREPROCESS_MOST_PARTS, STATUS_USAGE,
 		"--part auto: %" PRIu64 " parts are too many", (uint64_t)tasks * size);
 	out->found = true;
 	out->number = task * size + rank + 1;
@@ -83,7 +83,7 @@ enum status part_parse(const char *text, struct part *out)
 	const char *slash = strchr(text, '/');
 	FAIL_IF(!slash || !parse_number(text, slash, &out->number) ||
 			!parse_number(slash + 1, slash + strlen(slash), &out->count) || out->number < 1 ||
-			out->number > out->count || out->count >= MOST_PARTS,
+			out->number > out->count || out->count >= PREPROCESS_MOST_PARTS,
 		STATUS_USAGE, "--part %s: neither auto nor i/n, with i from 1 to n", text);
 	return STATUS_OK;
 }
