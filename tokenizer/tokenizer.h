@@ -21,7 +21,8 @@ struct encoder;
 
 /* ---- vocabularies ---- */
 
-/* GPT-2's, built into the program: 50,257 ids; id 50256 is <|endoftext|>. */
+/* GPT-2's, built into the program; the last id is <|endoftext|>. */
+enum { TOKENIZER_GPT2_VOCABULARY = 50257 };
 enum status tokenizer_open_gpt2(struct tokenizer **out) MUST_USE;
 
 /*

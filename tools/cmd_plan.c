@@ -5,6 +5,7 @@
 #include "tools/command.h"
 
 #include "common/memory.h"
+#include "tokenizer/tokenizer.h"
 #include "tools/terminal.h"
 #include "tools/train_config.h"
 #include "tools/train_forecast.h"
@@ -14,7 +15,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { GPT2_VOCABULARY = 50257, LARGEST_BATCH = 4096 };
+enum { LARGEST_BATCH = 4096 };
 #define GIGA 1e9
 #define TERA 1e12
 
@@ -38,7 +39,7 @@ struct job {
 /* ---- flags: the ones below, and all of train's ---- */
 
 enum { OWN_FLAGS = 8 };
-static const struct flags default_flags = {.vocabulary = GPT2_VOCABULARY, .host_bandwidth = 100};
+static const struct flags default_flags = {.vocabulary = TOKENIZER_GPT2_VOCABULARY, .host_bandwidth = 100};
 
 static struct options own_options(struct flags *f, struct option table[OWN_FLAGS])
 {

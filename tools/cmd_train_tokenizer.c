@@ -3,6 +3,7 @@
  */
 #include "common/threads.h"
 #include "data/train_tokenizer.h"
+#include "tokenizer/tokenizer.h"
 #include "tools/command.h"
 #include "tools/options.h"
 #include "tools/terminal.h"
@@ -67,7 +68,7 @@ static enum status run(int argc, char **argv)
 		.max_bytes = UINT64_C(64) << 20,
 		.workers = threads_available(),
 	};
-	uint64_t vocabulary = 50257;
+	uint64_t vocabulary = TOKENIZER_GPT2_VOCABULARY;
 	config.least_count = 2;
 	struct option table[] = {
 		{OPTION_LIST("INPUT", &inputs, "INPUT", "text, as for preprocess: files, folders, -"),

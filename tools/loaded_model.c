@@ -5,14 +5,12 @@
 
 #include <stdlib.h>
 
-enum { GPT2_VOCABULARY = 50257 };
-
 static enum status open_tokenizer(struct loaded_model *m)
 {
 	const char *path = checkpoint_path(m->checkpoint);
 	if (checkpoint_has_tokenizer(m->checkpoint))
 		TRY(tokenizer_open_directory(path, &m->tokenizer));
-	else if (m->config.vocabulary == GPT2_VOCABULARY)
+	else if (m->config.vocabulary == TOKENIZER_GPT2_VOCABULARY)
 		TRY(tokenizer_open_gpt2(&m->tokenizer));
 	else
 		return error_set(STATUS_MISMATCH,
