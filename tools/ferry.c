@@ -83,23 +83,25 @@ static int help(int argc, char **argv)
 
 /*
  * libgomp's threads spin for milliseconds at every barrier, which on a busy machine makes training many times
- * slower (and no faster on an idle one). It reads its limit when it is loaded, so the program starts itself
- * once more with it set. OMP_WAIT_POLICY or GOMP_SPINCOUNT in the environment have their way.
+ * slower (and no faster on an idle one). It reads its limit when it is loaded, so for the commands that compute the
+ * program starts itself once more with it set. OMP_WAIT_POLICY or GOMP_SPINCOUNT in the environment have their way.
  */
 static void spin_briefly(char **argv)
 {
-	if (getenv("OMP_WAIT_POLICY") || getenv("GOMP_SPINCOUNT") || setenv("GOMP_SPINCOUNT", "1000", 0) != 0)
-		return;
-	execv("/proc/self/exe", argv); /* where it cannot, it goes on as it is */
+	static const char *const computing[] = {"train", "plan", "evaluate", "generate"};
+	for (size_t i = 0; i < sizeof computing / sizeof *computing; i++)
+		if (strcmp(argv[1], computing[i]) == 0 && !getenv("OMP_WAIT_POLICY") &&
+			!getenv("GOMP_SPINCOUNT") && setenv("GOMP_SPINCOUNT", "1000", 0) == 0)
+			execv("/proc/self/exe", argv); /* where it cannot, it goes on as it is */
 }
 
 int main(int argc, char **argv)
 {
-	spin_briefly(argv);
 	if (argc < 2) {
 		print_help(stderr);
 		return error_exit_code(STATUS_USAGE);
 	}
+	spin_briefly(argv);
 	if (strcmp(argv[1], "--version") == 0 || strcmp(argv[1], "version") == 0)
 		return print_version();
 	if (strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0 || strcmp(argv[1], "help") == 0)
