@@ -503,12 +503,6 @@ const char *trainer_kernels(const struct trainer *t)
 	return t->kernels.name;
 }
 
-uint64_t trainer_epoch_windows(const struct trainer *t)
-{
-	uint64_t offset;
-	return sampler_epoch_windows(&t->sources[0].sampler, 0, &offset);
-}
-
 uint64_t trainer_validation_windows(const struct trainer *t, enum split_part part)
 {
 	return t->evaluation_windows[part];

@@ -178,8 +178,7 @@ const float *trainer_exp_avg_sq(const struct trainer *trainer);
 const struct offload *trainer_offload(const struct trainer *trainer); /* or NULL */
 const struct checkpoint_state *trainer_state(const struct trainer *trainer);
 const char *trainer_kernels(const struct trainer *trainer); /* "CPU avx512, 2 threads, ..." */
-/* Windows of an epoch of the (first corpus's) training split; windows that validation uses (0: none). */
-uint64_t trainer_epoch_windows(const struct trainer *trainer);
+/* Windows that validation uses; 0: none. */
 uint64_t trainer_validation_windows(const struct trainer *trainer, enum split_part part);
 
 #endif
