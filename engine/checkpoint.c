@@ -342,8 +342,7 @@ static enum status read_set(const char *directory, struct safetensors *file, con
 			"; the model wants %d x %d (config.json does not belong to these weights)",
 			directory, tensor->name, tensor->dimensions, tensor->shape[0],
 			p->dimensions == 2 ? p->file_rows : 1, p->columns);
-		uint64_t end = i + 1 < table->count ? table->items[i + 1].offset : table->elements;
-		TRY(read_tensor(file, tensor, staging, out + p->offset, end - p->offset));
+		TRY(read_tensor(file, tensor, staging, out + p->offset, parameter_span(table, i)));
 	}
 	return STATUS_OK;
 }

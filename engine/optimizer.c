@@ -35,12 +35,12 @@ int optimizer_cut(const struct parameter_table *table, struct optimizer_segment 
 	int count = 0;
 	for (int i = 0; i < table->count; i++) {
 		const struct parameter *p = &table->items[i];
-		uint64_t end = i + 1 < table->count ? table->items[i + 1].offset : table->elements;
+		uint64_t span = parameter_span(table, i);
 		struct optimizer_segment *last = count ? &out[count - 1] : NULL;
 		if (last && last->group == p->group)
-			last->elements = end - last->offset;
+			last->elements += span;
 		else
-			out[count++] = (struct optimizer_segment){p->offset, end - p->offset, p->group};
+			out[count++] = (struct optimizer_segment){p->offset, span, p->group};
 	}
 	return count;
 }
