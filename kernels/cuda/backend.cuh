@@ -19,7 +19,7 @@ struct stream {
 	struct error_copy failure; /* the first since the last wait; STATUS_OK: none */
 	void *scratch;
 	size_t scratch_bytes;
-	void *workspace; /* cuBLASLt's, gemm_workspace_bytes; NULL until the first product */
+	void *workspace; /* cuBLASLt's, KERNELS_WORKSPACE; NULL until the first product */
 };
 
 struct event {
@@ -117,8 +117,6 @@ static inline int ceiling(int64_t a, int64_t b)
 }
 
 /* ---- matrix products (gemm.cu): column-major as cuBLAS counts, D[m][n] (+)= op(A) op(B) ---- */
-
-enum { gemm_workspace_bytes = KERNELS_WORKSPACE };
 
 struct gemm {
 	bool transpose_a, transpose_b;

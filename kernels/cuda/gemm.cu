@@ -129,7 +129,7 @@ static struct gemm_plan gemm_plan_make(
 	(void)cublasLtMatrixLayoutCreate(&plan.d, cuda_type(g->out), g->m, g->n, g->ldd);
 	cublasLtMatmulPreference_t preference = NULL;
 	(void)cublasLtMatmulPreferenceCreate(&preference);
-	prefer(preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, (uint64_t)gemm_workspace_bytes);
+	prefer(preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, (uint64_t)KERNELS_WORKSPACE);
 	prefer(preference, CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK,
 		(uint32_t)CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE);
 	prefer(preference, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, (uint32_t)key->alignment);
@@ -161,8 +161,8 @@ static struct gemm_plan gemm_plan_find(
 
 bool gemm_run(struct backend *b, struct stream *s, const struct gemm *g)
 {
-	if (!s->workspace && !stream_check(b, s, cudaMalloc(&s->workspace, gemm_workspace_bytes),
-				     "cuBLASLt's workspace")) {
+	if (!s->workspace &&
+		!stream_check(b, s, cudaMalloc(&s->workspace, KERNELS_WORKSPACE), "cuBLASLt's workspace")) {
 		s->workspace = NULL;
 		return true; /* kept; another way of computing it would not help */
 	}
@@ -172,7 +172,7 @@ bool gemm_run(struct backend *b, struct stream *s, const struct gemm *g)
 	if (plan.found) {
 		float one = 1, beta = g->accumulate ? 1 : 0;
 		status = cublasLtMatmul(b->lt, description, &one, g->a, plan.a, g->b, plan.b, &beta, g->d,
-			plan.d, g->d, plan.d, &plan.algorithm, s->workspace, gemm_workspace_bytes, s->handle);
+			plan.d, g->d, plan.d, &plan.algorithm, s->workspace, KERNELS_WORKSPACE, s->handle);
 	}
 	(void)cublasLtMatmulDescDestroy(description);
 	if (status == CUBLAS_STATUS_SUCCESS)
