@@ -25,7 +25,7 @@
  * for the thread sanitizer too: what was queued before, events, waiting. So a missing event is a race.
  *
  * Device memory (memory.cc) begins as NaN and lies between unmapped pages. The host may not touch it: it
- * has a protection key that only streams hold (where the processor has such keys; host_is_fenced()).
+ * has a protection key that only streams hold (where the processor has such keys).
  * Asynchronous copies from or to host memory that is not pinned are refused. At the end of the process what
  * was not freed is named and the exit status is 23.
  *
@@ -100,8 +100,7 @@ void emu_fill(void *to, size_t bytes);
 
 struct fiber;
 struct fiber *fiber_open(void (*body)(void)); /* body never returns; it begins at the first switch to it */
-void fiber_close(struct fiber *f);
-struct fiber *fiber_of_thread(void); /* the thread's own stack, as a fiber; once a thread */
+struct fiber *fiber_of_thread(void);          /* the thread's own stack, as a fiber; once a thread */
 void fiber_switch(struct fiber *from, struct fiber *to);
 
 /* ---- kernels (block.cc) ---- */
@@ -116,7 +115,6 @@ void grid_run(
 
 /* The calling thread may touch device memory from here on. */
 void device_memory_enter(void);
-bool host_is_fenced(void);
 bool device_memory_holds(const void *block, size_t bytes);
 bool pinned_memory_holds(const void *block, size_t bytes);
 bool ordinary_memory(const void *p); /* a pointer, neither NULL nor into device or pinned memory */

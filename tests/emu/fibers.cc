@@ -7,7 +7,6 @@
 
 #ifdef EMU_TSAN
 extern "C" void *__tsan_create_fiber(unsigned flags);
-extern "C" void __tsan_destroy_fiber(void *f);
 extern "C" void __tsan_switch_to_fiber(void *f, unsigned flags);
 extern "C" void *__tsan_get_current_fiber(void);
 enum { without_ordering = 1 };
@@ -30,6 +29,16 @@ enum { stack_bytes = 128 << 10, page = 4096 };
 
 /* The one that was just switched to. */
 static thread_local struct fiber *current;
+
+/* Where every fiber's stack begins. */
+static void begin(void)
+{
+#ifdef EMU_ASAN
+	__sanitizer_finish_switch_fiber(NULL, NULL, NULL);
+#endif
+	current->body();
+	abort();
+}
 
 #if defined(__x86_64__)
 
@@ -59,15 +68,6 @@ emu_switch_stack:
 .size emu_switch_stack, .-emu_switch_stack
 )");
 
-static void begin(void)
-{
-#ifdef EMU_ASAN
-	__sanitizer_finish_switch_fiber(NULL, NULL, NULL);
-#endif
-	current->body();
-	abort();
-}
-
 static void prepare(struct fiber *f)
 {
 	void **top = (void **)(f->stack + f->bytes);
@@ -86,15 +86,6 @@ static void switch_stacks(struct fiber *from, struct fiber *to)
 #else
 
 #include <ucontext.h>
-
-static void begin(void)
-{
-#ifdef EMU_ASAN
-	__sanitizer_finish_switch_fiber(NULL, NULL, NULL);
-#endif
-	current->body();
-	abort();
-}
 
 static void prepare(struct fiber *f)
 {
@@ -131,15 +122,6 @@ struct fiber *fiber_open(void (*body)(void))
 #endif
 	prepare(f);
 	return f;
-}
-
-void fiber_close(struct fiber *f)
-{
-#ifdef EMU_TSAN
-	__tsan_destroy_fiber(f->known);
-#endif
-	munmap(f->stack - page, stack_bytes + page);
-	free(f);
 }
 
 struct fiber *fiber_of_thread(void)

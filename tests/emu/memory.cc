@@ -131,11 +131,6 @@ void device_memory_enter(void)
 		(void)pkey_set(memory.key, 0);
 }
 
-bool host_is_fenced(void)
-{
-	return memory.key >= 0;
-}
-
 /* ---- allocations ---- */
 
 static bool allocation_fails(void)

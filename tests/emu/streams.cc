@@ -191,15 +191,10 @@ cudaError_t cudaStreamSynchronize(cudaStream_t stream)
 
 /* ---- events ---- */
 
-cudaError_t cudaEventCreateWithFlags(cudaEvent_t *out, unsigned)
+cudaError_t cudaEventCreate(cudaEvent_t *out)
 {
 	*out = new struct emu_event;
 	return cudaSuccess;
-}
-
-cudaError_t cudaEventCreate(cudaEvent_t *out)
-{
-	return cudaEventCreateWithFlags(out, 0);
 }
 
 cudaError_t cudaEventDestroy(cudaEvent_t event)
@@ -239,13 +234,6 @@ cudaError_t cudaEventSynchronize(cudaEvent_t event)
 	if (event->last)
 		record_wait(event->last.get());
 	return cudaSuccess;
-}
-
-cudaError_t cudaEventQuery(cudaEvent_t event)
-{
-	if (event->last && !event->last->done.load())
-		return cudaErrorNotReady;
-	return cudaEventSynchronize(event);
 }
 
 cudaError_t cudaEventElapsedTime(float *milliseconds, cudaEvent_t from, cudaEvent_t to)
