@@ -183,9 +183,8 @@ enum status sources_writer_publish(struct sources_writer *writer, struct hash128
 
 struct sources {
 	const struct corpus *corpus;
-	bool loaded;
-	uint64_t shard; /* which is loaded */
-	uint8_t *data;
+	uint8_t *data;  /* NULL: none is loaded */
+	uint64_t shard; /* which is */
 	uint64_t documents, paths, text_bytes;
 	const uint8_t *begins; /* [paths] u64 */
 	const char *text;
@@ -254,8 +253,7 @@ enum status sources_writer_check(const char *directory, const char *name, struct
 	uint8_t *data;
 	size_t bytes;
 	char *path;
-	if (asprintf(&path, "%s/%s.src", directory, name) < 0)
-		return error_set(STATUS_MEMORY, "no memory for a path");
+	TRY(make_path(directory, name, &path));
 	enum status status = read_hashed(path, hash, &data, &bytes);
 	free(data);
 	free(path);
@@ -274,14 +272,13 @@ static void unload(struct sources *sources)
 {
 	free(sources->data);
 	sources->data = NULL;
-	sources->loaded = false;
 }
 
 static enum status load_shard(struct sources *sources, uint64_t shard)
 {
 	const struct corpus_shard *entry = &corpus_get_info(sources->corpus)->shards[shard];
 	char name[32], *path;
-	if (sources->loaded && sources->shard == shard)
+	if (sources->data && sources->shard == shard)
 		return STATUS_OK;
 	unload(sources);
 	snprintf(name, sizeof name, "%s.src", entry->name);
@@ -292,7 +289,6 @@ static enum status load_shard(struct sources *sources, uint64_t shard)
 		unload(sources);
 		return status;
 	}
-	sources->loaded = true;
 	sources->shard = shard;
 	return STATUS_OK;
 }
