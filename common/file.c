@@ -560,14 +560,14 @@ enum status directory_remove(const char *path)
 	return STATUS_OK;
 }
 
-/* NAME.tmp-PID-COUNTER; `of`: NAME, or "" for any. */
+/* NAME.tmp-PID-COUNTER; `of`: NAME, or NULL for any. */
 static bool is_temporary(const char *name, const char *of)
 {
 	static const char digits[] = "0123456789", mark[] = ".tmp-";
 	const char *at = NULL;
 	for (const char *next = name; (next = strstr(next, mark)); next++)
 		at = next;
-	if (!at || (*of && (strlen(of) != (size_t)(at - name) || strncmp(name, of, strlen(of)) != 0)))
+	if (!at || (of && (strlen(of) != (size_t)(at - name) || strncmp(name, of, strlen(of)) != 0)))
 		return false;
 	at += strlen(mark);
 	size_t process = strspn(at, digits);
@@ -578,7 +578,8 @@ static bool is_temporary(const char *name, const char *of)
 	return counter > 0 && at[counter] == 0;
 }
 
-enum status file_remove_temporaries(const char *path, const char *name)
+/* Those in the folder of file `name`; NULL: of any. */
+static enum status remove_temporaries(const char *path, const char *name)
 {
 	char **names;
 	size_t count;
@@ -595,6 +596,21 @@ enum status file_remove_temporaries(const char *path, const char *name)
 		}
 	}
 	directory_list_free(names, count);
+	return status;
+}
+
+enum status directory_remove_temporaries(const char *path)
+{
+	return remove_temporaries(path, NULL);
+}
+
+enum status file_remove_temporaries(const char *path)
+{
+	const char *slash = strrchr(path, '/');
+	char *parent;
+	TRY(parent_of(path, &parent));
+	enum status status = remove_temporaries(parent, slash ? slash + 1 : path);
+	free(parent);
 	return status;
 }
 

@@ -85,9 +85,10 @@ enum status directory_list(const char *path, char ***names, size_t *count) MUST_
 void directory_list_free(char **names, size_t count);
 /* Deletes `path` and all below it; not there is fine. Symbolic links are removed, not followed. */
 enum status directory_remove(const char *path) MUST_USE;
-/* Deletes what crashed writers of file `name` ("": of any) left in folder `path`, not below: what is called
- * NAME.tmp-PID-COUNTER, in numbers. */
-enum status file_remove_temporaries(const char *path, const char *name) MUST_USE;
+/* Deletes what crashed writers of the file left: what is called NAME.tmp-PID-COUNTER, in numbers. */
+enum status file_remove_temporaries(const char *path) MUST_USE;
+/* Likewise those of any file that is in the folder, not below. */
+enum status directory_remove_temporaries(const char *path) MUST_USE;
 enum status file_rename(const char *from, const char *to) MUST_USE; /* and fsync of to's directory */
 /* Exchanges two names of one directory at once, and fsync. *done false: the file system cannot (NFS, FAT). */
 enum status file_exchange(const char *a, const char *b, bool *done) MUST_USE;

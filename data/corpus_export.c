@@ -31,17 +31,6 @@ static enum status output_path(const struct export *export, const char *suffix, 
 	return STATUS_OK;
 }
 
-/* What runs that were cut off have left of the file. */
-static enum status remove_temporaries(const char *path)
-{
-	const char *slash = strrchr(path, '/');
-	char *folder = slash ? strndup(path, (size_t)(slash - path) + 1) : strdup(".");
-	FAIL_IF(!folder, STATUS_MEMORY, "no memory for a path");
-	enum status status = file_remove_temporaries(folder, slash ? slash + 1 : path);
-	free(folder);
-	return status;
-}
-
 static enum status open_output(const struct export *export, const char *suffix, struct file_writer **out)
 {
 	char *path;
@@ -51,7 +40,7 @@ static enum status open_output(const struct export *export, const char *suffix, 
 		status = error_set(STATUS_USAGE,
 			"%s: is there already; choose another --output, or --overwrite to replace it", path);
 	if (status == STATUS_OK)
-		status = remove_temporaries(path);
+		status = file_remove_temporaries(path); /* of runs that were cut off */
 	if (status == STATUS_OK)
 		status = file_writer_open(path, out);
 	free(path);

@@ -528,7 +528,7 @@ static enum status begin_output(const struct merge *merge)
 {
 	const struct corpus_merge_config *config = merge->config;
 	bool corpus, journal;
-	TRY(file_remove_temporaries(config->output, ""));
+	TRY(directory_remove_temporaries(config->output));
 	TRY(corpus_output_recover(config->output));
 	TRY(corpus_output_has(config->output, "corpus.json", &corpus));
 	TRY(corpus_output_has(merge->work, "job.json", &journal));

@@ -345,7 +345,7 @@ enum status job_settle(struct preprocess_job *job, const struct journal *journal
 {
 	const struct preprocess_config *config = job->config;
 	bool corpus;
-	TRY(file_remove_temporaries(config->output, ""));
+	TRY(directory_remove_temporaries(config->output));
 	TRY(recover(job, journal, complete));
 	if (*complete)
 		return STATUS_OK;
@@ -357,7 +357,7 @@ enum status job_settle(struct preprocess_job *job, const struct journal *journal
 		(void)file_system->rmdir(job->work);
 	job->resumed = journaled && compared == STATUS_OK;
 	if (job->resumed)
-		return file_remove_temporaries(job->work, "");
+		return directory_remove_temporaries(job->work);
 	FAIL_IF(corpus && !config->overwrite, STATUS_USAGE,
 		"%s: already holds a corpus; choose another --output, or --overwrite to replace it",
 		config->output);

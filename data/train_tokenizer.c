@@ -223,9 +223,10 @@ static enum status publish_files(const char *directory, const struct tokenizer_f
 			char *path;
 			if ((strcmp(files[i].name, "tokenizer.json") == 0) != (last == 1))
 				continue;
-			TRY(file_remove_temporaries(directory, files[i].name)); /* cut-off runs' */
 			TRY(path_join(&path, directory, files[i].name));
-			enum status status = file_publish(path, files[i].data, files[i].bytes);
+			enum status status = file_remove_temporaries(path); /* cut-off runs' */
+			if (status == STATUS_OK)
+				status = file_publish(path, files[i].data, files[i].bytes);
 			free(path);
 			TRY(status);
 		}

@@ -123,7 +123,7 @@ static void killed_anywhere(void **state)
 		faulty_files_remove();
 		assert_content(in("a"), call <= 4 ? "old" : "new!", call <= 4 ? 3 : 4);
 		assert_int_equal(count_names(".tmp-"), call >= 1 && call <= 4);
-		OK(file_remove_temporaries(directory, ""));
+		OK(directory_remove_temporaries(directory));
 		assert_int_equal(count_names(".tmp-"), 0);
 		assert_int_equal(count_names("a"), 1);
 	}
@@ -278,11 +278,11 @@ static void temporaries_are_removed(void **state)
 	for (size_t i = 0; i < 3; i++)
 		OK(file_publish(in(removed[i]), "", 0));
 	OK(file_publish(in("a_b.tmp-1-0"), "", 0));
-	OK(file_remove_temporaries(directory, "a"));
+	OK(file_remove_temporaries(in("a")));
 	for (size_t i = 0; i < 3; i++)
 		assert_int_equal(file_exists(in(removed[i])), i == 2);
 	assert_true(file_exists(in("a_b.tmp-1-0"))); /* another file's */
-	OK(file_remove_temporaries(directory, ""));
+	OK(directory_remove_temporaries(directory));
 	assert_false(file_exists(in("b.tmp-9.tmp-1-1")));
 	assert_false(file_exists(in("a_b.tmp-1-0")));
 	for (size_t i = 0; i < 8; i++)

@@ -173,7 +173,7 @@ static void failures(void **state)
 	struct record_format format = {2, job};
 	assert_in_range(refuse_memory(write_and_read), 4, 19);
 	assert_in_range(fail_each_call(EIO, write_and_read), 8, 59);
-	assert_int_equal(file_remove_temporaries(root, ""), STATUS_OK);
+	assert_int_equal(directory_remove_temporaries(root), STATUS_OK);
 	assert_int_equal(file_remove(path), STATUS_OK);
 	assert_int_equal(read_all(&format), STATUS_IO);
 }

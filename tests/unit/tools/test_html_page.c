@@ -98,7 +98,7 @@ static void failures(void **state)
 	assert_int_equal(html_page_open(path, "t", "", &page), STATUS_OK);
 	html_page_abandon(page);
 	html_page_abandon(NULL);
-	assert_int_equal(file_remove_temporaries(root, ""), STATUS_OK);
+	assert_int_equal(directory_remove_temporaries(root), STATUS_OK);
 	assert_int_equal(directory_list(root, &names, &count), STATUS_OK);
 	assert_int_equal(count, 1);
 	directory_list_free(names, count);
