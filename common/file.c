@@ -560,6 +560,14 @@ enum status directory_remove(const char *path)
 	return STATUS_OK;
 }
 
+enum status directory_discard(const char *path, enum status status)
+{
+	struct error_copy copy;
+	error_save(status, &copy);
+	(void)!directory_remove(path);
+	return error_restore(&copy);
+}
+
 /* NAME.tmp-PID-COUNTER; `of`: NAME, or NULL for any. */
 static bool is_temporary(const char *name, const char *of)
 {

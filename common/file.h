@@ -85,6 +85,9 @@ enum status directory_list(const char *path, char ***names, size_t *count) MUST_
 void directory_list_free(char **names, size_t count);
 /* Deletes `path` and all below it; not there is fine. Symbolic links are removed, not followed. */
 enum status directory_remove(const char *path) MUST_USE;
+/* The same as far as it can be, for who has failed: what was begun in it is of no use. Returns `status`, and
+ * its message stays. */
+enum status directory_discard(const char *path, enum status status) MUST_USE;
 /* Deletes what crashed writers of the file left: what is called NAME.tmp-PID-COUNTER, in numbers. */
 enum status file_remove_temporaries(const char *path) MUST_USE;
 /* Likewise those of any file that is in the folder, not below. */

@@ -588,20 +588,11 @@ static enum status write_output(struct merge *merge, struct corpus_merge_result 
 	return STATUS_OK;
 }
 
-/* What a merge that failed had written is of no use; the first error stays. */
-static enum status discard_work(const struct merge *merge, enum status status)
-{
-	struct error_copy copy;
-	error_save(status, &copy);
-	(void)!directory_remove(merge->work);
-	return error_restore(&copy);
-}
-
 static enum status run_locked(struct merge *merge, struct corpus_merge_result *result)
 {
 	TRY(begin_output(merge));
 	enum status status = write_output(merge, result);
-	return status == STATUS_OK ? status : discard_work(merge, status);
+	return status == STATUS_OK ? status : directory_discard(merge->work, status);
 }
 
 static enum status run(struct merge *merge, struct corpus_merge_result *result)

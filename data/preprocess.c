@@ -385,17 +385,9 @@ static enum status lock_and_run(
 	TRY(output_lock_alone(job->config->output, &lock));
 	enum status status = run_alone(job, journal, result);
 	if (job->useless)
-		status = job_discard(job, status);
+		status = directory_discard(job->work, status);
 	output_lock_release(&lock);
 	return status;
-}
-
-enum status job_discard(struct preprocess_job *job, enum status status)
-{
-	struct error_copy copy;
-	error_save(status, &copy);
-	(void)!directory_remove(job->work);
-	return error_restore(&copy);
 }
 
 static enum status list_inputs(struct preprocess_job *job)

@@ -118,8 +118,6 @@ enum status job_total_units(struct preprocess_job *job) MUST_USE;
 enum status job_publish(struct preprocess_job *job, struct preprocess_result *result) MUST_USE;
 /* There is nothing to train on: says why, sets job->useless. */
 enum status job_refuse_empty(struct preprocess_job *job) MUST_USE;
-/* Removes work/; the status and its message stay. */
-enum status job_discard(struct preprocess_job *job, enum status status) MUST_USE;
 
 /* One process of several (config->mode). */
 enum status job_run_shared(

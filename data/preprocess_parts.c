@@ -325,7 +325,7 @@ static enum status leave(struct preprocess_job *job, struct output_lock *lock, e
 	output_lock_leave(lock);
 	if (lock->path && lock->alone) {
 		if (job->useless)
-			status = job_discard(job, status);
+			status = directory_discard(job->work, status);
 		else if (status == STATUS_OK)
 			status = corpus_output_recover(job->config->output);
 	}

@@ -124,15 +124,6 @@ static enum status write_contents(const char *directory, const struct checkpoint
 	return directory_sync(directory);
 }
 
-/* Removes what a failed write left; the first error stays. */
-static void discard(const char *directory)
-{
-	struct error_copy copy;
-	error_save(STATUS_IO, &copy);
-	(void)!directory_remove(directory);
-	(void)!error_restore(&copy);
-}
-
 enum status checkpoint_write_directory(const char *path, const struct checkpoint_contents *contents)
 {
 	char *temporary;
@@ -142,7 +133,7 @@ enum status checkpoint_write_directory(const char *path, const struct checkpoint
 	if (status == STATUS_OK)
 		status = file_rename(temporary, path);
 	if (status != STATUS_OK)
-		discard(temporary);
+		status = directory_discard(temporary, status);
 	free(temporary);
 	return status;
 }
@@ -172,7 +163,7 @@ enum status checkpoint_write(
 	if (status == STATUS_OK)
 		status = put_in_place(temporary, path);
 	if (status != STATUS_OK)
-		discard(temporary);
+		status = directory_discard(temporary, status);
 done:
 	free(path);
 	free(temporary);
