@@ -76,12 +76,13 @@ static enum status check_seal(const char *path, const char *text, size_t bytes)
 
 /* ---- members ---- */
 
-/* An object holds each of the keys once and nothing else. */
+/* An object holds each of the keys once and nothing else. The last key may be NULL, and is none then. */
 static enum status check_members(const char *path, const cJSON *object, const char *what,
 	const char *const *keys /* [count] */, int count)
 {
 	int found = 0;
 	const cJSON *member;
+	count -= !keys[count - 1];
 	cJSON_ArrayForEach (member, object) {
 		int i = 0;
 		while (i < count && strcmp(member->string, keys[i]) != 0)
@@ -165,9 +166,8 @@ static enum status read_totals(const char *path, const cJSON *manifest, struct c
 	TRY(get_count(path, input, "bytes", &info->input_bytes));
 	TRY(json_get_object(path, manifest, "dropped", &dropped));
 	bool near = cJSON_GetObjectItemCaseSensitive(dropped, "near_duplicates");
-	TRY(near ? CHECK_MEMBERS(
-			   path, dropped, "\"dropped\"", "duplicates", "near_duplicates", "empty", "rejected")
-		 : CHECK_MEMBERS(path, dropped, "\"dropped\"", "duplicates", "empty", "rejected"));
+	TRY(CHECK_MEMBERS(path, dropped, "\"dropped\"", "duplicates", "empty", "rejected",
+		near ? "near_duplicates" : NULL));
 	if (near)
 		TRY(get_count(path, dropped, "near_duplicates", &info->dropped_near));
 	TRY(get_count(path, dropped, "duplicates", &info->dropped_duplicates));
@@ -209,9 +209,8 @@ static enum status read_shard(
 	snprintf(what, sizeof what, "shard %" PRIu64, index);
 	snprintf(name, sizeof name, "%05" PRIu64, index);
 	FAIL_IF(!cJSON_IsObject(object), STATUS_CORRUPT, "%s: %s is not an object", path, what);
-	TRY(sources ? CHECK_MEMBERS(
-			      path, object, what, "name", "documents", "tokens", "bin", "idx", "key", "src")
-		    : CHECK_MEMBERS(path, object, what, "name", "documents", "tokens", "bin", "idx", "key"));
+	TRY(CHECK_MEMBERS(path, object, what, "name", "documents", "tokens", "bin", "idx", "key",
+		sources ? "src" : NULL));
 	TRY(copy_string(path, object, "name", shard->name, sizeof shard->name));
 	FAIL_IF(strcmp(shard->name, name) != 0, STATUS_CORRUPT, "%s: %s is named \"%s\", not \"%s\"", path,
 		what, shard->name, name);
@@ -286,12 +285,9 @@ static enum status read_members(const char *path, const cJSON *manifest, struct 
 		"; this ferry reads version 1: use the ferry that wrote it, or a newer one",
 		path, version);
 	bool near = cJSON_GetObjectItemCaseSensitive(manifest, "near");
-	TRY(near ? CHECK_MEMBERS(path, manifest, "the manifest", "format", "version", "tokenizer", "dtype",
-			   "documents", "tokens", "bytes", "input", "dropped", "repaired", "near", "shards",
-			   "hash", "check")
-		 : CHECK_MEMBERS(path, manifest, "the manifest", "format", "version", "tokenizer", "dtype",
-			   "documents", "tokens", "bytes", "input", "dropped", "repaired", "shards", "hash",
-			   "check"));
+	TRY(CHECK_MEMBERS(path, manifest, "the manifest", "format", "version", "tokenizer", "dtype",
+		"documents", "tokens", "bytes", "input", "dropped", "repaired", "shards", "hash", "check",
+		near ? "near" : NULL));
 	TRY(read_tokenizer(path, manifest, info));
 	TRY(read_dtype(path, manifest, info));
 	TRY(read_totals(path, manifest, info));
