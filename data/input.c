@@ -189,6 +189,14 @@ void input_list_close(struct input_list *list)
 	*list = (struct input_list){0};
 }
 
+bool input_list_has_standard_input(const struct input_list *list)
+{
+	for (size_t i = 0; i < list->count; i++)
+		if (list->files[i].standard_input)
+			return true;
+	return false;
+}
+
 /* ---- bytes of a file, decompressed ---- */
 
 enum { LARGE_BUFFER = 8 << 20, CHUNK = 1 << 20, SMALL_CHUNK = 64 << 10, PACKED_CHUNK = 256 << 10 };

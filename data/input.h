@@ -45,6 +45,8 @@ enum status input_file_classify(struct input_file *file) MUST_USE;
 enum status input_list_open(const char *const *paths /* [path_count] */, size_t path_count,
 	const char *output, struct input_list *out) MUST_USE;
 void input_list_close(struct input_list *list);
+/* Is "-" among them? */
+bool input_list_has_standard_input(const struct input_list *list);
 
 /*
  * Reading records. One reader serves one thread, for any number of files one after another; its buffer is

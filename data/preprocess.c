@@ -236,11 +236,8 @@ enum status job_total_units(struct preprocess_job *job)
 
 static enum status first_pass(struct preprocess_job *job)
 {
-	bool unknown = false;
-	for (size_t i = 0; i < job->inputs.count; i++)
-		unknown |= job->inputs.files[i].standard_input;
 	job->pass = 1;
-	job->bytes_total = unknown ? 0 : job->inputs.bytes;
+	job->bytes_total = input_list_has_standard_input(&job->inputs) ? 0 : job->inputs.bytes;
 	TRY(job_recall_units(job));
 	TRY(job_tokenize(job));
 	return job_total_units(job);

@@ -340,9 +340,8 @@ static enum status check_shared(const struct preprocess_job *job)
 							     config->parts >= PREPROCESS_MOST_PARTS),
 		STATUS_USAGE, "part %" PRIu32 "/%" PRIu32 " is not possible; 1/N to N/N are, N below 2^20",
 		config->part, config->parts);
-	for (size_t i = 0; i < job->inputs.count; i++)
-		FAIL_IF(job->inputs.files[i].standard_input, STATUS_USAGE,
-			"standard input cannot be shared out in parts: store it in a file");
+	FAIL_IF(input_list_has_standard_input(&job->inputs), STATUS_USAGE,
+		"standard input cannot be shared out in parts: store it in a file");
 	return STATUS_OK;
 }
 

@@ -113,11 +113,8 @@ static enum status plan_units(struct preprocess_job *job)
 enum status job_plan(struct preprocess_job *job)
 {
 	uint64_t total = 0;
-	bool unknown = false;
-	for (size_t i = 0; i < job->inputs.count; i++) {
+	for (size_t i = 0; i < job->inputs.count; i++)
 		total += weight(&job->inputs.files[i]);
-		unknown |= job->inputs.files[i].standard_input;
-	}
 	job->unit_bytes = job->config->unit_bytes;
 	if (!job->unit_bytes) {
 		job->unit_bytes = total / UNITS;
@@ -126,7 +123,7 @@ enum status job_plan(struct preprocess_job *job)
 		if (job->unit_bytes > MOST_UNIT_BYTES)
 			job->unit_bytes = MOST_UNIT_BYTES;
 	}
-	int bits = unknown ? UNKNOWN_BITS : SMALLEST_BITS;
+	int bits = input_list_has_standard_input(&job->inputs) ? UNKNOWN_BITS : SMALLEST_BITS;
 	while (bits < SPILL_LARGEST_BITS && total >> bits > BUCKET_INPUT)
 		bits++;
 	job->dtype = corpus_output_dtype(job->config->tokenizer);

@@ -296,13 +296,11 @@ static enum status run(struct training *training, struct train_tokenizer_result 
 {
 	const struct train_tokenizer_config *config = training->config;
 	struct bpe_merges merges;
-	bool unknown = false;
 	TRY(check_config(config));
 	TRY(input_list_open(config->inputs, config->input_count, config->output, &training->inputs));
 	FAIL_IF(training->inputs.count == 0, STATUS_USAGE, "no files in the folders given");
-	for (size_t i = 0; i < training->inputs.count; i++)
-		unknown |= training->inputs.files[i].standard_input;
-	training->progress.bytes_total = unknown ? 0 : training->inputs.bytes;
+	training->progress.bytes_total =
+		input_list_has_standard_input(&training->inputs) ? 0 : training->inputs.bytes;
 	TRY(plan_parts(training));
 	TRY(memory_alloc(
 		(void **)&training->workers, (size_t)config->workers, sizeof *training->workers, "workers"));
