@@ -11,7 +11,6 @@ enum { FORWARD_PASSES = 12, BACKWARD_PASSES = 20, LOGIT_PASSES = 3 };
 /* Steps until the pipeline repeats itself: an upload delays the next step's forward, which delays its
  * downloads. */
 enum { PIPELINE_STEPS = 8 };
-#define ATTENTION_BACKWARD 2.5 /* five products for the forward's two */
 
 /* ---- work ---- */
 
@@ -36,10 +35,15 @@ static struct per_token per_token(const struct plan_shape *shape)
 }
 
 /* Of AdamW, a parameter: p, m and v in and out, the gradient in, the rounded weight out where p is not it. */
+double plan_optimizer_bytes(enum dtype act, enum dtype grad)
+{
+	size_t weight = act == DTYPE_F32 ? 0 : dtype_bytes(act);
+	return 24.0 + (double)(dtype_bytes(grad) + weight);
+}
+
 static double optimizer_bytes(const struct plan_shape *shape)
 {
-	size_t weight = shape->act == DTYPE_F32 ? 0 : dtype_bytes(shape->act);
-	return 24.0 + (double)(dtype_bytes(shape->grad) + weight);
+	return plan_optimizer_bytes(shape->act, shape->grad);
 }
 
 enum status plan_work(const struct plan_shape *shape, struct plan_work *out)
@@ -56,7 +60,7 @@ enum status plan_work(const struct plan_shape *shape, struct plan_work *out)
 		.tokens = shape->global_batch * shape->window_tokens,
 		.model_flops = tokens * 3 * (each.layer + each.head + each.attention),
 		.matrix_flops = tokens * ((3 + again) * each.layer + 3 * each.head),
-		.attention_flops = tokens * (1 + ATTENTION_BACKWARD + again) * each.attention,
+		.attention_flops = tokens * (1 + PLAN_ATTENTION_BACKWARD + again) * each.attention,
 		.activation_bytes = tokens * (each.passes + again * each.passes_forward + each.logits),
 		.optimizer_bytes = optimizer_bytes(shape) * n,
 		.down_bytes = (double)dtype_bytes(shape->grad) * n,
@@ -251,7 +255,7 @@ static struct compute_time compute_times(const struct plan_shape *shape, const s
 		tokens * (each.layer / rates->matrix_flops + each.attention / rates->attention_flops +
 				 each.passes_forward / rates->memory_bytes);
 	double backward = tokens * (2 * each.layer / rates->matrix_flops +
-					   ATTENTION_BACKWARD * each.attention / rates->attention_flops +
+					   PLAN_ATTENTION_BACKWARD * each.attention / rates->attention_flops +
 					   (each.passes - each.passes_forward) / rates->memory_bytes);
 	if (shape->checkpoint_activations)
 		backward += forward;

@@ -56,6 +56,10 @@ struct plan_work {
 	double input_bytes;          /* layers' inputs, each way; 0: they stay on the device */
 };
 enum status plan_work(const struct plan_shape *shape, struct plan_work *out) MUST_USE;
+/* What of it a measured rate must count alike: AdamW's bytes a parameter, and how many forwards of the attention
+ * its backward is (five products for the forward's two). */
+double plan_optimizer_bytes(enum dtype act, enum dtype grad);
+#define PLAN_ATTENTION_BACKWARD 2.5
 
 /* Per second. A machine without a device has no host_ and no link rates (0). */
 struct plan_rates {

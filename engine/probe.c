@@ -176,8 +176,7 @@ static enum status measure(const struct plan_shape *shape, struct kernels *k, bo
 
 static double optimizer_bytes(const struct kernels *k)
 {
-	size_t work = k->act == DTYPE_F32 ? 0 : dtype_bytes(k->act);
-	return (24.0 + (double)dtype_bytes(k->grad) + (double)work) * PARAMETERS;
+	return plan_optimizer_bytes(k->act, k->grad) * PARAMETERS;
 }
 
 enum status probe_rates(
@@ -186,7 +185,7 @@ enum status probe_rates(
 	const struct model_config *m = &shape->model;
 	double C = m->hidden, T = (double)shape->window_tokens;
 	double linear = 2 * 4 * C * C * choose_rows(shape, false);
-	double attention = (1 + 2.5) * 2 * C * T * choose_rows(shape, true);
+	double attention = (1 + PLAN_ATTENTION_BACKWARD) * 2 * C * T * choose_rows(shape, true);
 	struct kernel_shapes shapes = {
 		.batch = (int)((PROBE_ROWS + shape->window_tokens - 1) / shape->window_tokens),
 		.sequence = (int)shape->window_tokens,
