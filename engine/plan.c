@@ -1,6 +1,7 @@
 #include "engine/plan.h"
 
 #include "common/memory.h"
+#include "engine/kept_inputs.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -55,7 +56,7 @@ enum status plan_work(const struct plan_shape *shape, struct plan_work *out)
 	double tokens = (double)(shape->global_batch * shape->window_tokens);
 	double again = shape->checkpoint_activations ? 1 : 0;
 	double n = (double)table.elements;
-	int away = shape->inputs_on_host ? shape->model.layers - 2 : 0;
+	uint64_t input = (uint64_t)shape->model.hidden * dtype_bytes(shape->act); /* a layer's, a token */
 	*out = (struct plan_work){.parameters = table.elements,
 		.tokens = shape->global_batch * shape->window_tokens,
 		.model_flops = tokens * 3 * (each.layer + each.head + each.attention),
@@ -65,8 +66,9 @@ enum status plan_work(const struct plan_shape *shape, struct plan_work *out)
 		.optimizer_bytes = optimizer_bytes(shape) * n,
 		.down_bytes = (double)dtype_bytes(shape->grad) * n,
 		.up_bytes = (double)dtype_bytes(shape->act) * n,
-		.input_bytes =
-			away > 0 ? tokens * away * shape->model.hidden * (double)dtype_bytes(shape->act) : 0};
+		.input_bytes = shape->inputs_on_host
+				       ? tokens * (double)kept_inputs_pinned(shape->model.layers, input)
+				       : 0};
 	parameter_table_close(&table);
 	return STATUS_OK;
 }
