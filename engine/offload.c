@@ -10,10 +10,14 @@ enum { GAPS = 64 }; /* runs of looked-up rows in a bucket: shorter gaps between 
 
 /* ---- the plan: where buckets begin and which have a shadow ---- */
 
+static uint64_t round_up(uint64_t elements)
+{
+	return (elements + OFFLOAD_ALIGNED - 1) / OFFLOAD_ALIGNED * OFFLOAD_ALIGNED;
+}
+
 static uint64_t bucket_limit(const struct offload_config *c)
 {
-	uint64_t wanted = c->bucket_elements ? c->bucket_elements : OFFLOAD_BUCKET;
-	return (wanted + OFFLOAD_ALIGNED - 1) / OFFLOAD_ALIGNED * OFFLOAD_ALIGNED;
+	return round_up(c->bucket_elements ? c->bucket_elements : OFFLOAD_BUCKET);
 }
 
 static uint64_t slot_total(const struct offload_config *c, enum dtype act, enum dtype grad)
@@ -30,8 +34,7 @@ static int cut_range(
 	if (from >= to)
 		return 0;
 	uint64_t pieces = (to - from + bucket_limit(c) - 1) / bucket_limit(c);
-	uint64_t size =
-		((to - from + pieces - 1) / pieces + OFFLOAD_ALIGNED - 1) / OFFLOAD_ALIGNED * OFFLOAD_ALIGNED;
+	uint64_t size = round_up((to - from + pieces - 1) / pieces);
 	int count = 0;
 	for (uint64_t at = from; at < to; at += size, count++)
 		if (out)
@@ -60,10 +63,10 @@ static int cut_buckets(const struct offload_config *c, const struct parameter_ta
 	return count;
 }
 
-/* In the order in which gradients become final, while memory lasts: ln_f, wte, the layers from the last.
- * (wpe's are final with the step.) Calls `take` for each; returns the elements. */
-static uint64_t choose_shadows(const struct offload_config *c, struct offload_bucket *buckets, int count,
-	int layers, void (*take)(void *context, struct offload_bucket *bucket, uint64_t at), void *context)
+/* Which buckets have a shadow, and where: in the order in which gradients become final, while memory lasts: ln_f,
+ * wte, the layers from the last. (wpe's are final with the step.) Returns the elements. */
+static uint64_t choose_shadows(
+	const struct offload_config *c, struct offload_bucket *buckets, int count, int layers)
 {
 	uint64_t room = c->delayed ? 0 : c->speculation / (4 * OFFLOAD_STATES), taken = 0;
 	for (int rank = 0; rank <= layers + 1; rank++)
@@ -74,8 +77,8 @@ static uint64_t choose_shadows(const struct offload_config *c, struct offload_bu
 					       : b->layer == layers + 1 - rank;
 			if (!now || taken + b->whole.elements > room)
 				continue;
-			if (take)
-				take(context, b, taken);
+			b->has_shadow = true;
+			b->shadow = taken;
 			taken += b->whole.elements;
 		}
 	return taken;
@@ -94,7 +97,7 @@ void offload_measure(const struct offload_config *config, const struct parameter
 	struct offload_bucket *buckets = calloc((size_t)count + 1, sizeof *buckets);
 	if (buckets) {
 		cut_buckets(config, table, first, buckets);
-		shadows = choose_shadows(config, buckets, count, layers_of(table), NULL, NULL);
+		shadows = choose_shadows(config, buckets, count, layers_of(table));
 	}
 	free(buckets);
 	out->host = 4 * OFFLOAD_STATES * (own + shadows);
@@ -115,16 +118,21 @@ static enum status open_plan(struct offload *o)
 	TRY(memory_alloc((void **)&o->buckets, (size_t)count + 1, sizeof *o->buckets, "the buckets"));
 	cut_buckets(&o->config, o->table, o->first, o->buckets);
 	o->bucket_count = count;
+	o->shadow_elements = choose_shadows(&o->config, o->buckets, count, o->layers);
+	o->incoming_elements = o->config.delayed ? o->elements - o->first : o->shadow_elements;
 	o->job_room = 4 * (uint64_t)count + 8;
 	return memory_alloc((void **)&o->jobs, o->job_room, sizeof *o->jobs, "the buckets' jobs");
 }
 
-static void take_shadow(void *context, struct offload_bucket *b, uint64_t at)
+static void place_bucket(struct offload *o, struct offload_bucket *b)
 {
-	struct offload *o = context;
-	for (int i = 0; i < OFFLOAD_STATES; i++)
-		b->next[i] = o->shadow[i] + at;
-	b->incoming = (char *)o->incoming + at * dtype_bytes(o->k->act);
+	uint64_t at = o->config.delayed ? b->whole.offset - o->first : b->shadow;
+	if (o->config.delayed || b->has_shadow)
+		b->incoming = (char *)o->incoming + at * dtype_bytes(o->k->act);
+	for (int i = 0; i < OFFLOAD_STATES; i++) {
+		b->now[i] = o->flat[i] + b->whole.offset;
+		b->next[i] = b->has_shadow ? o->shadow[i] + b->shadow : NULL;
+	}
 }
 
 static enum status open_states(struct offload *o)
@@ -134,20 +142,13 @@ static enum status open_states(struct offload *o)
 	struct kernels *host = &o->host;
 	for (int i = 0; i < OFFLOAD_STATES; i++)
 		TRY(host->memory_alloc(host, (void **)&o->flat[i], o->elements * 4, what[i]));
-	for (int b = 0; b < o->bucket_count; b++)
-		for (int i = 0; i < OFFLOAD_STATES; i++)
-			o->buckets[b].now[i] = o->flat[i] + o->buckets[b].whole.offset;
-	o->shadow_elements = choose_shadows(&o->config, o->buckets, o->bucket_count, o->layers, NULL, NULL);
-	o->incoming_elements = o->config.delayed ? o->elements - o->first : o->shadow_elements;
 	for (int i = 0; i < OFFLOAD_STATES && o->shadow_elements; i++)
 		TRY(host->memory_alloc(host, (void **)&o->shadow[i], o->shadow_elements * 4, what[i]));
 	if (o->incoming_elements)
 		TRY(o->k->memory_alloc(o->k, &o->incoming, o->incoming_elements * dtype_bytes(o->k->act),
 			"the weights that come up"));
-	choose_shadows(&o->config, o->buckets, o->bucket_count, o->layers, take_shadow, o);
-	for (int b = 0; b < o->bucket_count && o->config.delayed; b++)
-		o->buckets[b].incoming = (char *)o->incoming +
-					 (o->buckets[b].whole.offset - o->first) * dtype_bytes(o->k->act);
+	for (int b = 0; b < o->bucket_count; b++)
+		place_bucket(o, &o->buckets[b]);
 	return STATUS_OK;
 }
 
@@ -188,13 +189,13 @@ static enum status open_rows(struct offload *o)
 {
 	int count = 0;
 	for (int b = 0; b < o->bucket_count; b++)
-		count += o->buckets[b].wte && o->buckets[b].next[0];
+		count += o->buckets[b].wte && o->buckets[b].has_shadow;
 	if (!count)
 		return STATUS_OK;
 	TRY(memory_alloc((void **)&o->rows, (size_t)count * (GAPS + 2), sizeof *o->rows, "looked-up rows"));
 	struct offload_run *at = o->rows;
 	for (int b = 0; b < o->bucket_count; b++)
-		if (o->buckets[b].wte && o->buckets[b].next[0]) {
+		if (o->buckets[b].wte && o->buckets[b].has_shadow) {
 			o->buckets[b].rows = at;
 			at += GAPS + 2;
 		}
@@ -329,14 +330,20 @@ uint64_t offload_count(const struct offload *o, enum offload_outcome outcome)
 
 /* ---- waiting for the conductor ---- */
 
+/* With the lock held, which it gives up. The threads' failure, if there is one. */
+static enum status unlock(struct offload *o)
+{
+	struct error_copy failure = o->failure;
+	pthread_mutex_unlock(&o->lock);
+	return failure.status == STATUS_OK ? STATUS_OK : error_restore(&failure);
+}
+
 static enum status wait_landed(struct offload *o, const struct offload_bucket *b)
 {
 	pthread_mutex_lock(&o->lock);
 	while (!b->landed)
 		pthread_cond_wait(&o->moved, &o->lock);
-	struct error_copy failure = o->failure;
-	pthread_mutex_unlock(&o->lock);
-	return failure.status == STATUS_OK ? STATUS_OK : error_restore(&failure);
+	return unlock(o);
 }
 
 static enum status wait_idle(struct offload *o)
@@ -344,9 +351,7 @@ static enum status wait_idle(struct offload *o)
 	pthread_mutex_lock(&o->lock);
 	while (o->head < o->tail)
 		pthread_cond_wait(&o->moved, &o->lock);
-	struct error_copy failure = o->failure;
-	pthread_mutex_unlock(&o->lock);
-	return failure.status == STATUS_OK ? STATUS_OK : error_restore(&failure);
+	return unlock(o);
 }
 
 /* With the lock held. */
@@ -479,7 +484,7 @@ static void add_run(struct offload_bucket *b, uint64_t from, uint64_t to, uint64
 {
 	uint64_t begin = b->whole.offset, end = begin + b->whole.elements;
 	from = from / OFFLOAD_ALIGNED * OFFLOAD_ALIGNED;
-	to = (to + OFFLOAD_ALIGNED - 1) / OFFLOAD_ALIGNED * OFFLOAD_ALIGNED;
+	to = round_up(to);
 	from = from > begin ? from : begin;
 	to = to < end ? to : end;
 	struct offload_run *last = b->row_count ? &b->rows[b->row_count - 1] : NULL;
@@ -532,7 +537,7 @@ static void guard_embedding(struct offload *o)
 		if (b->speculated < o->issued) {
 			o->k->event_await(o->k, b->downloaded, NULL);
 		} else {
-			o->jobs[b->speculated % o->job_room].cancelled = true;
+			offload_job_at(o, b->speculated)->cancelled = true;
 			b->tried = false;
 		}
 	}
@@ -554,7 +559,7 @@ enum status offload_layer_done(void *offload, int layer)
 	for (int i = 0; i < o->bucket_count; i++) {
 		struct offload_bucket *b = &o->buckets[i];
 		bool early = b->wte && layer == o->layers && o->step.tokens;
-		if (!b->next[0] || (b->layer != layer && !early))
+		if (!b->has_shadow || (b->layer != layer && !early))
 			continue;
 		b->speculated = push(o, OFFLOAD_SPECULATE, b, o->final[layer], 1);
 		b->tried = true;
@@ -569,7 +574,7 @@ static bool cancel_unstarted(struct offload *o)
 {
 	bool tried = false, first = true;
 	for (uint64_t n = o->head; n < o->tail; n++) {
-		struct offload_job *job = &o->jobs[n % o->job_room];
+		struct offload_job *job = offload_job_at(o, n);
 		if (job->kind != OFFLOAD_SPECULATE || job->cancelled)
 			continue;
 		if (!first && !job->started) {

@@ -6,11 +6,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-static struct offload_job *job_at(struct offload *o, uint64_t number)
-{
-	return &o->jobs[number % o->job_room];
-}
-
 static int run_count(const struct offload_job *job)
 {
 	return job->kind == OFFLOAD_COMMIT ? job->bucket->row_count : 1;
@@ -19,6 +14,12 @@ static int run_count(const struct offload_job *job)
 static const struct offload_run *runs_of(const struct offload_job *job)
 {
 	return job->kind == OFFLOAD_COMMIT ? job->bucket->rows : &job->bucket->whole;
+}
+
+/* Does the update leave the state and the weights in place, and write beside them? */
+static bool to_shadow(const struct offload_job *job)
+{
+	return job->kind == OFFLOAD_SPECULATE || job->kind == OFFLOAD_COMMIT;
 }
 
 /* ---- down ---- */
@@ -41,7 +42,7 @@ static void queue_download(struct offload *o, const struct offload_job *job)
 static void issue(struct offload *o)
 {
 	for (; o->issued < o->tail; o->issued++) {
-		struct offload_job *job = job_at(o, o->issued);
+		struct offload_job *job = offload_job_at(o, o->issued);
 		if (job->cancelled || !run_count(job))
 			continue;
 		if (o->slots_issued - o->slots_done == o->slot_count)
@@ -55,7 +56,7 @@ static void issue(struct offload *o)
 uint64_t offload_push(struct offload *o, const struct offload_job *job)
 {
 	assert(o->tail - o->head < o->job_room);
-	*job_at(o, o->tail) = *job;
+	*offload_job_at(o, o->tail) = *job;
 	uint64_t number = o->tail++;
 	issue(o);
 	pthread_cond_signal(&o->wake);
@@ -76,8 +77,7 @@ static void update_range(const struct work *w, const struct optimizer_segment *s
 	const struct offload_bucket *b = w->job->bucket;
 	struct kernels *host = &o->host;
 	uint64_t at = from - b->whole.offset, count = to - from;
-	bool shadow = w->job->kind == OFFLOAD_SPECULATE || w->job->kind == OFFLOAD_COMMIT;
-	float *const *out = shadow ? b->next : b->now;
+	float *const *out = to_shadow(w->job) ? b->next : b->now;
 	char *work = (char *)w->job->slot->work + at * dtype_bytes(host->act);
 	const char *gradients = (const char *)w->job->slot->gradients + at * dtype_bytes(host->grad);
 	struct adamw args = w->job->args;
@@ -148,8 +148,7 @@ static void queue_upload(struct offload *o, const struct offload_job *job)
 	struct offload_bucket *b = job->bucket;
 	size_t size = dtype_bytes(k->act);
 	const struct offload_run *runs = runs_of(job);
-	bool waits = job->kind == OFFLOAD_SPECULATE || job->kind == OFFLOAD_COMMIT ||
-		     (job->kind == OFFLOAD_UPDATE && o->config.delayed);
+	bool waits = to_shadow(job) || (job->kind == OFFLOAD_UPDATE && o->config.delayed);
 	char *to = waits ? b->incoming : o->weights + b->whole.offset * size;
 	for (int i = 0; i < run_count(job); i++) {
 		size_t at = (runs[i].offset - b->whole.offset) * size;
@@ -187,7 +186,7 @@ static enum status carry_out(struct offload *o, const struct offload_job *job)
 /* After a failure the rest is let through undone, so that whoever waits for it goes on, and is told. */
 static void take_job(struct offload *o)
 {
-	struct offload_job *job = job_at(o, o->head);
+	struct offload_job *job = offload_job_at(o, o->head);
 	job->started = true;
 	struct offload_job own = *job;
 	bool failed = o->failure.status != STATUS_OK;

@@ -19,6 +19,8 @@ struct offload_bucket {
 	struct offload_run whole;
 	int layer;
 	bool wte;
+	bool has_shadow;
+	uint64_t shadow;                     /* where it begins among the shadows, elements */
 	struct event *downloaded, *uploaded; /* the latest copy */
 	void *incoming;                      /* act, on the device; NULL: weights go to their place at once */
 	/* The conductor's, and the caller's while the conductor is idle: the state, and where the next one is
@@ -100,6 +102,11 @@ struct offload {
 	uint64_t slots_issued, slots_done;
 	struct error_copy failure;
 };
+
+static inline struct offload_job *offload_job_at(struct offload *o, uint64_t number)
+{
+	return &o->jobs[number % o->job_room];
+}
 
 /* ---- the conductor's side ---- */
 
