@@ -10,6 +10,7 @@
 #include "common/threads.h"
 #include "engine/crew.h"
 #include "kernels/kernels.h"
+#include "tests/bench/median.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -114,18 +115,6 @@ static enum status open_bench(struct bench *b, enum dtype act, int threads)
 	memset(b->work, 0, b->elements * 2);
 	fill(b);
 	return STATUS_OK;
-}
-
-static int compare(const void *a, const void *b)
-{
-	double x = *(const double *)a, y = *(const double *)b;
-	return (x > y) - (x < y);
-}
-
-static double median(double *values, int count)
-{
-	qsort(values, (size_t)count, sizeof *values, compare);
-	return values[count / 2];
 }
 
 static void run(struct bench *b, int rounds)

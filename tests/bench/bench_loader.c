@@ -13,6 +13,7 @@
 #include "common/clock.h"
 #include "common/memory.h"
 #include "data/loader.h"
+#include "tests/bench/median.h"
 #include "tests/unit/data/sparse_corpus.h"
 
 #include <fcntl.h>
@@ -135,16 +136,10 @@ static void measure_terabyte(void)
 
 /* ---- page cache ---- */
 
-static int compare(const void *a, const void *b)
-{
-	double x = *(const double *)a, y = *(const double *)b;
-	return x < y ? -1 : x > y;
-}
-
 static void print_rounds(const char *label, double *rounds)
 {
-	qsort(rounds, ROUNDS, sizeof *rounds, compare);
-	printf("  %-42s %7.1f us   fastest %7.1f us\n", label, rounds[ROUNDS / 2] * 1e6, rounds[0] * 1e6);
+	double typical = median(rounds, ROUNDS);
+	printf("  %-42s %7.1f us   fastest %7.1f us\n", label, typical * 1e6, rounds[0] * 1e6);
 }
 
 static void measure_direct(struct corpus *corpus, struct sampler sampler, bool prefetch)

@@ -5,6 +5,7 @@
  */
 #include "common/memory.h"
 #include "kernels/kernels.h"
+#include "tests/bench/median.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -126,22 +127,15 @@ static void *block(struct bench *b, size_t elements, enum dtype type, float scal
 	return to;
 }
 
-static int compare(const void *a, const void *b)
-{
-	double x = *(const double *)a, y = *(const double *)b;
-	return (x > y) - (x < y);
-}
-
 static void report(struct bench *b, const char *name, double *seconds, int n, double calls, double flops)
 {
 	check(b->k.stream_wait(&b->k, NULL));
-	qsort(seconds, (size_t)n, sizeof *seconds, compare);
-	double median = seconds[n / 2];
-	b->total += median * calls;
-	printf("%-28s %9.3f ms x %-4g %9.2f ms a step", name, median * 1e3, calls, median * calls * 1e3);
+	double typical = median(seconds, n);
+	b->total += typical * calls;
+	printf("%-28s %9.3f ms x %-4g %9.2f ms a step", name, typical * 1e3, calls, typical * calls * 1e3);
 	if (flops > 0) {
-		b->products += median * calls, b->flops += flops * calls;
-		printf("  %7.1f GFLOP/s %5.1f%%", flops / median * 1e-9, 100e-9 * flops / median / b->peak);
+		b->products += typical * calls, b->flops += flops * calls;
+		printf("  %7.1f GFLOP/s %5.1f%%", flops / typical * 1e-9, 100e-9 * flops / typical / b->peak);
 	}
 	printf("\n");
 	fflush(stdout);

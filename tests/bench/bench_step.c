@@ -10,6 +10,7 @@
 #include "common/threads.h"
 #include "engine/optimizer.h"
 #include "kernels/cpu/gemm.h"
+#include "tests/bench/median.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -30,18 +31,6 @@ struct bench {
 	int32_t *tokens;                                             /* [R + 1] */
 	double head_done, seconds[3][MOST_STEPS], total[MOST_STEPS]; /* forward and head, layers, update */
 };
-
-static int compare(const void *a, const void *b)
-{
-	double x = *(const double *)a, y = *(const double *)b;
-	return (x > y) - (x < y);
-}
-
-static double median(double *values, int count)
-{
-	qsort(values, (size_t)count, sizeof *values, compare);
-	return values[count / 2];
-}
 
 /* ---- steps ---- */
 

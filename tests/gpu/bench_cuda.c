@@ -11,21 +11,10 @@
  * (attention counted as causal, its backward as 2.5 forwards).
  */
 #include "common/clock.h"
+#include "tests/bench/median.h"
 #include "tests/gpu/training.h"
 
 #include <dlfcn.h>
-
-static int compare_doubles(const void *a, const void *b)
-{
-	double x = *(const double *)a, y = *(const double *)b;
-	return (x > y) - (x < y);
-}
-
-static double median(double *x, int n)
-{
-	qsort(x, (size_t)n, sizeof *x, compare_doubles);
-	return x[n / 2];
-}
 
 /* ---- operations ---- */
 
