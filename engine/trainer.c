@@ -106,6 +106,16 @@ static uint64_t updated_there(const struct trainer_config *c, uint64_t elements)
 	return c->offload ? (uint64_t)(c->device_share * (double)elements) / 64 * 64 : elements;
 }
 
+/* Elements of the largest parameter. */
+static uint64_t largest_span(const struct parameter_table *table)
+{
+	uint64_t largest = 0;
+	for (int i = 0; i < table->count; i++)
+		if (parameter_span(table, i) > largest)
+			largest = parameter_span(table, i);
+	return largest;
+}
+
 /* Adds the offload's memory. */
 static void measure_offload(
 	const struct trainer_config *c, const struct parameter_table *table, struct trainer_memory *out)
@@ -139,7 +149,7 @@ enum status trainer_measure(const struct trainer_config *c, struct trainer_memor
 	TRY(check_batches(c));
 	TRY(parameter_table_open(&c->model, &table));
 	uint64_t n = table.elements, T = c->window_tokens;
-	uint64_t largest = 4 * parameter_span(&table, PARAMETER_WTE);
+	uint64_t largest = 4 * largest_span(&table);
 	*out = (struct trainer_memory){.weights = 4 * n,
 		.working = c->precision == DTYPE_F32 ? 0 : dtype_bytes(c->precision) * n,
 		.gradients = dtype_bytes(c->gradients) * n,
@@ -243,11 +253,8 @@ static enum status take_optimizer(struct trainer *t)
 /* Fresh weights to the device, a parameter at a time. */
 static enum status send_fresh_weights(struct trainer *t)
 {
-	uint64_t largest = 0;
+	uint64_t largest = largest_span(t->table);
 	float *values;
-	for (int i = 0; i < t->table->count; i++)
-		if (parameter_span(t->table, i) > largest)
-			largest = parameter_span(t->table, i);
 	TRY(memory_alloc_large((void **)&values, largest * 4, "fresh weights"));
 	enum status status = STATUS_OK;
 	for (int i = 0; i < t->table->count && status == STATUS_OK; i++) {
