@@ -207,6 +207,9 @@ $(O)/tests/faults/test_%: $(O)/tests/faults/test_%.o $(LIBS_engine)
 WRAPPED := malloc calloc realloc reallocarray aligned_alloc strdup strndup asprintf
 $(O)/tests/faults/test_memory: FAULT_FLAGS = $(addprefix -Wl$(comma)--wrap=,$(WRAPPED))
 
+$(O)/tests/faults/killed_ferry: $(O)/tests/faults/killed_ferry.o $(O)/tools/ferry.o $(OBJECTS_tools) $(LIBS_engine)
+	$(Q)$(LINK) -o $@ $^ $(LDLIBS_ALL)
+
 $(addsuffix .o,$(UNIT_TESTS) $(FAULT_TESTS)): | $(B)/config-tests.mk
 
 # Programs of the benchmarks, the interoperation checks and of golden files: make build/opt/tests/bench/bench_step
@@ -244,7 +247,7 @@ demo: $(B)/ferry ## text in, a trained GPT-2 out, on this machine, in minutes (T
 	@B=$(B) tests/demo "$(TEXT)"
 
 # Power failures run without the sanitizers, for their number; the rest with them.
-FAULT_PROGRAMS := $(B)/opt/tests/faults/test_power $(patsubst %,$(B)/asan/tests/faults/test_%,calls memory damage)
+FAULT_PROGRAMS := $(addprefix $(B)/opt/tests/faults/,test_power killed_ferry) $(patsubst %,$(B)/asan/tests/faults/test_%,calls memory damage)
 faults: $(B)/ferry ## power failures, failing calls, no memory, damage, kill -9: the long form (FORM=short: part of make test)
 	@$(MAKE) --no-print-directory B=$(B) MODE=opt $(filter $(B)/opt/%,$(FAULT_PROGRAMS))
 	@$(MAKE) --no-print-directory B=$(B) MODE=asan $(filter $(B)/asan/%,$(FAULT_PROGRAMS))

@@ -2,12 +2,14 @@
 # preprocess_kill.sh [KILLS [MEGABYTES [FLAGS...]]]: `ferry preprocess`, ended with kill -9 at random moments and started again,
 # must end in the bytes of a run that was not. Workers and memory change at every start. Every other corpus
 # overwrites an older one: whenever the run is killed, the output verifies as the old corpus or as the new one.
-# Every third kill waits for the moment when the corpus is put in place, a few files' renaming.
+# Every third kill comes as the corpus is put in place, a few files' renaming: the program does that one itself, at a
+# random call of them ($KILLED_FERRY, tests/faults/killed_ferry.c; unset: there are no such kills).
 # SEED=N repeats a run's moments, as far as the machine allows.
 ferry=${FERRY:-build/ferry}
 kills=${1:-50}
 megabytes=${2:-12}
 flags=("${@:3}")
+killed_ferry=${KILLED_FERRY:-}
 RANDOM=${SEED:-$$}
 [ -w /dev/shm ] && export TMPDIR=/dev/shm # no power is lost here: nothing waits for a disk
 dir=$(mktemp -d)
@@ -17,6 +19,8 @@ fail() {
 	sed 's/^/# /' "$dir/err" 2>/dev/null | tail -n 5
 	exit 1
 }
+
+[ -z "$killed_ferry" ] || [ -x "$killed_ferry" ] || fail "there is no $killed_ferry"
 
 # English-like lines; every tenth document is a copy, half of them with a few words more. Plain JSONL (most of it), gzip, zstd and text files.
 awk -v bytes=$((megabytes * 1000000)) 'BEGIN {
@@ -84,17 +88,18 @@ finished() { # the corpus is there and nothing is left to do: killed between its
 }
 begin
 while [ $done_kills -lt "$kills" ]; do
-	"$ferry" preprocess "$dir/in" --output "$dir/out" $overwrite --workers $((RANDOM % 4 + 1)) --memory $((RANDOM % 64 + 1))M \
-		"${flags[@]}" 2>"$dir/err" >/dev/null &
+	program=$ferry kill_at=
+	if [ "$killed_ferry" ] && [ $((done_kills % 3)) = 2 ]; then
+		program=$killed_ferry kill_at=$((RANDOM % 16 + 1)) # of 13 calls or so
+	fi
+	FERRY_KILL_AT=$kill_at "$program" preprocess "$dir/in" --output "$dir/out" $overwrite --workers $((RANDOM % 4 + 1)) \
+		--memory $((RANDOM % 64 + 1))M "${flags[@]}" 2>"$dir/err" >/dev/null &
 	pid=$!
-	if [ $((done_kills % 3)) = 2 ]; then
-		while [ ! -e "$dir/out/next" ] && [ -e /proc/$pid/exe ]; do :; done
-		for ((spin = RANDOM % 30; spin > 0; spin--)); do [ -e "$dir/out/next" ]; done
-	else
+	if [ -z "$kill_at" ]; then
 		delay=$((RANDOM % (span + 10)))
 		sleep "$(printf '%d.%03d' $((delay / 1000)) $((delay % 1000)))"
+		kill -9 $pid 2>/dev/null
 	fi
-	kill -9 $pid 2>/dev/null
 	wait $pid 2>/dev/null
 	code=$?
 	if [ $code -eq 137 ]; then
