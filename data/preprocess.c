@@ -387,6 +387,18 @@ static enum status lock_and_run(
 	return status;
 }
 
+enum status job_plan_and_run(struct preprocess_job *job, struct preprocess_result *result)
+{
+	struct journal journal = {0};
+	TRY(job_plan(job));
+	enum status status = journal_make(job, &journal);
+	job_prepare_near(job);
+	if (status == STATUS_OK)
+		status = lock_and_run(job, &journal, result);
+	journal_free(&journal);
+	return status;
+}
+
 static enum status list_inputs(struct preprocess_job *job)
 {
 	const struct preprocess_config *config = job->config;
@@ -403,20 +415,13 @@ static enum status list_inputs(struct preprocess_job *job)
 static enum status run_job(struct preprocess_job *job, struct preprocess_result *result)
 {
 	const struct preprocess_config *config = job->config;
-	struct journal journal = {0};
 	TRY(job_check_config(config));
 	TRY(path_join(&job->work, config->output, "work"));
 	FAIL_IF(strlen(job->work) > JOB_PATH - 64, STATUS_USAGE, "%s: the path is too long", job->work);
 	if (config->mode == PREPROCESS_FINISH && config->input_count == 0)
 		return job_run_recalled(job, result);
 	TRY(list_inputs(job));
-	TRY(job_plan(job));
-	enum status status = journal_make(job, &journal);
-	job_prepare_near(job);
-	if (status == STATUS_OK)
-		status = lock_and_run(job, &journal, result);
-	journal_free(&journal);
-	return status;
+	return job_plan_and_run(job, result);
 }
 
 enum status preprocess_run(const struct preprocess_config *config, struct preprocess_result *result)

@@ -105,6 +105,9 @@ void job_unit_path(const struct preprocess_job *job, size_t unit, char path[JOB_
 
 enum status job_check_config(const struct preprocess_config *config) MUST_USE;
 
+/* The inputs are listed: plans the job and does what config->mode says. */
+enum status job_plan_and_run(struct preprocess_job *job, struct preprocess_result *result) MUST_USE;
+
 struct journal;
 /* Decides what DIR, which is this process's alone, is: new, an unfinished run of this job, a corpus, or
  * something else's. *complete: an earlier run had this job's corpus complete; it is in place now. */

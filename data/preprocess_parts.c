@@ -386,23 +386,15 @@ static enum status find_corpus(struct preprocess_job *job, struct preprocess_res
 static enum status recall(struct preprocess_job *job, struct preprocess_result *result)
 {
 	struct journal_recall recalled = {.config = *job->config};
-	struct journal journal = {0};
 	const struct preprocess_config *config = job->config;
 	enum status status = journal_read(job->work, &recalled, &job->inputs);
 	if (status == STATUS_OK)
 		status = job_check_config(&recalled.config);
 	if (status == STATUS_OK) {
 		job->config = &recalled.config;
-		status = job_plan(job);
-	}
-	if (status == STATUS_OK)
-		status = journal_make(job, &journal);
-	if (status == STATUS_OK) {
-		job_prepare_near(job);
-		status = job_run_shared(job, &journal, result);
+		status = job_plan_and_run(job, result);
 	}
 	job->config = config;
-	journal_free(&journal);
 	journal_recall_free(&recalled);
 	return status;
 }
