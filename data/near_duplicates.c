@@ -264,6 +264,13 @@ static enum status tell_progress(struct search *search)
 				: STATUS_OK;
 }
 
+/* Records that a worker holds; sorting may take as much again as it sorts. */
+static uint64_t most_records(const struct near_search *config)
+{
+	uint64_t most = config->memory / (uint64_t)config->workers / 4 / (BAND_WIDTH * 8);
+	return most < LEAST_RECORDS ? LEAST_RECORDS : most;
+}
+
 static enum status sift_part(struct search *search, struct sieve *sieve, int band, uint64_t part)
 {
 	const struct near_search *config = search->config;
@@ -271,13 +278,8 @@ static enum status sift_part(struct search *search, struct sieve *sieve, int ban
 	int bits = search->bits;
 	uint64_t first = bits ? part << (64 - bits) : 0;
 	uint64_t last = bits ? first + (UINT64_MAX >> bits) : UINT64_MAX;
-	uint64_t share = config->memory / (uint64_t)config->workers;
 	char path[NEAR_PATH];
-	/* Sorting may take as much again as it sorts. */
-	sieve->limit = share / 4 / (BAND_WIDTH * 8);
-	if (sieve->limit < LEAST_RECORDS)
-		sieve->limit = LEAST_RECORDS;
-	sieve->key_limit = sieve->limit;
+	sieve->limit = sieve->key_limit = most_records(config);
 	sieve->count = sieve->key_count = 0;
 	for (size_t unit = 0; unit < config->units; unit++) {
 		near_unit_path(config->directory, unit, path);
@@ -323,10 +325,8 @@ static enum status take_part(void *context, int worker, uint64_t task)
 /* Parts so small that a worker's share of the memory holds twice their records. */
 static int choose_bits(const struct near_search *config, uint64_t documents)
 {
-	uint64_t room = config->memory / (uint64_t)config->workers / 4 / (BAND_WIDTH * 8) / 2;
+	uint64_t room = most_records(config) / 2;
 	int bits = 0;
-	if (room < LEAST_RECORDS / 2)
-		room = LEAST_RECORDS / 2;
 	while (bits < MOST_BITS && documents >> bits > room)
 		bits++;
 	return bits;
