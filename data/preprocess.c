@@ -224,12 +224,7 @@ enum status job_total_units(struct preprocess_job *job)
 		char path[JOB_PATH];
 		job_unit_path(job, i, path);
 		TRY(spill_inspect(path, &job->format, &counts, job->bucket_bytes));
-		job->counts.documents += counts.documents;
-		job->counts.tokens += counts.tokens;
-		job->counts.bytes += counts.bytes;
-		job->counts.empty += counts.empty;
-		job->counts.rejected += counts.rejected;
-		job->counts.repaired += counts.repaired;
+		spill_counts_add(&job->counts, &counts);
 	}
 	return job->counts.rejected || job->config->sources ? job_count_lines(job) : STATUS_OK;
 }

@@ -37,6 +37,7 @@ struct spill_counts {
 	uint64_t documents, tokens, bytes; /* accepted, before duplicates are dropped */
 	uint64_t empty, rejected, repaired;
 };
+void spill_counts_add(struct spill_counts *sum, const struct spill_counts *more);
 
 struct spill_format {
 	int bucket_bits; /* 0..SPILL_LARGEST_BITS */

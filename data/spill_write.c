@@ -309,20 +309,24 @@ void spill_buffer_count(struct spill_buffer *buffer, uint64_t empty, uint64_t re
 	buffer->counts.repaired += repaired;
 }
 
+void spill_counts_add(struct spill_counts *sum, const struct spill_counts *more)
+{
+	sum->documents += more->documents;
+	sum->tokens += more->tokens;
+	sum->bytes += more->bytes;
+	sum->empty += more->empty;
+	sum->rejected += more->rejected;
+	sum->repaired += more->repaired;
+}
+
 enum status spill_buffer_flush(struct spill_buffer *buffer)
 {
-	struct spill_counts *sum = &buffer->file->counts, *own = &buffer->counts;
 	TRY(flush_run(buffer));
 	TRY(flush_rejects(buffer));
 	pthread_mutex_lock(&buffer->file->mutex);
-	sum->documents += own->documents;
-	sum->tokens += own->tokens;
-	sum->bytes += own->bytes;
-	sum->empty += own->empty;
-	sum->rejected += own->rejected;
-	sum->repaired += own->repaired;
+	spill_counts_add(&buffer->file->counts, &buffer->counts);
 	pthread_mutex_unlock(&buffer->file->mutex);
-	*own = (struct spill_counts){0};
+	buffer->counts = (struct spill_counts){0};
 	return STATUS_OK;
 }
 
