@@ -81,9 +81,9 @@ enum status json_publish(const char *path, const cJSON *value)
 	return status;
 }
 
-static enum status hash_object(const char *path, const cJSON *object, struct hash128 *out)
+enum status json_hash(const char *path, const cJSON *value, struct hash128 *out)
 {
-	char *text = cJSON_PrintUnformatted(object);
+	char *text = cJSON_PrintUnformatted(value);
 	FAIL_IF(!text, STATUS_MEMORY, "%s: no memory to print JSON", path);
 	*out = hash128(text, strlen(text));
 	cJSON_free(text);
@@ -93,7 +93,7 @@ static enum status hash_object(const char *path, const cJSON *object, struct has
 enum status json_seal(const char *path, cJSON *object)
 {
 	struct hash128 hash;
-	TRY(hash_object(path, object, &hash));
+	TRY(json_hash(path, object, &hash));
 	FAIL_IF(!json_add_hash128(object, "hash", hash), STATUS_MEMORY, "%s: no memory to print JSON", path);
 	return STATUS_OK;
 }
@@ -103,7 +103,7 @@ enum status json_unseal(const char *path, cJSON *object)
 	struct hash128 expected, found;
 	TRY(json_get_hash128(path, object, "hash", &expected));
 	cJSON_DeleteItemFromObjectCaseSensitive(object, "hash");
-	TRY(hash_object(path, object, &found));
+	TRY(json_hash(path, object, &found));
 	FAIL_IF(hash128_compare(expected, found) != 0, STATUS_CORRUPT,
 		"%s: its contents are not those that were written (hash differs)", path);
 	return STATUS_OK;

@@ -26,9 +26,11 @@ enum status json_read_file(const char *path, cJSON **out) MUST_USE;
 /* Publishes (common/file.h) the value, indented, with a newline at the end. Same value, same bytes. */
 enum status json_publish(const char *path, const cJSON *value) MUST_USE;
 
+/* XXH3-128 of the value printed without white space. */
+enum status json_hash(const char *path, const cJSON *value, struct hash128 *out) MUST_USE;
 /*
- * A seal: the member "hash", XXH3-128 of the object without it, printed without white space. json_seal adds
- * it, last; json_unseal takes it away, STATUS_CORRUPT if it is not there or not right.
+ * A seal: the member "hash", json_hash of the object without it. json_seal adds it, last; json_unseal takes it
+ * away, STATUS_CORRUPT if it is not there or not right.
  */
 enum status json_seal(const char *path, cJSON *object) MUST_USE;
 enum status json_unseal(const char *path, cJSON *object) MUST_USE;

@@ -75,11 +75,8 @@ enum status journal_make(struct preprocess_job *job, struct journal *journal)
 	TRY(path_join(&journal->job_path, job->work, "job.json"));
 	TRY(describe_inputs(job, &journal->inputs, &journal->inputs_bytes));
 	journal->job = describe_job(job, hash128(journal->inputs, journal->inputs_bytes));
-	char *text = journal->job ? cJSON_PrintUnformatted(journal->job) : NULL;
-	FAIL_IF(!text, STATUS_MEMORY, "no memory to describe the job");
-	job->format.job = hash128(text, strlen(text));
-	cJSON_free(text);
-	return STATUS_OK;
+	FAIL_IF(!journal->job, STATUS_MEMORY, "no memory to describe the job");
+	return json_hash(journal->job_path, journal->job, &job->format.job);
 }
 
 enum status journal_publish(const struct preprocess_job *job, const struct journal *journal)
@@ -154,7 +151,7 @@ static enum status refuse_option(
 }
 
 /* STATUS_MISMATCH naming the first option or input that differs. job.json alone decides: its hash of the
- * inputs still tells when the list of them has been removed already (remove_work). */
+ * inputs still tells when the list of them has been removed already (data/corpus_output.c, remove_rest). */
 static enum status compare_options(
 	const struct preprocess_job *job, const struct journal *journal, cJSON *old)
 {
