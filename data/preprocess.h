@@ -22,9 +22,10 @@
  * Ended at any point, the same command goes on (units and shards under way begin anew) and ends in the same
  * bytes; other options or changed inputs are STATUS_MISMATCH and say which. Spill files are not synced (but
  * for standard input's): what an earlier run left is verified whole before it is used, and made anew if a
- * power failure damaged it; finished shards are read and hashed before the run goes on. Standard input cannot be read twice: a run that reads it goes on once its first
- * pass is done, and reads it anew before. The bytes depend on the documents and the tokenizer alone: not on
- * input order, workers, memory or interruptions.
+ * power failure damaged it; finished shards are read and hashed before the run goes on. Standard input
+ * cannot be read twice: a run that reads it goes on once its first pass is done, and reads it anew before.
+ * The bytes depend on the documents and the tokenizer alone: not on input order, workers, memory or
+ * interruptions.
  *
  * Several processes, on machines that share DIR and see the inputs under the same paths, can do it together:
  * each makes a part of pass 1's units (unit u of n parts is part (u mod n) + 1's, so it follows from the
@@ -67,8 +68,8 @@
 #include "tokenizer/tokenizer.h"
 
 struct preprocess_progress {
-	int pass; /* 0 waiting for other processes; 1 tokenizing; 2 writing; between them 3, near-duplicates are looked for: bytes are those
-		     of their parts, roughly */
+	int pass; /* 0 waiting for other processes; 1 tokenizing; 2 writing; between them 3,
+		     near-duplicates are looked for: bytes are those of their parts, roughly */
 	uint64_t bytes_done, bytes_total; /* of input as stored on disk (pass 1; total 0 when unknown), of
 					     spill (pass 2) */
 	uint64_t documents, tokens, text_bytes;

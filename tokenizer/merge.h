@@ -23,8 +23,8 @@ typedef uint64_t merge_value;
 /*
  * The merges, immutable once all are added: open addressing, at most four fifths full. A slot is one number
  * where ids and ranks fit in 16 bits (left << 48 | right << 32 | rank << 16 | id), else two (left << 32 |
- * right; value); MERGE_NEVER: free. Most pairs that are asked for have no rank; the filter, four bits a slot,
- * tells so of nine in ten without a look at the slots.
+ * right; value); MERGE_NEVER: free. Most pairs that are asked for have no rank; the filter, eight bits a
+ * slot, tells so of nine in ten without a look at the slots.
  */
 struct merge_table {
 	uint64_t *slots;
