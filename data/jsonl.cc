@@ -107,6 +107,16 @@ static enum status resolve(
 	return STATUS_OK;
 }
 
+extern "C" bool jsonl_find_start(const char *line, size_t bytes, bool first, size_t *start)
+{
+	static const char mark[] = "\xEF\xBB\xBF";
+	*start = first && bytes >= 3 && memcmp(line, mark, 3) == 0 ? 3 : 0;
+	for (size_t i = *start; i < bytes; i++)
+		if (!memchr(" \t\r", line[i], 3))
+			return true;
+	return false;
+}
+
 extern "C" enum status jsonl_read(
 	struct jsonl *parser, const char *line, size_t bytes, struct jsonl_text *out)
 {

@@ -29,6 +29,16 @@ struct jsonl_text {
 enum status jsonl_open(const char *text_key, struct jsonl **out) MUST_USE;
 void jsonl_close(struct jsonl *parser); /* NULL is fine */
 
+/* Where the JSON of a line begins: behind the byte order mark that a file's first line may begin with. False
+ * for a blank line, which is none. */
+bool jsonl_find_start(const char *line, size_t bytes, bool first, size_t *start);
+
+/* A line can be six times as long as its text (\u0041), and holds other members too. */
+static inline uint64_t jsonl_longest_line(uint64_t text_bytes)
+{
+	return text_bytes * 6 + (1 << 20);
+}
+
 /* `line` has no newline and is followed by at least 64 readable bytes. Fails only for lack of memory. */
 enum status jsonl_read(struct jsonl *parser, const char *line /* [bytes + 64] */, size_t bytes,
 	struct jsonl_text *out) MUST_USE;

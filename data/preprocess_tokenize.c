@@ -274,23 +274,12 @@ static enum status take_ids(const struct place *place, const struct token_docume
 	return status;
 }
 
-static bool is_blank(const char *line, size_t bytes)
-{
-	for (size_t i = 0; i < bytes; i++)
-		if (!memchr(" \t\r", line[i], 3))
-			return false;
-	return true;
-}
-
 static enum status take_line(const struct place *place)
 {
-	static const char mark[3] = "\xEF\xBB\xBF";
 	const char *line = place->record->data;
-	size_t bytes = place->record->bytes, skipped = 0;
+	size_t bytes = place->record->bytes, skipped;
 	struct jsonl_text text;
-	if (place->record->offset == 0 && bytes >= 3 && memcmp(line, mark, 3) == 0)
-		skipped = 3;
-	if (is_blank(line + skipped, bytes - skipped))
+	if (!jsonl_find_start(line, bytes, place->record->offset == 0, &skipped))
 		return STATUS_OK;
 	TRY(jsonl_read(place->worker->jsonl, line + skipped, bytes - skipped, &text));
 	stopwatch_lap(&place->worker->watch, PREPROCESS_JSON);
@@ -327,11 +316,10 @@ static enum status take_record(const struct place *place)
 	return place->file->kind == INPUT_JSONL ? take_line(place) : take_text(place);
 }
 
-/* A line can be six times as long as its text (\u0041), and holds other members too. */
 static uint64_t record_limit(const struct preprocess_job *job, const struct input_file *file)
 {
 	uint64_t most = job->config->max_bytes;
-	return file->kind == INPUT_JSONL ? most * 6 + (1 << 20) : most;
+	return file->kind == INPUT_JSONL ? jsonl_longest_line(most) : most;
 }
 
 /* ---- units ---- */

@@ -128,19 +128,11 @@ static enum status take_text(
 	return take_document(training, worker, worker->repaired, bytes);
 }
 
-static bool is_blank(const char *line, size_t bytes)
-{
-	for (size_t i = 0; i < bytes; i++)
-		if (!memchr(" \t\r", line[i], 3))
-			return false;
-	return true;
-}
-
 static enum status take_record(const struct training *training, struct worker *worker,
 	const struct input_file *file, const struct input_record *record)
 {
 	const char *data = record->data;
-	size_t bytes = record->bytes;
+	size_t bytes = record->bytes, start;
 	struct jsonl_text text;
 	if (record->too_long) {
 		worker->skipped++;
@@ -148,13 +140,9 @@ static enum status take_record(const struct training *training, struct worker *w
 	}
 	if (file->kind == INPUT_TEXT)
 		return take_text(training, worker, data, bytes);
-	if (record->offset == 0 && bytes >= 3 && memcmp(data, "\xEF\xBB\xBF", 3) == 0) {
-		data += 3;
-		bytes -= 3;
-	}
-	if (is_blank(data, bytes))
+	if (!jsonl_find_start(data, bytes, record->offset == 0, &start))
 		return STATUS_OK;
-	TRY(jsonl_read(worker->jsonl, data, bytes, &text));
+	TRY(jsonl_read(worker->jsonl, data + start, bytes - start, &text));
 	if (!text.reason)
 		return take_document(training, worker, text.data, text.bytes);
 	worker->skipped++;
@@ -173,7 +161,7 @@ static enum status count_part(void *context, int number, uint64_t task)
 	TRY(open_worker(training, worker));
 	TRY(input_reader_open(worker->reader, file, part->begin, part->end,
 		training->config->document_separator,
-		file->kind == INPUT_JSONL ? most * 6 + (1 << 20) : most));
+		file->kind == INPUT_JSONL ? jsonl_longest_line(most) : most));
 	for (;;) {
 		TRY(input_reader_next(worker->reader, &record, &more));
 		if (!more)
