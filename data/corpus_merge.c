@@ -306,12 +306,13 @@ static enum status write_candidate(const struct merge *merge, struct worker *wor
 	struct shard_writer *writer, uint64_t key, const struct candidate *candidate)
 {
 	if (merge->dtype == CORPUS_I32)
-		return shard_writer_add(writer, key, candidate->tokens, candidate->count, 0);
+		return shard_writer_add(
+			writer, key, candidate->tokens, candidate->count, 0, &candidate->source);
 	TRY(memory_grow((void **)&worker->narrow, &worker->narrow_capacity, candidate->count,
 		sizeof *worker->narrow, "tokens"));
 	for (uint32_t i = 0; i < candidate->count; i++)
 		worker->narrow[i] = (uint16_t)candidate->tokens[i];
-	return shard_writer_add(writer, key, worker->narrow, candidate->count, 0);
+	return shard_writer_add(writer, key, worker->narrow, candidate->count, 0, &candidate->source);
 }
 
 static enum status tell_progress(struct merge *merge, struct worker *worker)
@@ -329,20 +330,7 @@ static enum status tell_progress(struct merge *merge, struct worker *worker)
 	return STATUS_OK;
 }
 
-static enum status write_group(struct merge *merge, struct worker *worker, struct shard_writer *writer,
-	struct sources_writer *sources, uint64_t key)
-{
-	TRY(group_settle(merge, worker, key));
-	for (size_t i = 0; i < worker->group_count; i++) {
-		TRY(write_candidate(merge, worker, writer, key, &worker->group[i]));
-		if (sources)
-			TRY(sources_writer_add(sources, &worker->group[i].source));
-	}
-	return STATUS_OK;
-}
-
-static enum status write_groups(struct merge *merge, struct worker *worker, struct shard_writer *writer,
-	struct sources_writer *sources)
+static enum status write_groups(struct merge *merge, struct worker *worker, struct shard_writer *writer)
 {
 	uint64_t key = 0;
 	bool more;
@@ -350,7 +338,9 @@ static enum status write_groups(struct merge *merge, struct worker *worker, stru
 		TRY(group_read(merge, worker, &key, &more));
 		if (!more)
 			return tell_progress(merge, worker);
-		TRY(write_group(merge, worker, writer, sources, key));
+		TRY(group_settle(merge, worker, key));
+		for (size_t i = 0; i < worker->group_count; i++)
+			TRY(write_candidate(merge, worker, writer, key, &worker->group[i]));
 		if (worker->done >= PROGRESS_TOKENS)
 			TRY(tell_progress(merge, worker));
 	}
@@ -404,38 +394,23 @@ static enum status open_cursors(struct merge *merge, struct worker *worker)
 	return STATUS_OK;
 }
 
-/* Frees the writers in every case. */
-static enum status finish_shard(enum status status, struct shard_writer *writer,
-	struct sources_writer *sources, struct shard_summary *summary)
-{
-	if (status == STATUS_OK)
-		status = shard_writer_publish(writer, summary);
-	else
-		shard_writer_abandon(writer);
-	if (status == STATUS_OK && sources)
-		return sources_writer_publish(sources, &summary->src_hash);
-	sources_writer_abandon(sources);
-	return status;
-}
-
 static enum status take_shard(void *context, int number, uint64_t shard)
 {
 	struct crew *crew = context;
 	struct merge *merge = crew->merge;
 	struct worker *worker = &crew->workers[number];
-	struct shard_writer *writer = NULL;
-	struct sources_writer *sources = NULL;
+	struct shard_writer *writer;
 	char name[24];
 	TRY(open_cursors(merge, worker));
 	TRY(begin_shard(merge, worker, shard));
 	snprintf(name, sizeof name, "%05" PRIu64, shard);
-	enum status status =
-		shard_writer_open(merge->work, name, merge->dtype, tokenizer_eod(merge->tokenizer), &writer);
-	if (status == STATUS_OK && merge->sources)
-		status = sources_writer_open(merge->work, name, &sources);
+	TRY(shard_writer_open(
+		merge->work, name, merge->dtype, tokenizer_eod(merge->tokenizer), merge->sources, &writer));
+	enum status status = write_groups(merge, worker, writer);
 	if (status == STATUS_OK)
-		status = write_groups(merge, worker, writer, sources);
-	return finish_shard(status, writer, sources, &merge->shards[shard]);
+		return shard_writer_publish(writer, &merge->shards[shard]);
+	shard_writer_abandon(writer);
+	return status;
 }
 
 static enum status write_shards(struct merge *merge)

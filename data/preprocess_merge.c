@@ -46,11 +46,9 @@ struct merge {
 
 	pthread_mutex_t mutex;
 	pthread_cond_t turn_changed;
-	size_t *turn;        /* [shards]: the range to be appended next */
-	size_t failed_range; /* the lowest */
-	/* [shards], NULL unless under way; the one whose turn it is uses it. sources: where they are kept */
-	struct shard_writer **writers;
-	struct sources_writer **sources;
+	size_t *turn;                  /* [shards]: the range to be appended next */
+	size_t failed_range;           /* the lowest */
+	struct shard_writer **writers; /* [shards], NULL unless under way; the one whose turn it is uses it */
 };
 
 /* ---- planning ---- */
@@ -249,33 +247,7 @@ static enum status note_failure(struct merge *merge, size_t number, enum status 
 	return status;
 }
 
-static enum status open_shard(struct merge *merge, size_t number)
-{
-	struct preprocess_job *job = merge->job;
-	const char *name = job->shards[number].name;
-	if (job->config->sources)
-		TRY(sources_writer_open(job->work, name, &merge->sources[number]));
-	return shard_writer_open(
-		job->work, name, job->dtype, tokenizer_eod(job->config->tokenizer), &merge->writers[number]);
-}
-
-static enum status append_sources(
-	struct merge *merge, const struct range *range, const struct spill_range *loaded)
-{
-	const struct spill_document *documents;
-	const void *tokens;
-	size_t count;
-	uint64_t seen;
-	spill_range_get(loaded, &documents, &count, &tokens, &seen);
-	for (size_t i = 0; i < count; i++) {
-		struct source source = {0};
-		TRY(job_find_place(merge->job, spill_range_place(loaded, &documents[i]), &source));
-		TRY(sources_writer_add(merge->sources[range->shard], &source));
-	}
-	return STATUS_OK;
-}
-
-/* In turn: the shard's writers are this thread's. */
+/* In turn: the shard's writer is this thread's. */
 static enum status append_range(struct merge *merge, const struct range *range, struct spill_range *loaded)
 {
 	struct preprocess_job *job = merge->job;
@@ -287,13 +259,16 @@ static enum status append_range(struct merge *merge, const struct range *range, 
 	uint64_t seen;
 	spill_range_get(loaded, &documents, &count, &tokens, &seen);
 	if (!*writer)
-		TRY(open_shard(merge, range->shard));
-	for (size_t i = 0; i < count; i++)
+		TRY(shard_writer_open(job->work, shard->name, job->dtype,
+			tokenizer_eod(job->config->tokenizer), job->config->sources, writer));
+	for (size_t i = 0; i < count; i++) {
+		struct source source = {0};
+		if (job->config->sources)
+			TRY(job_find_place(job, spill_range_place(loaded, &documents[i]), &source));
 		TRY(shard_writer_add(*writer, documents[i].key.high,
 			(const uint8_t *)tokens + documents[i].first * item, documents[i].tokens,
-			documents[i].bytes));
-	if (job->config->sources)
-		TRY(append_sources(merge, range, loaded));
+			documents[i].bytes, &source));
+	}
 	shard->seen += seen;
 	shard->near += range->near;
 	return STATUS_OK;
@@ -305,11 +280,6 @@ static enum status finish_shard(struct merge *merge, size_t number)
 	struct shard_writer *writer = merge->writers[number];
 	merge->writers[number] = NULL;
 	TRY(shard_writer_publish(writer, &shard->summary));
-	if (merge->job->config->sources) {
-		struct sources_writer *sources = merge->sources[number];
-		merge->sources[number] = NULL;
-		TRY(sources_writer_publish(sources, &shard->summary.src_hash));
-	}
 	TRY(record_shard(merge->job, shard));
 	shard->done = true;
 	if (merge->job->claims.path)
@@ -385,14 +355,6 @@ static enum status take_range(void *context, int worker, uint64_t task)
 
 /* ---- what an earlier run finished ---- */
 
-/* A disk may have damaged it since: better now, while it can be made anew. */
-static enum status check_files(const struct preprocess_job *job, const struct shard *shard)
-{
-	TRY(shard_writer_check(job->work, shard->name, &shard->summary));
-	return job->config->sources ? sources_writer_check(job->work, shard->name, shard->summary.src_hash)
-				    : STATUS_OK;
-}
-
 /* Without its record no process takes it for done. */
 static enum status forget_shard(const struct preprocess_job *job, const struct shard *shard)
 {
@@ -414,7 +376,9 @@ static enum status recall_and_check(void *context, int worker, uint64_t number)
 	if (!shard->done)
 		return STATUS_OK;
 	TRY(job_progress(merge->job, false));
-	enum status status = check_files(merge->job, shard);
+	/* A disk may have damaged it since: better now, while it can be made anew. */
+	enum status status = shard_writer_check(
+		merge->job->work, shard->name, merge->job->config->sources, &shard->summary);
 	if (status != STATUS_CORRUPT)
 		return status;
 	*shard = before;
@@ -470,7 +434,6 @@ static enum status run(struct merge *merge)
 	TRY(memory_alloc((void **)&merge->holds, job->shard_count, sizeof *merge->holds, "shards"));
 	TRY(memory_alloc((void **)&merge->turn, job->shard_count, sizeof *merge->turn, "shards"));
 	TRY(memory_alloc((void **)&merge->writers, job->shard_count, sizeof *merge->writers, "shards"));
-	TRY(memory_alloc((void **)&merge->sources, job->shard_count, sizeof *merge->sources, "shards"));
 	TRY(merge_shards(merge));
 	for (size_t i = 0; i < job->shard_count; i++)
 		seen += job->shards[i].seen;
@@ -497,13 +460,10 @@ enum status job_merge(struct preprocess_job *job)
 		spill_range_destroy(merge.loaded[i]);
 	for (size_t i = 0; merge.writers && i < job->shard_count; i++)
 		shard_writer_abandon(merge.writers[i]);
-	for (size_t i = 0; merge.sources && i < job->shard_count; i++)
-		sources_writer_abandon(merge.sources[i]);
 	pthread_cond_destroy(&merge.turn_changed);
 	pthread_mutex_destroy(&merge.mutex);
 	free(merge.loaded);
 	free(merge.writers);
-	free(merge.sources);
 	free(merge.turn);
 	free(merge.holds);
 	free(merge.ranges);

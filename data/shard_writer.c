@@ -25,7 +25,8 @@ struct shard_writer {
 	enum corpus_dtype dtype;
 	uint32_t eod;
 	struct hashed_file bin, key;
-	int32_t *lengths; /* [documents]: tokens of each, EOD included */
+	struct sources_writer *sources; /* NULL: without */
+	int32_t *lengths;               /* [documents]: tokens of each, EOD included */
 	size_t capacity;
 	uint64_t documents, tokens, bytes;
 };
@@ -100,7 +101,7 @@ static enum status hashed_publish(struct hashed_file *out)
 }
 
 enum status shard_writer_open(const char *directory, const char *name, enum corpus_dtype dtype, uint32_t eod,
-	struct shard_writer **out)
+	bool sources, struct shard_writer **out)
 {
 	struct shard_writer *writer;
 	TRY(memory_alloc((void **)&writer, 1, sizeof *writer, "a shard writer"));
@@ -111,6 +112,8 @@ enum status shard_writer_open(const char *directory, const char *name, enum corp
 		status = hashed_open(&writer->bin, writer->base, ".bin");
 	if (status == STATUS_OK)
 		status = hashed_open(&writer->key, writer->base, ".key");
+	if (status == STATUS_OK && sources)
+		status = sources_writer_open(directory, name, &writer->sources);
 	if (status != STATUS_OK) {
 		shard_writer_abandon(writer);
 		return status;
@@ -125,18 +128,21 @@ void shard_writer_abandon(struct shard_writer *writer)
 		return;
 	hashed_abandon(&writer->bin);
 	hashed_abandon(&writer->key);
+	sources_writer_abandon(writer->sources);
 	free(writer->lengths);
 	free(writer->base);
 	free(writer);
 }
 
-enum status shard_writer_add(
-	struct shard_writer *writer, uint64_t key, const void *tokens, uint32_t count, uint32_t bytes)
+enum status shard_writer_add(struct shard_writer *writer, uint64_t key, const void *tokens, uint32_t count,
+	uint32_t bytes, const struct source *source)
 {
 	size_t item = writer->dtype == CORPUS_U16 ? 2 : 4;
 	TRY(hashed_write(&writer->bin, tokens, count * item));
 	TRY(hashed_write_number(&writer->bin, writer->eod, item));
 	TRY(hashed_write_number(&writer->key, key, 8));
+	if (writer->sources)
+		TRY(sources_writer_add(writer->sources, source));
 	TRY(memory_grow((void **)&writer->lengths, &writer->capacity, writer->documents + 1,
 		sizeof *writer->lengths, "a shard's index"));
 	writer->lengths[writer->documents++] = (int32_t)(count + 1);
@@ -212,6 +218,13 @@ static enum status write_sum(const struct shard_writer *writer, const struct sum
 	return status;
 }
 
+static enum status publish_sources(struct shard_writer *writer, struct hash128 *hash)
+{
+	struct sources_writer *sources = writer->sources;
+	writer->sources = NULL;
+	return sources ? sources_writer_publish(sources, hash) : STATUS_OK;
+}
+
 static enum status publish_files(
 	struct shard_writer *writer, struct hashed_file *index, struct shard_summary *summary)
 {
@@ -224,7 +237,8 @@ static enum status publish_files(
 	summary->bin_root = sum.roots[0];
 	summary->idx_root = sum.roots[1];
 	summary->key_root = sum.roots[2];
-	return write_sum(writer, &sum);
+	TRY(write_sum(writer, &sum));
+	return publish_sources(writer, &summary->src_hash);
 }
 
 enum status shard_writer_publish(struct shard_writer *writer, struct shard_summary *summary)
@@ -295,7 +309,7 @@ static enum status compare_sum(const char *path, const struct sum *sum)
 	return same ? STATUS_OK : damaged(path);
 }
 
-enum status shard_writer_check(const char *directory, const char *name, const struct shard_summary *summary)
+static enum status check_summed(const char *directory, const char *name, const struct shard_summary *summary)
 {
 	static const char *const suffixes[4] = {"bin", "idx", "key", "sum"};
 	const uint64_t roots[3] = {summary->bin_root, summary->idx_root, summary->key_root};
@@ -322,4 +336,11 @@ enum status shard_writer_check(const char *directory, const char *name, const st
 	for (int i = 0; i < 4; i++)
 		free(paths[i]);
 	return status;
+}
+
+enum status shard_writer_check(
+	const char *directory, const char *name, bool sources, const struct shard_summary *summary)
+{
+	TRY(check_summed(directory, name, summary));
+	return sources ? sources_writer_check(directory, name, summary->src_hash) : STATUS_OK;
 }
