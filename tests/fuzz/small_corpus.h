@@ -34,35 +34,24 @@ FUZZ_FUNCTION const char *small_name(uint64_t shard, int file)
 
 FUZZ_FUNCTION void small_write_shard(uint64_t shard, struct shard_summary *summary)
 {
+	static const char *const paths[] = {"a/one.jsonl", "-", "another \xff.txt"};
 	struct shard_writer *writer;
 	char name[8];
 	uint16_t tokens[256];
 	snprintf(name, sizeof name, "%05u", (unsigned)shard);
-	CHECK(shard_writer_open(fuzz_path("work"), name, CORPUS_U16, SMALL_EOD, &writer) == STATUS_OK, "%s",
-		error_message());
+	CHECK(shard_writer_open(fuzz_path("work"), name, CORPUS_U16, SMALL_EOD, SMALL_SOURCES, &writer) ==
+			STATUS_OK,
+		"%s", error_message());
 	for (uint32_t d = 0; d < SMALL_DOCUMENTS; d++) {
 		uint32_t count = 1 + d * 37 % 200;
 		for (uint32_t i = 0; i < count; i++)
 			tokens[i] = (uint16_t)((d * 7919 + i * 31 + (uint32_t)shard) % SMALL_EOD);
 		uint64_t key = (shard << 63) + d * UINT64_C(0x0123456789abcde);
-		CHECK(shard_writer_add(writer, key, tokens, count, count * 4) == STATUS_OK, "%s",
+		struct source source = {.path = paths[d % 3], .line = d, .byte = d * 100};
+		CHECK(shard_writer_add(writer, key, tokens, count, count * 4, &source) == STATUS_OK, "%s",
 			error_message());
 	}
 	CHECK(shard_writer_publish(writer, summary) == STATUS_OK, "%s", error_message());
-}
-
-FUZZ_FUNCTION void small_write_sources(uint64_t shard, struct hash128 *hash)
-{
-	static const char *const paths[] = {"a/one.jsonl", "-", "another \xff.txt"};
-	struct sources_writer *writer;
-	char name[8];
-	snprintf(name, sizeof name, "%05u", (unsigned)shard);
-	CHECK(sources_writer_open(fuzz_path("work"), name, &writer) == STATUS_OK, "%s", error_message());
-	for (uint32_t d = 0; d < SMALL_DOCUMENTS; d++) {
-		struct source source = {.path = paths[d % 3], .line = d, .byte = d * 100};
-		CHECK(sources_writer_add(writer, &source) == STATUS_OK, "%s", error_message());
-	}
-	CHECK(sources_writer_publish(writer, hash) == STATUS_OK, "%s", error_message());
 }
 
 /* Writes it, and keeps the files. */
@@ -77,8 +66,6 @@ FUZZ_FUNCTION void small_corpus_make(void)
 	CHECK(mkdir(fuzz_path("work"), 0700) == 0, "%s", fuzz_path("work"));
 	for (uint64_t i = 0; i < SMALL_SHARDS; i++) {
 		small_write_shard(i, &summaries[i]);
-		if (SMALL_SOURCES)
-			small_write_sources(i, &summaries[i].src_hash);
 		output.bytes += summaries[i].bytes;
 		output.input_documents += summaries[i].documents;
 		output.input_tokens += summaries[i].tokens;
