@@ -1,20 +1,7 @@
 #!/bin/bash
 # tools/configure.sh's decisions on pretended machines: what it installs, as whom, and what it says where it may not.
+. "$(dirname "$0")/tap.bash"
 cd "$(dirname "$0")/../.." || exit 1
-dir=$(mktemp -d)
-trap 'rm -rf "$dir"' EXIT
-status=0
-test_that() { # NAME CONDITION...
-	local name=$1
-	shift
-	if "$@"; then
-		echo "ok - $name"
-	else
-		echo "not ok - $name"
-		sed 's/^/# /' "$dir/output" "$dir/calls"
-		status=1
-	fi
-}
 
 headers="usr/include/stdio.h usr/include/zstd.h usr/include/xxhash.h usr/include/zlib.h usr/include/simdjson.h
 	usr/include/cjson/cJSON.h usr/include/x86_64-linux-gnu/dnnl.h"
@@ -44,12 +31,14 @@ pretend_apt() {
 		done <$dir/provides ;; esac"
 	printf '%s\n' usr/bin/gcc usr/bin/g++ usr/bin/zstd usr/include/cmocka.h $headers >"$dir/provides"
 }
-configure() { # ARGUMENTS: code in $code, output in $dir/output
-	PATH="$dir/bin" ROOT="$dir/root" sh tools/configure.sh "$dir/out.mk" "$@" >"$dir/output" 2>&1
+configure() { # ARGUMENTS: code, $dir/out
+	PATH="$dir/bin" ROOT="$dir/root" sh tools/configure.sh "$dir/out.mk" "$@" >"$dir/out" 2>&1
 	code=$?
 }
-says() { grep -qF -- "$1" "$dir/output"; }
-calls() { [ "$(cat "$dir/calls")" = "$1" ]; }
+calls() {
+	cat "$dir/calls"
+	[ "$(cat "$dir/calls")" = "$1" ]
+}
 
 machine 1000 usr/bin/gcc usr/bin/g++ $headers
 configure
@@ -74,7 +63,7 @@ rm "$dir/root/usr/include/zstd.h"
 pretend_apt
 configure
 test_that "a user without sudo is refused" [ $code -ne 0 ]
-test_that "and told the one command" says "sudo apt-get update && sudo apt-get install -y --no-install-recommends libzstd-dev"
+test_that "and told the one command" out_has "sudo apt-get update && sudo apt-get install -y --no-install-recommends libzstd-dev"
 test_that "and nothing was installed or written" [ ! -s "$dir/calls" -a ! -e "$dir/out.mk" ]
 
 machine 1000 usr/bin/gcc usr/bin/g++ $headers
@@ -92,11 +81,11 @@ rm "$dir/root/usr/include/zstd.h"
 pretend apt-get 'echo "E: no network" >&2; exit 100'
 configure
 test_that "a failed installation is a failure" [ $code -ne 0 ]
-test_that "that shows why" says "E: no network"
+test_that "that shows why" out_has "E: no network"
 
 machine 0 usr/bin/gcc
 configure
-test_that "without apt-get the packages are named" says "libdnnl-dev"
+test_that "without apt-get the packages are named" out_has "libdnnl-dev"
 test_that "and it stops" [ $code -ne 0 ]
 
 machine 0 usr/bin/gcc usr/bin/g++ $headers usr/include/cblas.h

@@ -1,21 +1,8 @@
 #!/bin/bash
 # `make install` into an empty prefix: the program runs from there, and the manual page holds every flag of every command.
-ferry=$(realpath "${FERRY:-build/ferry}")
+. "$(dirname "$0")/tap.bash"
+ferry=$(realpath "$ferry")
 cd "$(dirname "$0")/../.." || exit 1
-dir=$(mktemp -d)
-trap 'rm -rf "$dir"' EXIT
-status=0
-test_that() { # NAME CONDITION...
-	local name=$1
-	shift
-	if "$@" >"$dir/log" 2>&1; then
-		echo "ok - $name"
-	else
-		echo "not ok - $name"
-		sed 's/^/# /' "$dir/log"
-		status=1
-	fi
-}
 installed=$dir/usr/bin/ferry page=$dir/usr/share/man/man1/ferry.1
 test_that "make install" env -u MAKEFLAGS -u MAKELEVEL make B="$(dirname "$ferry")" PREFIX=/usr DESTDIR="$dir" install
 test_that "the program is there and is the one built" cmp "$ferry" "$installed"

@@ -5,16 +5,17 @@ dir=$(mktemp -d)
 trap '[ $BASHPID != $$ ] || rm -rf "$dir"' EXIT # a child that a signal ends before it runs its program has the trap too
 status=0
 code=0
-test_that() { # NAME CONDITION...: one line of TAP; with the last command's output where the condition fails
-	local name=$1
+test_that() { # NAME CONDITION...: one line of TAP; where the condition fails, with what it said and the last command's output
+	local name=$1 stream
 	shift
-	if "$@"; then
+	if "$@" >"$dir/said" 2>&1; then
 		echo "ok - $name"
 	else
 		echo "not ok - $name"
 		echo "# exit code $code"
-		tail -c 2000 "$dir/out" | sed 's/^/# out: /'
-		tail -c 2000 "$dir/err" | sed 's/^/# err: /'
+		for stream in said out err; do
+			[ ! -e "$dir/$stream" ] || tail -c 2000 "$dir/$stream" | sed "s/^/# $stream: /"
+		done
 		status=1
 	fi
 }
