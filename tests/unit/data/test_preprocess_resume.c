@@ -107,6 +107,18 @@ static bool damage_own(void *user, const struct preprocess_progress *progress)
 	return true;
 }
 
+/* Goes on with one warning, to the bytes of a run that met no damage. */
+static void expect_repair(const struct preprocess_config *config)
+{
+	int warnings = 0;
+	log_set_sink(note_warning, &warnings);
+	run(config);
+	log_set_sink(NULL, NULL);
+	assert_int_equal(warnings, 1);
+	expect_same(in_root("reference"), config->output);
+	must(directory_remove(config->output));
+}
+
 static void damaged_work_is_noticed(void **state)
 {
 	(void)state;
@@ -117,29 +129,17 @@ static void damaged_work_is_noticed(void **state)
 	config.output = in_root("damaged");
 	/* What an earlier run left is verified, and made anew where it is damaged. */
 	for (int kind = 0; kind < 5; kind++) {
-		int warnings = 0;
 		leave_unfinished(config, "unit-000000");
 		damage("damaged/work/unit-000000", kind);
-		log_set_sink(note_warning, &warnings);
-		run(&config);
-		log_set_sink(NULL, NULL);
-		assert_int_equal(warnings, 1);
-		expect_same(in_root("reference"), config.output);
-		must(directory_remove(config.output));
+		expect_repair(&config);
 	}
 	/* This run's own is noticed when it is read. */
 	bool done = false;
-	int warnings = 0;
 	config.progress = damage_own;
 	config.user = &done;
 	refuse(&config, STATUS_CORRUPT, "unit-000000");
 	config.progress = NULL;
-	log_set_sink(note_warning, &warnings);
-	run(&config);
-	log_set_sink(NULL, NULL);
-	assert_int_equal(warnings, 1);
-	expect_same(in_root("reference"), config.output);
-	must(directory_remove(config.output));
+	expect_repair(&config);
 	must(directory_remove(in_root("reference")));
 }
 

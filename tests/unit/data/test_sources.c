@@ -317,6 +317,16 @@ static void damage_is_found(void **state)
 	corpus_close(corpus);
 }
 
+/* A manifest's text that was changed: its seal, "check", is put right. */
+static void put_sealed(const char *manifest, char *text, size_t bytes)
+{
+	char *seal = strstr(text, "\"check\":"), digits[17];
+	snprintf(digits, sizeof digits, "%016llx",
+		(unsigned long long)XXH3_64bits(text, (size_t)(seal - text)));
+	memcpy(strstr(seal + 8, "\"") + 1, digits, 16);
+	put_path(manifest, text, bytes);
+}
+
 /* A list whose hash is right but which makes no sense is no reason to read beyond it. */
 static void nonsense_is_refused(void **state)
 {
@@ -343,11 +353,7 @@ static void nonsense_is_refused(void **state)
 		snprintf(digits, sizeof digits, "%016llx%016llx", (unsigned long long)hash.high64,
 			(unsigned long long)hash.low64);
 		memcpy(strstr(strstr(text, "\"src\":") + 6, "\"") + 1, digits, 32);
-		char *seal = strstr(text, "\"check\":");
-		snprintf(digits, sizeof digits, "%016llx",
-			(unsigned long long)XXH3_64bits(text, (size_t)(seal - text)));
-		memcpy(strstr(seal + 8, "\"") + 1, digits, 16);
-		put_path(manifest, text, manifest_bytes);
+		put_sealed(manifest, text, manifest_bytes);
 		struct corpus *corpus;
 		must(corpus_open(in_root("corpus"), &corpus));
 		enum status status = sources_check(corpus, 0);
@@ -371,15 +377,11 @@ static void some_shards_without(void **state)
 	(void)state;
 	const char *manifest = in_root("corpus/corpus.json");
 	size_t bytes;
-	char *json = get_path(manifest, &bytes), *text = strdup(json), digits[40];
+	char *json = get_path(manifest, &bytes), *text = strdup(json);
 	assert_non_null(text);
 	char *member = strstr(strstr(text, "\"src\":") + 1, "\"src\":"); /* the second shard's */
 	memcpy(member, "\"crc\":", 6);
-	char *seal = strstr(text, "\"check\":");
-	snprintf(digits, sizeof digits, "%016llx",
-		(unsigned long long)XXH3_64bits(text, (size_t)(seal - text)));
-	memcpy(strstr(seal + 8, "\"") + 1, digits, 16);
-	put_path(manifest, text, bytes);
+	put_sealed(manifest, text, bytes);
 	struct corpus *corpus;
 	assert_int_equal(corpus_open(in_root("corpus"), &corpus), STATUS_CORRUPT);
 	assert_non_null(strstr(error_message(), "shard 1"));

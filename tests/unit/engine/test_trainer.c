@@ -52,25 +52,34 @@ static void resume_is_exact_in_fp32(void **state)
 	check_resume(config, 0);
 }
 
+/* Stopped after so many steps, and going on from the checkpoint: the losses and the state of a run that went
+ * straight on, to the bit. Closes it. */
+static void check_goes_on(struct story *straight, const struct trainer_config *config, int stop_after)
+{
+	struct story first = {.stop_after = (uint64_t)stop_after}, second = {0};
+	go(&first, config);
+	trainer_close(first.trainer);
+	go_on(&second, config, run);
+	assert_int_equal(second.step_count, straight->step_count - stop_after);
+	for (int i = 0; i < second.step_count; i++)
+		assert_same_bits(straight->steps[stop_after + i].loss, second.steps[i].loss);
+	assert_int_equal(hash128_compare(everything(straight->trainer), everything(second.trainer)), 0);
+	trainer_close(straight->trainer);
+	trainer_close(second.trainer);
+}
+
 /* Few steps: threads that share a busy machine wait for each other. */
 static void resume_is_exact_with_threads(void **state)
 {
 	(void)state;
-	struct story straight = {0}, first = {.stop_after = 2}, second = {0};
+	struct story straight = {0};
 	struct trainer_config config = base_config();
 	config.threads = 2;
 	config.train_iters = 4;
 	config.save = NULL;
 	go(&straight, &config);
 	config.save = run;
-	go(&first, &config);
-	trainer_close(first.trainer);
-	go_on(&second, &config, run);
-	for (int i = 0; i < 2; i++)
-		assert_same_bits(straight.steps[2 + i].loss, second.steps[i].loss);
-	assert_int_equal(hash128_compare(everything(straight.trainer), everything(second.trainer)), 0);
-	trainer_close(straight.trainer);
-	trainer_close(second.trainer);
+	check_goes_on(&straight, &config, 2);
 }
 
 static void resume_is_exact_in_bf16(void **state)
@@ -182,7 +191,7 @@ static void windows_may_be_cut_on_resume(void **state)
 static void corpora_are_mixed(void **state)
 {
 	(void)state;
-	struct story straight = {0}, first = {.stop_after = 5}, second = {0};
+	struct story straight = {0}, other_mix = {0};
 	struct checkpoint *from;
 	struct fixture other;
 	struct trainer_config config = base_config();
@@ -207,30 +216,23 @@ static void corpora_are_mixed(void **state)
 	uint64_t validation = trainer_validation_windows(straight.trainer, SPLIT_VALID);
 	assert_true(validation >= 4 && validation <= 60);
 	config.save = run;
-	go(&first, &config);
-	trainer_close(first.trainer);
-	go_on(&second, &config, run);
-	for (int i = 0; i < 25; i++)
-		assert_same_bits(straight.steps[5 + i].loss, second.steps[i].loss);
-	assert_int_equal(hash128_compare(everything(straight.trainer), everything(second.trainer)), 0);
-	trainer_close(straight.trainer);
-	trainer_close(second.trainer);
+	check_goes_on(&straight, &config, 5);
 	/* Other shares, other order, one alone: refused. */
 	assert_ok(checkpoint_open(run, &from));
 	sources[0].share = 500;
-	assert_int_equal(open_story(&second, &config, from, false), STATUS_MISMATCH);
+	assert_int_equal(open_story(&other_mix, &config, from, false), STATUS_MISMATCH);
 	assert_non_null(strstr(error_message(), "share"));
 	sources[0].share = 3; /* of 4: the same shares in other words */
 	sources[1].share = 1;
 	config.train_iters = 31;
-	assert_ok(open_story(&second, &config, from, false));
-	trainer_close(second.trainer);
+	assert_ok(open_story(&other_mix, &config, from, false));
+	trainer_close(other_mix.trainer);
 	config.source_count = 1;
-	assert_int_equal(open_story(&second, &config, from, false), STATUS_MISMATCH);
+	assert_int_equal(open_story(&other_mix, &config, from, false), STATUS_MISMATCH);
 	config.source_count = 2;
 	sources[0].corpus = sources[1].corpus;
 	sources[1].corpus = corpus;
-	assert_int_equal(open_story(&second, &config, from, false), STATUS_MISMATCH);
+	assert_int_equal(open_story(&other_mix, &config, from, false), STATUS_MISMATCH);
 	checkpoint_close(from);
 	corpus_close(sources[0].corpus);
 	fixture_remove(&other);
