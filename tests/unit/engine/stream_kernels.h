@@ -5,7 +5,7 @@
  * sees and which random delays (streamed_jitter) bring to light without it.
  *
  * Asynchronous copies whose host end is not from host_alloc are counted in streamed_unpinned and not done.
- * streamed_fail_after(n): after n more operations one fails (its stream's next wait says so; events go on).
+ * streamed_failing = n: after n more operations one fails (its stream's next wait says so; events go on).
  * streamed_device, streamed_host: bytes of each that are out; streamed_most: the most that streamed_device was.
  * Device memory is filled with NaN when it is freed. Results are the CPU's, bit for bit. The default stream
  * is a thread too. Events: waiting for one that was never recorded returns at once, as CUDA's do.

@@ -52,22 +52,6 @@ static void resume_is_exact_in_fp32(void **state)
 	check_resume(config, 0);
 }
 
-/* Stopped after so many steps, and going on from the checkpoint: the losses and the state of a run that went
- * straight on, to the bit. Closes it. */
-static void check_goes_on(struct story *straight, const struct trainer_config *config, int stop_after)
-{
-	struct story first = {.stop_after = (uint64_t)stop_after}, second = {0};
-	go(&first, config);
-	trainer_close(first.trainer);
-	go_on(&second, config, run);
-	assert_int_equal(second.step_count, straight->step_count - stop_after);
-	for (int i = 0; i < second.step_count; i++)
-		assert_same_bits(straight->steps[stop_after + i].loss, second.steps[i].loss);
-	assert_int_equal(hash128_compare(everything(straight->trainer), everything(second.trainer)), 0);
-	trainer_close(straight->trainer);
-	trainer_close(second.trainer);
-}
-
 /* Few steps: threads that share a busy machine wait for each other. */
 static void resume_is_exact_with_threads(void **state)
 {

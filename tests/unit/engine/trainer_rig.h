@@ -140,6 +140,22 @@ static inline void assert_same_bits(double a, double b)
 	assert_memory_equal(&a, &b, sizeof a);
 }
 
+/* Stopped after so many steps, and going on from the checkpoint: the losses and the state of a run that went
+ * straight on, to the bit. Closes it. */
+static inline void check_goes_on(struct story *straight, const struct trainer_config *config, int stop_after)
+{
+	struct story first = {.stop_after = (uint64_t)stop_after}, second = {0};
+	go(&first, config);
+	trainer_close(first.trainer);
+	go_on(&second, config, run);
+	assert_int_equal(second.step_count, straight->step_count - stop_after);
+	for (int i = 0; i < second.step_count; i++)
+		assert_same_bits(straight->steps[stop_after + i].loss, second.steps[i].loss);
+	assert_int_equal(hash128_compare(everything(straight->trainer), everything(second.trainer)), 0);
+	trainer_close(straight->trainer);
+	trainer_close(second.trainer);
+}
+
 static inline void assert_same_file(const char *a, const char *b, const char *name)
 {
 	char path[2][160], *bytes[2];
