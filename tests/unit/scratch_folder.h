@@ -29,6 +29,14 @@ SCRATCH_FUNCTION void must(enum status status)
 		fail_msg("%s", error_message());
 }
 
+/* What was refused ended in this status, and a message with these words. */
+SCRATCH_FUNCTION void expect_refusal(enum status got, enum status wanted, const char *words)
+{
+	if (got != wanted || !strstr(error_message(), words))
+		fail_msg("%s \"%s\", not %s saying \"%s\"", error_status_name(got), error_message(),
+			error_status_name(wanted), words);
+}
+
 SCRATCH_FUNCTION int scratch_make(void **state)
 {
 	(void)state;

@@ -253,18 +253,14 @@ SCRATCH_FUNCTION struct preprocess_config basic(const char *output)
 SCRATCH_FUNCTION struct preprocess_result run(const struct preprocess_config *config)
 {
 	struct preprocess_result result;
-	if (preprocess_run(config, &result) != STATUS_OK)
-		fail_msg("%s", error_message());
+	must(preprocess_run(config, &result));
 	return result;
 }
 
 SCRATCH_FUNCTION void refuse(const struct preprocess_config *config, enum status status, const char *word)
 {
 	struct preprocess_result result;
-	enum status got = preprocess_run(config, &result);
-	if (got != status || !strstr(error_message(), word))
-		fail_msg("%s \"%s\", not %s saying \"%s\"", error_status_name(got), error_message(),
-			error_status_name(status), word);
+	expect_refusal(preprocess_run(config, &result), status, word);
 }
 
 static int end_and_forget(void **state)

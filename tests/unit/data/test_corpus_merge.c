@@ -120,18 +120,14 @@ static struct corpus_merge_config basic(uint64_t shard_bytes)
 static struct corpus_merge_result merge(const struct corpus_merge_config *config)
 {
 	struct corpus_merge_result result;
-	if (corpus_merge_run(config, &result) != STATUS_OK)
-		fail_msg("%s", error_message());
+	must(corpus_merge_run(config, &result));
 	return result;
 }
 
 static void refuse(const struct corpus_merge_config *config, enum status status, const char *word)
 {
 	struct corpus_merge_result result;
-	enum status got = corpus_merge_run(config, &result);
-	if (got != status || !strstr(error_message(), word))
-		fail_msg("%s \"%s\", not %s saying \"%s\"", error_status_name(got), error_message(),
-			error_status_name(status), word);
+	expect_refusal(corpus_merge_run(config, &result), status, word);
 }
 
 static void remove_merged(void)

@@ -90,10 +90,7 @@ static struct preprocess_result run(const struct preprocess_config *config)
 static void refuse(const struct preprocess_config *config, enum status status, const char *words)
 {
 	struct preprocess_result result;
-	enum status got = preprocess_run(config, &result);
-	if (got != status || !strstr(error_message(), words))
-		fail_msg("%s \"%s\", not %s saying \"%s\"", error_status_name(got), error_message(),
-			error_status_name(status), words);
+	expect_refusal(preprocess_run(config, &result), status, words);
 }
 
 static void remake_reference_of(uint64_t least_shards)
