@@ -1,5 +1,6 @@
 #include "data/json_scan.h"
 #include "data/jsonl.h"
+#include "tests/unit/put_utf8.h"
 
 #include <setjmp.h>
 #include <stdarg.h>
@@ -125,19 +126,6 @@ static uint32_t below(uint32_t *seed, uint32_t n)
 {
 	*seed = *seed * 1664525 + 1013904223;
 	return (uint32_t)(((uint64_t)*seed * n) >> 32);
-}
-
-static size_t put_utf8(char *out, uint32_t c)
-{
-	if (c < 0x80)
-		return (out[0] = (char)c, 1);
-	if (c < 0x800)
-		return (size_t)sprintf(out, "%c%c", (int)(0xC0 | c >> 6), (int)(0x80 | (c & 63)));
-	if (c < 0x10000)
-		return (size_t)sprintf(out, "%c%c%c", (int)(0xE0 | c >> 12), (int)(0x80 | (c >> 6 & 63)),
-			(int)(0x80 | (c & 63)));
-	return (size_t)sprintf(out, "%c%c%c%c", (int)(0xF0 | c >> 18), (int)(0x80 | (c >> 12 & 63)),
-		(int)(0x80 | (c >> 6 & 63)), (int)(0x80 | (c & 63)));
 }
 
 /* A random text of `count` code points, as UTF-8 and as a JSON string that escapes some of it. */

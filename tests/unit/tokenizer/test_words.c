@@ -1,5 +1,6 @@
 /* The split pattern against a plain reading of it, alternative by alternative, code point by code point. */
 #include "common/simd.h"
+#include "tests/unit/put_utf8.h"
 #include "tokenizer/unicode.h"
 #include "tokenizer/words.h"
 
@@ -198,17 +199,6 @@ static void every_pair_at_every_edge(void **state)
 			}
 }
 
-static size_t encode(uint32_t c, char *out)
-{
-	if (c < 0x800)
-		return (size_t)sprintf(out, "%c%c", (int)(0xC0 | c >> 6), (int)(0x80 | (c & 63)));
-	if (c < 0x10000)
-		return (size_t)sprintf(out, "%c%c%c", (int)(0xE0 | c >> 12), (int)(0x80 | (c >> 6 & 63)),
-			(int)(0x80 | (c & 63)));
-	return (size_t)sprintf(out, "%c%c%c%c", (int)(0xF0 | c >> 18), (int)(0x80 | (c >> 12 & 63)),
-		(int)(0x80 | (c >> 6 & 63)), (int)(0x80 | (c & 63)));
-}
-
 /* Each beside a letter, a number, another sign, a space and its neighbours, at every place of a block in
  * turn. */
 static void every_character(void **state)
@@ -219,13 +209,13 @@ static void every_character(void **state)
 		size_t bytes = 0;
 		while (bytes < sizeof text - 200 && c < 0x20000) {
 			char letters[5];
-			size_t length = encode(c, letters);
+			size_t length = put_utf8(letters, c);
 			if (c < 0xD800 || c > 0xDFFF)
 				bytes += (size_t)sprintf(text + bytes, "%.*sx%.*s1%.*s!%.*s %.*s  ",
 					(int)length, letters, (int)length, letters, (int)length, letters,
 					(int)length, letters, (int)length, letters);
 			for (uint32_t beside = c; beside < c + 5 && (c < 0xD7FB || c > 0xDFFF); beside++)
-				bytes += encode(beside, text + bytes);
+				bytes += put_utf8(text + bytes, beside);
 			c++;
 		}
 		check(text, bytes);
