@@ -311,17 +311,16 @@ static enum status parse(const char *path, const char *text, size_t bytes, struc
 	cJSON *manifest;
 	uint64_t version = 1;
 	enum status parsed = json_parse(text, bytes, false, NULL, &manifest);
-	enum status sealed = parsed == STATUS_MEMORY ? parsed : check_seal(path, text, bytes),
-		    status = sealed;
-	if (parsed != STATUS_OK && (sealed == STATUS_OK || sealed == STATUS_MEMORY))
+	if (parsed == STATUS_MEMORY)
 		return error_context(parsed, "%s", path);
-	if (manifest) {
-		const cJSON *member = cJSON_GetObjectItemCaseSensitive(manifest, "version");
-		if (cJSON_IsNumber(member) && member->valuedouble >= 2 && member->valuedouble < 1e9)
-			version = (uint64_t)member->valuedouble;
-		if (sealed == STATUS_OK || version != 1)
-			status = read_members(path, manifest, info);
-	}
+	enum status status = check_seal(path, text, bytes);
+	if (parsed != STATUS_OK)
+		return status == STATUS_OK ? error_context(parsed, "%s", path) : status;
+	const cJSON *member = cJSON_GetObjectItemCaseSensitive(manifest, "version");
+	if (cJSON_IsNumber(member) && member->valuedouble >= 2 && member->valuedouble < 1e9)
+		version = (uint64_t)member->valuedouble;
+	if (status == STATUS_OK || version != 1)
+		status = read_members(path, manifest, info);
 	cJSON_Delete(manifest);
 	return status;
 }
