@@ -161,23 +161,8 @@ static enum status recall_members(
 	return config->sources ? json_get_hash128(path, json, "src", &summary->src_hash) : STATUS_OK;
 }
 
-/* All its files are there: a record without them is of no use. */
-static bool files_are_there(const struct preprocess_job *job, const char *name)
-{
-	static const char *const suffixes[] = {"bin", "idx", "key", "sum", "src"};
-	for (int i = 0; i < (job->config->sources ? 5 : 4); i++) {
-		char *path;
-		if (asprintf(&path, "%s/%s.%s", job->work, name, suffixes[i]) < 0)
-			return false;
-		bool there = file_exists(path);
-		free(path);
-		if (!there)
-			return false;
-	}
-	return true;
-}
-
-/* Sets shard->done if an earlier run finished it. A damaged record is no record. */
+/* Sets shard->done if an earlier run finished it. A damaged record is no record, and one without the shard's
+ * files is of no use. */
 static enum status recall_shard(const struct preprocess_job *job, struct shard *shard)
 {
 	char *path;
@@ -185,7 +170,7 @@ static enum status recall_shard(const struct preprocess_job *job, struct shard *
 	struct shard recalled = *shard;
 	enum status status = STATUS_OK;
 	TRY(shard_file(job, shard, &path));
-	if (file_exists(path) && files_are_there(job, shard->name)) {
+	if (file_exists(path) && shard_writer_is_there(job->work, shard->name, job->config->sources)) {
 		status = json_read_file(path, &json);
 		if (status == STATUS_OK) {
 			status = recall_members(path, json, job->config, &recalled);

@@ -257,6 +257,23 @@ enum status shard_writer_publish(struct shard_writer *writer, struct shard_summa
 
 /* ---- an earlier run's ---- */
 
+enum { FILES = 4, FILES_WITH_SOURCES = 5 };
+static const char *const suffixes[FILES_WITH_SOURCES] = {"bin", "idx", "key", "sum", "src"};
+
+bool shard_writer_is_there(const char *directory, const char *name, bool sources)
+{
+	for (int i = 0; i < (sources ? FILES_WITH_SOURCES : FILES); i++) {
+		char *path;
+		if (asprintf(&path, "%s/%s.%s", directory, name, suffixes[i]) < 0)
+			return false;
+		bool there = file_exists(path);
+		free(path);
+		if (!there)
+			return false;
+	}
+	return true;
+}
+
 static enum status damaged(const char *path)
 {
 	return error_set(STATUS_CORRUPT, "%s: is not what was written; it is damaged", path);
@@ -311,13 +328,12 @@ static enum status compare_sum(const char *path, const struct sum *sum)
 
 static enum status check_summed(const char *directory, const char *name, const struct shard_summary *summary)
 {
-	static const char *const suffixes[4] = {"bin", "idx", "key", "sum"};
 	const uint64_t roots[3] = {summary->bin_root, summary->idx_root, summary->key_root};
 	struct hash_tree_builder *trees[3] = {NULL};
 	struct sum sum;
-	char *paths[4] = {NULL};
+	char *paths[FILES] = {NULL};
 	enum status status = STATUS_OK;
-	for (int i = 0; i < 4 && status == STATUS_OK; i++)
+	for (int i = 0; i < FILES && status == STATUS_OK; i++)
 		if (asprintf(&paths[i], "%s/%s.%s", directory, name, suffixes[i]) < 0) {
 			paths[i] = NULL;
 			status = error_set(STATUS_MEMORY, "no memory for a path");
@@ -333,7 +349,7 @@ static enum status check_summed(const char *directory, const char *name, const s
 		status = compare_sum(paths[3], &sum);
 	for (int i = 0; i < 3; i++)
 		hash_tree_builder_close(trees[i]);
-	for (int i = 0; i < 4; i++)
+	for (int i = 0; i < FILES; i++)
 		free(paths[i]);
 	return status;
 }

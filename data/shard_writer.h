@@ -29,6 +29,8 @@ enum status shard_writer_publish(struct shard_writer *writer, struct shard_summa
 /* Leaves nothing behind. NULL is fine. */
 void shard_writer_abandon(struct shard_writer *writer);
 
+/* True if all the files that are published are there. */
+bool shard_writer_is_there(const char *directory, const char *name, bool sources);
 /* Reads the files that an earlier run published in DIRECTORY. STATUS_CORRUPT: one is not, to the byte,
  * what the writer summed up; the message names it. Memory: some 100 KiB, .sum, and its like. */
 enum status shard_writer_check(
