@@ -375,12 +375,12 @@ static enum status read_batch(struct open_unit *unit, struct place *place, uint6
 		const struct piece *piece = &job->pieces[place->unit->first_piece + unit->piece];
 		const struct input_file *file = &job->inputs.files[piece->file];
 		bool more;
-		if (!unit->reading)
+		if (!unit->reading) {
 			TRY(input_reader_open(unit->reader, file, piece->begin, piece->end,
 				job->config->document_separator, record_limit(job, file)));
-		if (!unit->reading)
 			unit->stored = 0;
-		unit->reading = true;
+			unit->reading = true;
+		}
 		TRY(input_reader_batch(unit->reader, &place->worker->batch, &more));
 		*stored += input_reader_stored(unit->reader) - unit->stored;
 		unit->stored = input_reader_stored(unit->reader);
