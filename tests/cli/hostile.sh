@@ -4,12 +4,9 @@
 # (Heavier forms of some: tests/faults/hostile_long.sh. Interrupted runs and two runs on one output: preprocess.sh.)
 . "$(dirname "$0")/tap.bash"
 . "$(dirname "$0")/peak.bash"
-ROOM=$(((150 + 64) * 1024)) # KiB: what is allowed beside --memory, and allocators' slack; two workers in all cases
 preprocess() { # ARGUMENTS: code, $dir/out, $dir/err, peak
 	run_peak preprocess --workers 2 "$@"
 }
-within() { [ "$peak" -gt 0 ] && [ "$peak" -le $(($1 * 1024 + ROOM)) ]; } # MEGABYTES of --memory
-repeat() { head -c "$2" /dev/zero | tr '\0' "$1"; }                     # CHARACTER COUNT
 documents() { out_has " $1 document" || out_has ": $1 document"; }
 refused() { [ $code -eq "$1" ] && err_has "$2" && err_has "$3"; } # CODE FILE CURE
 # What the only document's text is, byte by byte.

@@ -3,9 +3,6 @@
 # cores; what it reads comes through pipes and archives, so it takes little of the disk.
 . "$(dirname "$0")/../cli/tap.bash"
 . "$(dirname "$0")/../cli/peak.bash"
-ROOM=$(((150 + 64) * 1024)) # KiB beside --memory
-within() { [ "$peak" -gt 0 ] && [ "$peak" -le $(($1 * 1024 + ROOM)) ]; } # MEGABYTES
-repeat() { head -c "$2" /dev/zero | tr '\0' "$1"; }                     # CHARACTER COUNT
 G=1073741824
 
 # A line of 2 GB, the default of --max-bytes (64 MiB): what is longer is passed over and not held.
