@@ -16,27 +16,17 @@
 #include "data/split.h"
 #include "data/train_tokenizer.h"
 #include "engine/checkpoint.h"
+#include "tests/unit/assert_ok.h"
 
 #include <errno.h>
 #include <fcntl.h>
 #include <math.h>
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
-#include <cmocka.h>
 
 #define SCENE_FUNCTION static __attribute__((unused))
-
-#define assert_ok(expression)                                                                                \
-	do {                                                                                                 \
-		if ((expression) != STATUS_OK)                                                               \
-			fail_msg("%s: %s", #expression, error_message());                                    \
-	} while (0)
 
 struct scene {
 	const char *name;

@@ -5,21 +5,11 @@
 #define TESTS_UNIT_ENGINE_MODEL_RIG_H
 
 #include "engine/model.h"
+#include "tests/unit/assert_ok.h"
 
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdint.h>
-#include <cmocka.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-
-#define assert_ok(expression)                                                                                \
-	do {                                                                                                 \
-		if ((expression) != STATUS_OK)                                                               \
-			fail_msg("%s: %s", #expression, error_message());                                    \
-	} while (0)
 
 struct rig {
 	struct kernels k;

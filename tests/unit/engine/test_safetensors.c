@@ -2,23 +2,13 @@
 
 #include "common/endian.h"
 #include "common/file.h"
+#include "tests/unit/assert_ok.h"
 
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdint.h>
-#include <cmocka.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
-
-#define assert_ok(expression)                                                                                \
-	do {                                                                                                 \
-		if ((expression) != STATUS_OK)                                                               \
-			fail_msg("%s: %s", #expression, error_message());                                    \
-	} while (0)
 
 static char path[] = "/tmp/ferry-test-safetensors-XXXXXX";
 

@@ -9,15 +9,10 @@
 
 #include "common/file.h"
 #include "common/log.h"
+#include "tests/unit/assert_ok.h"
 #include "tests/unit/data/corpus_fixture.h"
 
 #include <math.h>
-
-#define assert_ok(expression)                                                                                \
-	do {                                                                                                 \
-		if ((expression) != STATUS_OK)                                                               \
-			fail_msg("%s: %s", #expression, error_message());                                    \
-	} while (0)
 
 enum { VOCABULARY = 97, T = 16, MOST = 200 };
 
