@@ -161,8 +161,15 @@ static enum status open_slots(struct offload *o)
 	o->pinned_bytes = o->slot_count * o->slot_elements * (grad + act);
 	TRY(o->k->host_alloc(o->k, &o->pinned, o->pinned_bytes, "gradients on their way to the host"));
 	char *at = o->pinned;
-	for (uint64_t i = 0; i < o->slot_count; i++, at += o->slot_elements * (grad + act))
-		o->slots[i] = (struct offload_slot){.gradients = at, .work = at + o->slot_elements * grad};
+	for (uint64_t i = 0; i < o->slot_count; i++, at += o->slot_elements * (grad + act)) {
+		struct offload_slot *slot = &o->slots[i];
+		slot->gradients = at;
+		slot->work = at + o->slot_elements * grad;
+		TRY(o->k->event_open(o->k, &slot->fetching));
+		TRY(o->k->event_open(o->k, &slot->fetched));
+		TRY(o->k->event_open(o->k, &slot->sending));
+		TRY(o->k->event_open(o->k, &slot->sent));
+	}
 	return STATUS_OK;
 }
 
@@ -265,6 +272,12 @@ static void close_streams(struct offload *o)
 		k->event_close(k, o->buckets[b].downloaded);
 		k->event_close(k, o->buckets[b].uploaded);
 	}
+	for (uint64_t i = 0; o->slots && i < o->slot_count; i++) {
+		k->event_close(k, o->slots[i].fetching);
+		k->event_close(k, o->slots[i].fetched);
+		k->event_close(k, o->slots[i].sending);
+		k->event_close(k, o->slots[i].sent);
+	}
 }
 
 static void close_memory(struct offload *o)
@@ -321,6 +334,14 @@ float *offload_exp_avg(struct offload *o)
 float *offload_exp_avg_sq(struct offload *o)
 {
 	return o->flat[OFFLOAD_AVG_SQ];
+}
+
+struct offload_seconds offload_busy(struct offload *o)
+{
+	pthread_mutex_lock(&o->lock);
+	struct offload_seconds seconds = o->seconds;
+	pthread_mutex_unlock(&o->lock);
+	return seconds;
 }
 
 uint64_t offload_count(const struct offload *o, enum offload_outcome outcome)
@@ -468,12 +489,25 @@ static void gather_share(void *context, int member)
 	}
 }
 
+/* The conductor has nothing to do. */
+static enum status count_uploads(struct offload *o)
+{
+	double up = 0;
+	for (uint64_t i = 0; i < o->slot_count; i++)
+		TRY(offload_slot_wait(o, &o->slots[i], &up));
+	pthread_mutex_lock(&o->lock);
+	o->seconds.up += up;
+	pthread_mutex_unlock(&o->lock);
+	return STATUS_OK;
+}
+
 enum status offload_settle(struct offload *o)
 {
 	TRY(gate_all(o));
 	TRY(apply_delayed(o));
 	TRY(wait_idle(o));
 	crew_run(o->crew, gather_share, o);
+	TRY(count_uploads(o));
 	TRY(o->k->stream_wait(o->k, o->down));
 	return o->k->stream_wait(o->k, o->up);
 }

@@ -2,6 +2,8 @@
  * other. */
 #include "engine/offload_parts.h"
 
+#include "common/clock.h"
+
 #include <assert.h>
 #include <stdlib.h>
 #include <string.h>
@@ -31,10 +33,12 @@ static void queue_download(struct offload *o, const struct offload_job *job)
 	const struct offload_run *runs = runs_of(job);
 	if (job->after)
 		k->event_await(k, job->after, o->down);
+	k->event_record(k, job->slot->fetching, o->down);
 	for (int i = 0; i < run_count(job); i++)
 		k->copy_out(k, o->down,
 			(char *)job->slot->gradients + (runs[i].offset - job->bucket->whole.offset) * size,
 			(const char *)job->gradients + runs[i].offset * size, runs[i].elements * size);
+	k->event_record(k, job->slot->fetched, o->down);
 	k->event_record(k, job->bucket->downloaded, o->down);
 }
 
@@ -150,31 +154,58 @@ static void queue_upload(struct offload *o, const struct offload_job *job)
 	const struct offload_run *runs = runs_of(job);
 	bool waits = to_shadow(job) || (job->kind == OFFLOAD_UPDATE && o->config.delayed);
 	char *to = waits ? b->incoming : o->weights + b->whole.offset * size;
+	k->event_record(k, job->slot->sending, o->up);
 	for (int i = 0; i < run_count(job); i++) {
 		size_t at = (runs[i].offset - b->whole.offset) * size;
 		k->copy_in(k, o->up, to + at, (char *)job->slot->work + at, runs[i].elements * size);
 	}
+	k->event_record(k, job->slot->sent, o->up);
 	k->event_record(k, b->uploaded, o->up);
-	job->slot->last = b;
+	job->slot->sends = true;
+	job->slot->timed = job->kind != OFFLOAD_PUBLISH; /* not of a step */
+}
+
+enum status offload_slot_wait(struct offload *o, struct offload_slot *slot, double *up)
+{
+	struct kernels *k = o->k;
+	if (!slot->sends)
+		return STATUS_OK;
+	TRY(k->event_wait(k, slot->sent));
+	if (slot->timed)
+		*up += k->event_seconds(k, slot->sending, slot->sent);
+	slot->sends = false;
+	return STATUS_OK;
 }
 
 /* ---- jobs ---- */
 
-static enum status carry_out(struct offload *o, const struct offload_job *job)
+/* Gradients down, AdamW, weights on their way up. */
+static enum status update_bucket(
+	struct offload *o, const struct offload_job *job, struct offload_seconds *took)
 {
 	struct kernels *k = o->k;
-	struct offload_bucket *b = job->bucket;
-	if (job->slot) {
-		if (job->kind != OFFLOAD_PUBLISH)
-			TRY(k->event_wait(k, b->downloaded));
-		if (job->cancelled)
-			return STATUS_OK;
-		if (job->slot->last)
-			TRY(k->event_wait(k, job->slot->last->uploaded));
-		compute(o, job);
-		TRY(o->host.stream_wait(&o->host, NULL));
-		queue_upload(o, job);
+	struct offload_slot *slot = job->slot;
+	if (job->kind != OFFLOAD_PUBLISH) {
+		TRY(k->event_wait(k, slot->fetched));
+		took->down += k->event_seconds(k, slot->fetching, slot->fetched);
 	}
+	if (job->cancelled)
+		return STATUS_OK;
+	TRY(offload_slot_wait(o, slot, &took->up));
+	double start = clock_seconds();
+	compute(o, job);
+	if (job->kind != OFFLOAD_PUBLISH)
+		took->host += clock_seconds() - start;
+	TRY(o->host.stream_wait(&o->host, NULL));
+	queue_upload(o, job);
+	return STATUS_OK;
+}
+
+static enum status carry_out(struct offload *o, const struct offload_job *job, struct offload_seconds *took)
+{
+	struct offload_bucket *b = job->bucket;
+	if (job->slot)
+		TRY(update_bucket(o, job, took));
 	for (int i = 0; i < OFFLOAD_STATES && job->kind == OFFLOAD_COMMIT; i++) {
 		float *old = b->now[i];
 		b->now[i] = b->next[i];
@@ -191,7 +222,8 @@ static void take_job(struct offload *o)
 	struct offload_job own = *job;
 	bool failed = o->failure.status != STATUS_OK;
 	pthread_mutex_unlock(&o->lock);
-	enum status status = failed ? STATUS_OK : carry_out(o, &own);
+	struct offload_seconds took = {0};
+	enum status status = failed ? STATUS_OK : carry_out(o, &own, &took);
 	struct error_copy failure;
 	if (status != STATUS_OK)
 		error_save(status, &failure);
@@ -200,6 +232,9 @@ static void take_job(struct offload *o)
 		o->failure = failure;
 	if (own.kind != OFFLOAD_SPECULATE)
 		own.bucket->landed = true;
+	o->seconds.down += took.down;
+	o->seconds.host += took.host;
+	o->seconds.up += took.up;
 	o->slots_done += own.slot != NULL;
 	o->head++;
 	issue(o);

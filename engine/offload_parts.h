@@ -46,8 +46,10 @@ enum offload_kind {
 };
 
 struct offload_slot {
-	void *gradients, *work;      /* grad and act, [slot_elements], pinned */
-	struct offload_bucket *last; /* whose weights went up from here last */
+	void *gradients, *work;           /* grad and act, [slot_elements], pinned */
+	struct event *fetching, *fetched; /* begin and end of its latest copies down */
+	struct event *sending, *sent;     /* likewise up */
+	bool sends, timed;                /* nobody has waited for `sent` yet; its time counts */
 };
 
 struct offload_job {
@@ -100,6 +102,7 @@ struct offload {
 	struct offload_job *jobs; /* [job_room] */
 	uint64_t job_room, head, issued, tail;
 	uint64_t slots_issued, slots_done;
+	struct offload_seconds seconds;
 	struct error_copy failure;
 };
 
@@ -114,5 +117,7 @@ enum status offload_conductor_start(struct offload *o) MUST_USE;
 void offload_conductor_stop(struct offload *o); /* after all jobs */
 /* With the lock held. Returns the job's number. */
 uint64_t offload_push(struct offload *o, const struct offload_job *job);
+/* Waits for what goes up from a slot, and adds its time; nothing where nothing does. */
+enum status offload_slot_wait(struct offload *o, struct offload_slot *slot, double *up) MUST_USE;
 
 #endif

@@ -13,6 +13,8 @@ struct optimizer {
 	struct gradient_stats *stats, *host_stats; /* in the kernels' memory; on the host */
 	struct optimizer_segment *segments;
 	int segment_count;
+	struct event *measuring, *measured, *updating, *done;
+	bool update_queued; /* since the last measurement */
 };
 
 enum status optimizer_config_check(const struct optimizer_config *c)
@@ -67,6 +69,10 @@ static enum status allocate(struct optimizer *o, const struct parameter_table *t
 		TRY(k->memory_alloc(k, (void **)&o->exp_avg, o->updated * 4, "Adam's first moments"));
 		TRY(k->memory_alloc(k, (void **)&o->exp_avg_sq, o->updated * 4, "Adam's second moments"));
 	}
+	TRY(k->event_open(k, &o->measuring));
+	TRY(k->event_open(k, &o->measured));
+	TRY(k->event_open(k, &o->updating));
+	TRY(k->event_open(k, &o->done));
 	TRY(k->memory_alloc(k, (void **)&o->stats, sizeof *o->stats, "the gradients' norm"));
 	return k->host_alloc(k, (void **)&o->host_stats, sizeof *o->host_stats, "the gradients' norm");
 }
@@ -110,6 +116,10 @@ void optimizer_close(struct optimizer *o)
 		k->memory_free(k, o->stats, sizeof *o->stats);
 	if (o->host_stats)
 		k->host_free(k, o->host_stats, sizeof *o->host_stats);
+	k->event_close(k, o->measuring);
+	k->event_close(k, o->measured);
+	k->event_close(k, o->updating);
+	k->event_close(k, o->done);
 	free(o->segments);
 	free(o);
 }
@@ -129,9 +139,14 @@ enum status optimizer_measure(
 {
 	struct kernels *k = o->kernels;
 	const struct gradient_stats *stats = o->host_stats;
+	k->event_record(k, o->measuring, NULL);
 	k->gradient_stats(k, NULL, o->stats, gradients, o->elements);
 	k->copy_out(k, NULL, o->host_stats, o->stats, sizeof *o->host_stats);
+	k->event_record(k, o->measured, NULL);
 	TRY(k->stream_wait(k, NULL));
+	out->seconds = k->event_seconds(k, o->measuring, o->measured);
+	out->update_seconds = o->update_queued ? k->event_seconds(k, o->updating, o->done) : 0;
+	o->update_queued = false;
 	out->overflow = stats->nonfinite > 0;
 	out->norm = out->overflow ? (double)INFINITY : sqrt(stats->sum_of_squares) / loss_scale;
 	return STATUS_OK;
@@ -150,6 +165,7 @@ void optimizer_update(struct optimizer *o, float *weights, void *work, const voi
 	struct kernels *k = o->kernels;
 	struct adamw args = optimizer_adamw(&o->config, learning_rate, step, multiplier);
 	size_t act = dtype_bytes(k->act), grad = dtype_bytes(k->grad);
+	k->event_record(k, o->updating, NULL);
 	for (int i = 0; i < o->segment_count && o->segments[i].offset < o->updated; i++) {
 		const struct optimizer_segment *s = &o->segments[i];
 		uint64_t left = o->updated - s->offset;
@@ -158,5 +174,7 @@ void optimizer_update(struct optimizer *o, float *weights, void *work, const voi
 		k->adamw(k, NULL, &args, p, m, v, work ? (char *)work + s->offset * act : NULL, p, m, v,
 			(const char *)gradients + s->offset * grad, s->elements < left ? s->elements : left);
 	}
+	k->event_record(k, o->done, NULL);
+	o->update_queued = true;
 	k->weights_changed(k);
 }

@@ -30,6 +30,8 @@ struct optimizer_config {
 struct optimizer_measure {
 	double norm; /* of the unscaled gradients; inf where some are not finite */
 	bool overflow;
+	double seconds;        /* that it took, from all queued before it to the norm's coming */
+	double update_seconds; /* that the update before took, which is known now; 0: there was none */
 };
 
 struct optimizer;

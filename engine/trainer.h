@@ -111,6 +111,15 @@ struct trainer_step {
 	/* model: forward and backward; forward: its part up to and with the classifier, which has its gradients
 	 * as soon as its loss; optimizer: what is left (norm, update, waits for weights) */
 	double seconds, seconds_data, seconds_model, seconds_forward, seconds_optimizer;
+	/*
+	 * What the optimizer's parts took, by events. gradients: the norm, and the gradients' way down to the
+	 * host; update: AdamW (unscaling, clipping and rounding are in its pass); allgather: the weights' way up.
+	 * Without an offload they come one after the other and are parts of `optimizer`, but for what of an update
+	 * on a device passes while the next windows are gathered; nothing goes up or down. With one they are how
+	 * long each was at work (offload_busy), beside the model and each other. An update is known, and told, a
+	 * step later.
+	 */
+	double seconds_gradients, seconds_update, seconds_allgather;
 };
 
 struct trainer_validation {

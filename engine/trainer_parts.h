@@ -19,9 +19,10 @@ struct trainer {
 	struct loader *loader;
 	const struct parameter_table *table; /* the model's */
 	uint64_t elements;
-	struct offload *offload; /* NULL: the optimizer is where the kernels are */
-	uint64_t updated;        /* elements whose optimizer is where the kernels are: the first ones */
-	float *master;           /* [updated] */
+	struct offload *offload;     /* NULL: the optimizer is where the kernels are */
+	struct offload_seconds busy; /* of it, as told so far */
+	uint64_t updated;            /* elements whose optimizer is where the kernels are: the first ones */
+	float *master;               /* [updated] */
 	void *working;   /* act [elements]; the master itself where act is f32 and nothing is offloaded */
 	void *gradients; /* grad [elements] */
 	void *spare_gradients; /* likewise, of the step before, where its update is delayed; or NULL */

@@ -136,6 +136,16 @@ static void report_times(struct trainer *t, struct trainer_step *report)
 	report->seconds_forward = both > 0 ? report->seconds_model * forward / both : 0;
 }
 
+/* What the offload did since it was last asked. */
+static void report_offload(struct trainer *t, struct trainer_step *report)
+{
+	struct offload_seconds now = offload_busy(t->offload);
+	report->seconds_gradients += now.down - t->busy.down;
+	report->seconds_update += now.host - t->busy.host;
+	report->seconds_allgather += now.up - t->busy.up;
+	t->busy = now;
+}
+
 /* The step's only wait is for the norm; the losses have come with it. */
 static enum status update(struct trainer *t, const struct trainer_gathered *g, struct trainer_step *report)
 {
@@ -146,6 +156,8 @@ static enum status update(struct trainer *t, const struct trainer_gathered *g, s
 	TRY(model_check(t->model));
 	report_times(t, report);
 	TRY(sum_losses(t, g, &report->loss));
+	report->seconds_gradients = measure.seconds;
+	report->seconds_update = measure.update_seconds;
 	report->gradient_norm = measure.norm;
 	report->loss_scale = s->loss_scale.scale;
 	report->overflow = measure.overflow;
@@ -165,6 +177,7 @@ static enum status update(struct trainer *t, const struct trainer_gathered *g, s
 	report->next_loss_scale = loss_scale_update(&s->loss_scale, measure.overflow);
 	if (!t->offload)
 		return STATUS_OK;
+	report_offload(t, report);
 	if (t->spare_gradients) {
 		void *gradients = t->gradients;
 		t->gradients = t->spare_gradients;

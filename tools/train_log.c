@@ -27,6 +27,7 @@ struct train_log {
 	uint64_t steps, tokens;
 	double loss, started;
 	double forward, backward, optimizer, data; /* seconds */
+	double gradients, update, allgather;       /* the optimizer's parts */
 	/* since the start, for the time left */
 	uint64_t all_steps;
 	double first_started;
@@ -118,6 +119,9 @@ static enum status record_step(struct train_log *log, const struct trainer_step 
 	put_number(out, "ms_model", 1e3 * s->seconds_model);
 	put_number(out, "ms_forward", 1e3 * s->seconds_forward);
 	put_number(out, "ms_optimizer", 1e3 * s->seconds_optimizer);
+	put_number(out, "ms_optimizer_gradients", 1e3 * s->seconds_gradients);
+	put_number(out, "ms_optimizer_step", 1e3 * s->seconds_update);
+	put_number(out, "ms_optimizer_allgather", 1e3 * s->seconds_allgather);
 	return end_line(log);
 }
 
@@ -216,6 +220,11 @@ static void print_iteration(struct train_log *log, const struct trainer_step *s)
 {
 	double time = clock_seconds(), elapsed = time - log->started;
 	char text[64 + 24 * MIXTURE_LIMIT], flops[64];
+	double each = 1e3 / (double)log->steps;
+	train_log_line(log,
+		"rank=0 time (ms) | optimizer_gradients: %.2f | optimizer_step: %.2f | optimizer_allgather: "
+		"%.2f",
+		each * log->gradients, each * log->update, each * log->allgather);
 	train_log_line(log,
 		" iteration %8" PRIu64 "/%8" PRIu64 " | elapsed time per iteration (ms): %.1f | learning "
 		"rate %.3E | lm loss %.6E | loss scale %.1f |"
@@ -224,12 +233,12 @@ static void print_iteration(struct train_log *log, const struct trainer_step *s)
 		log->loss / (double)log->steps, s->loss_scale, (double)log->tokens / elapsed,
 		format_epochs(s, text, sizeof text), s->gradient_norm,
 		format_flops(log, elapsed, flops, sizeof flops));
-	double each = 1e3 / (double)log->steps;
 	train_log_line(log,
 		"time (ms) | forward: %.2f | backward: %.2f | optimizer: %.2f | batch generator: %.2f",
 		each * log->forward, each * log->backward, each * log->optimizer, each * log->data);
 	log->steps = log->tokens = 0;
 	log->loss = log->forward = log->backward = log->optimizer = log->data = 0;
+	log->gradients = log->update = log->allgather = 0;
 	log->started = time;
 }
 
@@ -257,6 +266,9 @@ static enum status on_step(void *user, const struct trainer_step *s)
 	log->backward += s->seconds_model - s->seconds_forward;
 	log->optimizer += s->seconds_optimizer;
 	log->data += s->seconds_data;
+	log->gradients += s->seconds_gradients;
+	log->update += s->seconds_update;
+	log->allgather += s->seconds_allgather;
 	if (s->overflow)
 		print_overflow(log, s);
 	if (s->step % log->config.log_interval == 0)

@@ -2,12 +2,16 @@
  * train_log.h: what `ferry train` tells: the reference's lines on standard output and in RUN/log.txt, every
  * step and validation in RUN/metrics.jsonl, and on a terminal one line that rewrites itself between them.
  *
+ * Times in the log are means over the iterations since the last such line. The reference's line of
+ * optimizer_gradients, optimizer_step and optimizer_allgather stands where it has it, before the iteration's.
+ *
  * metrics.jsonl: one JSON object a line, numbers in full precision, null for what is not finite.
  *    {"step", "type": "train", "loss", "lr", "grad_norm", "clip", "loss_scale", "skipped" (0 or 1),
  *     "updates", "counted" (targets of the step), "tokens" (of the run), "tokens_per_second", "epoch" (of the
  *     last window, from 0), "epochs" ([how often each corpus was gone through]), "ordinal",
  *     "tflops" (of the model, per second), "mfu" (null where the device's peak is not known),
- *     "ms", "ms_data", "ms_model" (forward and backward), "ms_forward", "ms_optimizer"}
+ *     "ms", "ms_data", "ms_model" (forward and backward), "ms_forward", "ms_optimizer",
+ *     "ms_optimizer_gradients", "ms_optimizer_step", "ms_optimizer_allgather" (its parts, as trainer.h has them)}
  *    {"step", "type": "valid" or "test", "loss", "ppl", "windows", "counted", "best", "ms"}
  *    {"step", "type": "checkpoint", "name", "best", "ms"}
  * Resuming at step k first drops the lines of steps above k (and a last line cut short), at once, so that no

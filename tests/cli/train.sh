@@ -37,6 +37,12 @@ reads() { # NAME EXPRESSION LINES-OF-FERRY'S
 reads "iteration" "$iteration" 4
 reads "validation" "$validation" 2
 reads "timers" '^time \(ms\) \| forward: [0-9.]+ \| backward: [0-9.]+ \|.* optimizer: [0-9.]+ \| batch generator: [0-9.]+' 4
+reads "the optimizer's timers" '^rank=0 time \(ms\) \| optimizer_gradients: [0-9.]+ \| optimizer_step: [0-9.]+ \| optimizer_allgather: [0-9.]+$' 4
+test_that "they stand before the iteration's line, and are within the optimizer's time" awk -F'[:|]' '
+	/^rank=0 time/ { sum += $3 + $5 + $7; parts++; if ($7 != 0) bad++ }
+	/^ iteration/ && ++lines != parts { bad++ }
+	/^time \(ms\)/ { whole += $7 }
+	END { exit bad > 0 || sum <= 0 || sum > whole + 0.08 }' log
 # The time of an iteration has validations and checkpoints too.
 test_that "the timers are within the iteration" awk -F'[:|]' '
 	/^ iteration/ { step = $3 }

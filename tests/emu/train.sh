@@ -99,6 +99,17 @@ same_anywhere clipped 2 --bf16 --clip-grad 2.23 --hidden-dropout 0.1
 same_anywhere overflown 3 --fp16 --clip-grad 0 --initial-scale-power 20 --loss-scale-window 5 --hysteresis 1 \
 	--global-batch-size 4 --checkpoint-activations
 
+# The optimizer's timers: each at work in the offloaded run, none for longer than it lasted; nothing crosses the link of
+# the other.
+timers() { # RUN AWK-CONDITION: on the run's sums, in ms
+	sed -n '/"type": "train"/s/.*"ms": \([^,]*\),.*_gradients": \([^,]*\), .*_step": \([^,]*\), .*_allgather": \([^}]*\)}/\1 \2 \3 \4/p' \
+		"$dir/$1/metrics.jsonl" | awk '{ wall += $1; gradients += $2; step += $3; allgather += $4; n++ }
+		END { printf "# '"$1"': %.1f ms, gradients %.2f, step %.2f, allgather %.2f\n", wall, gradients, step, allgather
+			exit !(n == 16 && gradients > 0 && step > 0 && '"$2"') }'
+}
+test_that "timers of the optimizer on the host" timers committed-cpu 'allgather > 0 && gradients < wall && step < wall && allgather < wall'
+test_that "... and on the GPU" timers committed-gpu 'allgather == 0 && gradients + step < wall'
+
 # ---- layers' inputs on the host; the GPU's memory is what was said ----
 
 inputs="--fp16 --num-layers 4 --checkpoint-activations --global-batch-size 4 --train-iters 3 --eval-interval 2 --eval-iters 1 --save-interval 0"

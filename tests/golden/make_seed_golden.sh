@@ -13,6 +13,7 @@ zstd -dc "$log" | awk '
 	/^> padded vocab/ || /^> found end-of-document/ || / > number of parameters/ || /^learning rate decaying/ { print }
 	/^ iteration/ && (n++ < 3 || n % 1000 == 0) { print }
 	/^time \(ms\)/ && timers++ < 2 { print }
+	/^rank=0 time/ && parts++ < 2 { print }
 	/^-+$/ && dashes < 6 { dashes++; print }
 	/^ validation loss/ { print }
 ' >"$here/seed_log_sample.txt"

@@ -13,6 +13,7 @@
 #ifndef TESTS_UNIT_ENGINE_STREAM_KERNELS_H
 #define TESTS_UNIT_ENGINE_STREAM_KERNELS_H
 
+#include "common/clock.h"
 #include "kernels/kernels.h"
 
 #include <pthread.h>
@@ -39,6 +40,7 @@ struct event {
 	pthread_mutex_t counting, mutex; /* of the two numbers */
 	pthread_cond_t reached;
 	uint64_t recorded, done; /* how often event_record was called; the latest of those that was reached */
+	double at;               /* when it was */
 };
 
 struct streamed_task {
@@ -172,6 +174,7 @@ static inline void streamed_run_record(struct stream *s, void *arguments)
 	pthread_mutex_lock(&m->event->mutex);
 	if (m->event->done < m->number)
 		m->event->done = m->number;
+	m->event->at = clock_seconds();
 	pthread_cond_broadcast(&m->event->reached);
 	pthread_mutex_unlock(&m->event->mutex);
 }
@@ -223,8 +226,15 @@ static inline enum status streamed_event_wait(struct kernels *k, struct event *e
 
 static inline double streamed_event_seconds(struct kernels *k, struct event *from, struct event *to)
 {
-	(void)k, (void)from, (void)to;
-	return 0;
+	double seconds[2];
+	struct event *both[2] = {from, to};
+	(void)k;
+	for (int i = 0; i < 2; i++) {
+		pthread_mutex_lock(&both[i]->mutex);
+		seconds[i] = both[i]->at;
+		pthread_mutex_unlock(&both[i]->mutex);
+	}
+	return seconds[1] - seconds[0];
 }
 
 /* ---- streams' life ---- */

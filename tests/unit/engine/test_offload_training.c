@@ -242,6 +242,69 @@ static void failures_end_the_run(void **state)
 	assert_true(told >= tries - 1);
 }
 
+struct times {
+	double optimizer, gradients, update, allgather;
+};
+
+static struct times times_of(const struct story *story)
+{
+	struct times t = {0};
+	for (int i = 0; i < story->step_count; i++) {
+		const struct trainer_step *s = &story->steps[i];
+		assert_true(s->seconds_gradients >= 0 && s->seconds_update >= 0 && s->seconds_allgather >= 0);
+		t.optimizer += s->seconds_optimizer;
+		t.gradients += s->seconds_gradients;
+		t.update += s->seconds_update;
+		t.allgather += s->seconds_allgather;
+	}
+	return t;
+}
+
+/* On the CPU the optimizer's parts come one after the other, in what the model leaves of a step. */
+static void times_fit_into_a_step(void **state)
+{
+	(void)state;
+	for (int i = 0; i < 2; i++) {
+		struct story story = {0};
+		struct trainer_config config = device_config(i ? DTYPE_BF16 : DTYPE_F32);
+		config.open_device = NULL;
+		go(&story, &config);
+		struct times t = times_of(&story);
+		assert_true(t.gradients > 0 && t.update > 0 && t.allgather == 0);
+		assert_true(t.gradients + t.update <= t.optimizer);
+		assert_true(story.steps[0].seconds_update == 0 && story.steps[1].seconds_update > 0);
+		trainer_close(story.trainer);
+	}
+}
+
+/* With an offload they work beside each other, but none longer than the run; steps tell all that is counted but
+ * what the last ones' buckets still took as the run settled. */
+static void times_of_an_offload_fit_into_the_run(void **state)
+{
+	(void)state;
+	for (int i = 0; i < 3; i++) {
+		struct story story = {0};
+		struct trainer_config config = offloaded(device_config(DTYPE_BF16));
+		config.device_share = i == 1 ? 0.4 : 0;
+		config.offloading.delayed = i == 2;
+		double start = clock_seconds();
+		assert_ok(open_story(&story, &config, NULL, false));
+		struct offload *offload = (struct offload *)(uintptr_t)trainer_offload(story.trainer);
+		struct offload_seconds none = offload_busy(offload);
+		assert_true(none.down == 0 && none.host == 0 && none.up == 0);
+		assert_ok(trainer_run(story.trainer));
+		double passed = clock_seconds() - start;
+		struct times t = times_of(&story);
+		struct offload_seconds all = offload_busy(offload);
+		assert_true(all.down > 0 && all.host > 0 && all.up > 0);
+		assert_true(all.down <= passed && all.host <= passed && all.up <= passed);
+		assert_true(t.allgather > 0 && t.allgather < all.up);
+		assert_true(t.gradients > all.down / 2 && t.gradients <= passed);
+		assert_true(t.update > all.host / 2 && t.update <= passed);
+		trainer_close(story.trainer);
+	}
+}
+
 static void memory_is_measured(void **state)
 {
 	(void)state;
@@ -286,6 +349,8 @@ int main(void)
 		cmocka_unit_test_setup(a_run_moves, setup),
 		cmocka_unit_test_setup(a_delayed_update, setup),
 		cmocka_unit_test_setup(failures_end_the_run, setup),
+		cmocka_unit_test_setup(times_fit_into_a_step, setup),
+		cmocka_unit_test_setup(times_of_an_offload_fit_into_the_run, setup),
 		cmocka_unit_test_setup(memory_is_measured, setup),
 	};
 	return cmocka_run_group_tests(tests, open_all, close_all);
