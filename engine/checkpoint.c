@@ -246,6 +246,7 @@ void checkpoint_close(struct checkpoint *c)
 	if (!c)
 		return;
 	free(c->path);
+	cJSON_Delete(c->state.choices);
 	cJSON_Delete(c->state.arguments);
 	safetensors_close(c->model);
 	safetensors_close(c->optimizer);

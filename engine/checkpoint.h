@@ -33,7 +33,9 @@
  *    "validation" {"evaluations", "best_step", "best_loss", "best_train_loss", "since_best", "warned"}
  *                 (overfitting.h; the last five matter once evaluations > 0)
  *    "train_loss" {"smoothed", "weight"}: exponential means (overfitting.h)
- *    "made_with"  what a bit-exact resume needs alike: {"precision", "kernels", "threads"}
+ *    "made_with"  what a bit-exact resume needs alike: {"precision", "kernels", "threads"}; and "choices",
+ *                 where the kernels chose anything: an array of strings (kernels.h; kernels/cuda/gemm.cu has
+ *                 cuBLASLt's), for kernels of the same name
  *    "arguments"  an object of the caller's (ferry train: the flags in force), or {}
  *    "files"      {name: {"bytes", "xxh3_128"}} of every other file of the directory
  *    "hash"       XXH3-128 of this object without "hash", printed without white space
@@ -87,7 +89,8 @@ struct checkpoint_state {
 	char precision[8]; /* "fp32", "bf16", "fp16" */
 	char kernels[96];
 	uint32_t threads;
-	cJSON *arguments; /* an object, or NULL; owned by the holder of the state */
+	cJSON *choices; /* the kernels', an array of strings, or NULL: none; owned by the holder of the state */
+	cJSON *arguments; /* an object, or NULL; likewise */
 };
 
 /* ---- writing ---- */

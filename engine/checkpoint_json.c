@@ -231,6 +231,7 @@ static bool add_circumstances(cJSON *o, const struct checkpoint_state *s)
 	return made && cJSON_AddStringToObject(made, "precision", s->precision) &&
 	       cJSON_AddStringToObject(made, "kernels", s->kernels) &&
 	       json_add_u64(made, "threads", s->threads) &&
+	       (!s->choices || json_add_item(made, "choices", cJSON_Duplicate(s->choices, true))) &&
 	       json_add_item(o, "arguments",
 		       s->arguments ? cJSON_Duplicate(s->arguments, true) : cJSON_CreateObject());
 }
@@ -353,6 +354,21 @@ static enum status take_validation(const char *path, const cJSON *o, struct over
 	return get_double(path, t, "weight", &s->smoothed_weight);
 }
 
+/* May be missing: kernels that choose nothing, and checkpoints of an older ferry. */
+static enum status take_choices(const char *path, const cJSON *made, cJSON **out)
+{
+	cJSON *choices = NULL;
+	const cJSON *item;
+	if (!has_key(made, "choices"))
+		return STATUS_OK;
+	TRY(json_get_array(path, made, "choices", &choices));
+	cJSON_ArrayForEach (item, choices)
+		FAIL_IF(!cJSON_IsString(item), STATUS_CORRUPT, "%s: one of its \"choices\" is no text", path);
+	*out = cJSON_Duplicate(choices, true);
+	FAIL_IF(!*out, STATUS_MEMORY, "%s: no memory for its choices", path);
+	return STATUS_OK;
+}
+
 enum status checkpoint_take_state(const char *path, const cJSON *o, struct checkpoint_state *s)
 {
 	cJSON *made = NULL, *arguments = NULL;
@@ -371,6 +387,7 @@ enum status checkpoint_take_state(const char *path, const cJSON *o, struct check
 	TRY(get_text(path, made, "precision", s->precision, sizeof s->precision));
 	TRY(get_text(path, made, "kernels", s->kernels, sizeof s->kernels));
 	TRY(get_u32(path, made, "threads", &s->threads));
+	TRY(take_choices(path, made, &s->choices));
 	TRY(json_get_object(path, o, "arguments", &arguments));
 	s->arguments = cJSON_Duplicate(arguments, true);
 	FAIL_IF(!s->arguments, STATUS_MEMORY, "%s: no memory for its arguments", path);

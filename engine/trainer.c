@@ -385,6 +385,7 @@ void trainer_close(struct trainer *t)
 	if (t->kernels_open)
 		t->kernels.close(&t->kernels);
 	t->ranks.close(&t->ranks);
+	cJSON_Delete(t->state.choices);
 	free(t->evaluation_tokens);
 	free(t);
 }
@@ -415,6 +416,7 @@ static enum status save(struct trainer *t, bool best)
 	char name[CHECKPOINT_NAME];
 	double start = clock_seconds();
 	TRY(settle(t)); /* a failed update is not saved */
+	TRY(trainer_record_choices(t));
 	TRY(checkpoint_write(c->save, &contents, name));
 	if (best)
 		TRY(checkpoint_mark_best(c->save, name));

@@ -27,8 +27,9 @@
  * the same shares, until one of them would repeat. A corpus whose part is too short is left out of it.
  *
  * Resuming from a checkpoint is exact: the same bits as a run that never stopped, given the same threads,
- * instruction set and libraries. A checkpoint of other corpora, shares, split or seed is
- * STATUS_MISMATCH, naming both values; so is another window length where sampler.h does not allow it.
+ * instruction set and libraries; on a GPU the same card and library, whose algorithms for each product are
+ * recorded and used again. A checkpoint of other corpora, shares, split or seed is STATUS_MISMATCH, naming both
+ * values; so is another window length where sampler.h does not allow it.
  *
  * Where it trains: on the CPU, in host memory; or in the memory of the table that `open_device` opens (a
  * GPU's), which the host then never touches itself. Batches go in and losses and norms come out through

@@ -81,6 +81,8 @@ void trainer_notice_epochs(struct trainer *t);
 void trainer_fresh_state(struct trainer *t);
 enum status trainer_resume(
 	struct trainer *t, struct checkpoint *from, const struct checkpoint_state *s) MUST_USE;
+/* What the kernels have chosen by now, to the state. */
+enum status trainer_record_choices(struct trainer *t) MUST_USE;
 
 /* ---- trainer_step.c ---- */
 

@@ -73,8 +73,46 @@ static void note_circumstances(const struct trainer *t, const struct checkpoint_
 			s->precision, own->precision);
 	else if (strcmp(s->kernels, own->kernels) != 0 || s->threads != own->threads)
 		log_info("the checkpoint was made with \"%s\", this is \"%s\": the same windows, "
-			 "but not bit for bit",
-			s->kernels, own->kernels);
+			 "but not bit for bit%s",
+			s->kernels, own->kernels,
+			s->choices && strcmp(s->kernels, own->kernels) != 0
+				? "; what those kernels chose (algorithms of matrix products) is not used"
+				: "");
+}
+
+/* The kernels go on with what they chose then, if they are the same. */
+static void take_choices(struct trainer *t, const struct checkpoint_state *s)
+{
+	const struct checkpoint_state *own = &t->state;
+	const cJSON *item;
+	int refused = 0;
+	if (!s->choices || !t->kernels.choice_set || strcmp(s->kernels, own->kernels) != 0 ||
+		strcmp(s->precision, own->precision) != 0)
+		return;
+	cJSON_ArrayForEach (item, s->choices)
+		refused += !t->kernels.choice_set(&t->kernels, item->valuestring);
+	if (refused)
+		log_warn("%d of the %d algorithms that the checkpoint was made with are not to be had here "
+			 "(\"%s\"): "
+			 "chosen anew, so it goes on, but not bit for bit",
+			refused, cJSON_GetArraySize(s->choices), own->kernels);
+}
+
+enum status trainer_record_choices(struct trainer *t)
+{
+	char text[KERNELS_CHOICE];
+	cJSON_Delete(t->state.choices);
+	t->state.choices = NULL;
+	for (int i = 0; t->kernels.choice_get && t->kernels.choice_get(&t->kernels, i, text); i++) {
+		if (!t->state.choices)
+			t->state.choices = cJSON_CreateArray();
+		cJSON *item = cJSON_CreateString(text);
+		if (!item || !cJSON_AddItemToArray(t->state.choices, item)) {
+			cJSON_Delete(item);
+			return error_set(STATUS_MEMORY, "no memory to record the kernels' choices");
+		}
+	}
+	return STATUS_OK;
 }
 
 /* The scale goes on where the kind of scaling is the same; limits are this run's. */
@@ -96,6 +134,7 @@ enum status trainer_resume(struct trainer *t, struct checkpoint *from, const str
 	TRY(check_same_data(t, s));
 	TRY(resume_samplers(t, s));
 	note_circumstances(t, s);
+	take_choices(t, s);
 	TRY(checkpoint_read_moments(from, t->table, t->staging, t->all_exp_avg, t->all_exp_avg_sq));
 	struct checkpoint_state own = t->state;
 	t->state = *s;
@@ -104,6 +143,7 @@ enum status trainer_resume(struct trainer *t, struct checkpoint *from, const str
 	t->state.threads = own.threads;
 	t->state.window_tokens = own.window_tokens;
 	t->state.schedule = own.schedule;
+	t->state.choices = NULL;
 	t->state.arguments = own.arguments;
 	t->state.loss_scale = own.loss_scale;
 	if (strcmp(s->precision, own.precision) == 0)

@@ -24,7 +24,10 @@
 
 #include <stdint.h>
 
-enum { KERNELS_WORKSPACE = 64 << 20 }; /* bytes that a GPU's matrix products take */
+enum {
+	KERNELS_WORKSPACE = 64 << 20, /* bytes that a GPU's matrix products take */
+	KERNELS_CHOICE = 384,         /* a choice as text (choice_get), its end included */
+};
 
 enum dtype { DTYPE_F32, DTYPE_BF16, DTYPE_F16 };
 static inline size_t dtype_bytes(enum dtype type)
@@ -204,6 +207,18 @@ struct kernels {
 		const void *grad, uint64_t count);
 	/* Weights have changed: packed copies, if the backend keeps any, are stale. */
 	void (*weights_changed)(struct kernels *k);
+
+	/* ---- choices; NULL both: nothing is chosen (the CPU) ----
+	 * Where an operation can be done in several ways that differ in the last bits, the way is chosen at its
+	 * first use and kept. A checkpoint records the choices, so that a resumed run does the same. Each is a
+	 * line of text, a version in it, which a table of the same name alone understands. Not while another
+	 * thread is in an operation.
+	 *
+	 * The i-th choice, in an order that depends on nothing but the choices; false: there are no more. */
+	bool (*choice_get)(struct kernels *k, int i, char text[KERNELS_CHOICE]);
+	/* Before the operation's first use. False: it is no choice, or a way that this device or library does not
+	 * have; then it is chosen as if nothing had been said. */
+	bool (*choice_set)(struct kernels *k, const char *text);
 };
 
 struct kernels_config {

@@ -331,6 +331,8 @@ static void fill_table(struct kernels *out)
 	out->gradient_stats = cuda_gradient_stats;
 	out->adamw = cuda_adamw;
 	out->weights_changed = weights_changed;
+	out->choice_get = cuda_choice_get;
+	out->choice_set = cuda_choice_set;
 }
 
 /* Choices that measurements compare (tests/gpu/run); nobody else needs to set them. */

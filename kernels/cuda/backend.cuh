@@ -139,6 +139,9 @@ void gemm_close(struct backend *b);
 /* False, with nothing launched, where cuBLASLt has no algorithm for this epilogue. Without an epilogue that
  * is a failure kept on the stream. */
 bool gemm_run(struct backend *b, struct stream *s, const struct gemm *g);
+/* The table's (kernels.h). */
+bool cuda_choice_get(struct kernels *k, int i, char text[KERNELS_CHOICE]);
+bool cuda_choice_set(struct kernels *k, const char *text);
 
 /* grad[n] (+)= sum over i < parts of partial[i][n], in order (linear.cu). */
 void reduce_partials(struct backend *b, struct stream *s, void *grad, const float *partial, int parts,

@@ -1,10 +1,21 @@
 /*
  * Matrix products by cuBLASLt. The algorithm of a shape is what the library's heuristic ranks first, asked
- * once and kept, so it does not depend on timing. Accumulation is f32 throughout (split-K partial sums too);
- * f32 products do not use TF32.
+ * once and kept, so it does not depend on timing; or what a checkpoint says that it was (kernels.h, choices).
+ * Accumulation is f32 throughout (split-K partial sums too); f32 products do not use TF32.
+ *
+ * A choice as text, version 1:
+ *
+ *    gemm-1 TA TB M N K LDA LDB LDD IN OUT ADD EPILOGUE ALIGNMENT ALGORITHM
+ *
+ * The fields of struct gemm_key as decimal numbers (types as enum dtype counts them, the epilogue as cuBLASLt
+ * does), then the 64 bytes of cublasLtMatmulAlgo_t as eight numbers of 16 hexadecimal digits without space
+ * between them, which cuBLASLt lets one keep and use again with the same version of the library; or "none": it
+ * has no algorithm with that epilogue.
  */
 #include "kernels/cuda/backend.cuh"
 
+#include <algorithm>
+#include <cinttypes>
 #include <cstdio>
 #include <cstring>
 #include <mutex>
@@ -25,7 +36,7 @@ struct gemm_plan {
 
 struct gemm_plans {
 	std::mutex lock;
-	std::vector<struct gemm_plan> items;
+	std::vector<struct gemm_plan> items; /* by key */
 };
 
 static cudaDataType_t cuda_type(enum dtype type)
@@ -46,13 +57,17 @@ enum status gemm_open(struct backend *b)
 		cublasLtGetStatusString(status));
 }
 
+static void gemm_plan_close(struct gemm_plan *plan)
+{
+	(void)cublasLtMatrixLayoutDestroy(plan->a);
+	(void)cublasLtMatrixLayoutDestroy(plan->b);
+	(void)cublasLtMatrixLayoutDestroy(plan->d);
+}
+
 void gemm_close(struct backend *b)
 {
-	for (struct gemm_plan &plan : b->plans->items) {
-		(void)cublasLtMatrixLayoutDestroy(plan.a);
-		(void)cublasLtMatrixLayoutDestroy(plan.b);
-		(void)cublasLtMatrixLayoutDestroy(plan.d);
-	}
+	for (struct gemm_plan &plan : b->plans->items)
+		gemm_plan_close(&plan);
 	delete b->plans;
 	(void)cublasLtDestroy(b->lt);
 }
@@ -116,8 +131,8 @@ static cublasLtMatmulDesc_t gemm_describe(const struct gemm *g)
 	return d;
 }
 
-static struct gemm_plan gemm_plan_make(
-	struct backend *b, const struct gemm *g, const struct gemm_key *key, cublasLtMatmulDesc_t description)
+/* Its layouts, and no algorithm yet. */
+static struct gemm_plan gemm_plan_open(const struct gemm *g, const struct gemm_key *key)
 {
 	struct gemm_plan plan;
 	memset(&plan, 0, sizeof plan);
@@ -127,24 +142,47 @@ static struct gemm_plan gemm_plan_make(
 	(void)cublasLtMatrixLayoutCreate(&plan.b, cuda_type(g->in), g->transpose_b ? g->n : g->k,
 		g->transpose_b ? g->k : g->n, g->ldb);
 	(void)cublasLtMatrixLayoutCreate(&plan.d, cuda_type(g->out), g->m, g->n, g->ldd);
+	return plan;
+}
+
+static void gemm_plan_choose(struct backend *b, struct gemm_plan *plan, cublasLtMatmulDesc_t description)
+{
 	cublasLtMatmulPreference_t preference = NULL;
 	(void)cublasLtMatmulPreferenceCreate(&preference);
 	prefer(preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, (uint64_t)KERNELS_WORKSPACE);
 	prefer(preference, CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK,
 		(uint32_t)CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE);
-	prefer(preference, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, (uint32_t)key->alignment);
-	prefer(preference, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, (uint32_t)key->alignment);
-	prefer(preference, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, (uint32_t)key->alignment);
-	prefer(preference, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, (uint32_t)key->alignment);
+	uint32_t alignment = (uint32_t)plan->key.alignment;
+	prefer(preference, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, alignment);
+	prefer(preference, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, alignment);
+	prefer(preference, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, alignment);
+	prefer(preference, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, alignment);
 	cublasLtMatmulHeuristicResult_t result;
 	int count = 0;
 	cublasStatus_t status = cublasLtMatmulAlgoGetHeuristic(
-		b->lt, description, plan.a, plan.b, plan.d, plan.d, preference, 1, &result, &count);
-	plan.found = status == CUBLAS_STATUS_SUCCESS && count > 0;
-	if (plan.found)
-		plan.algorithm = result.algo;
+		b->lt, description, plan->a, plan->b, plan->d, plan->d, preference, 1, &result, &count);
+	plan->found = status == CUBLAS_STATUS_SUCCESS && count > 0;
+	if (plan->found)
+		plan->algorithm = result.algo;
 	(void)cublasLtMatmulPreferenceDestroy(preference);
-	return plan;
+}
+
+static bool gemm_key_before(const struct gemm_plan &plan, const struct gemm_key &key)
+{
+	return memcmp(&plan.key, &key, sizeof key) < 0;
+}
+
+/* Where the key's plan is, or would be. */
+static std::vector<struct gemm_plan>::iterator gemm_plan_place(
+	struct gemm_plans *plans, const struct gemm_key &key)
+{
+	return std::lower_bound(plans->items.begin(), plans->items.end(), key, gemm_key_before);
+}
+
+static bool gemm_plan_there(
+	struct gemm_plans *plans, std::vector<struct gemm_plan>::iterator at, const struct gemm_key &key)
+{
+	return at != plans->items.end() && !memcmp(&at->key, &key, sizeof key);
 }
 
 static struct gemm_plan gemm_plan_find(
@@ -152,11 +190,13 @@ static struct gemm_plan gemm_plan_find(
 {
 	struct gemm_key key = gemm_key_of(g);
 	std::lock_guard<std::mutex> guard(b->plans->lock);
-	for (const struct gemm_plan &plan : b->plans->items)
-		if (!memcmp(&plan.key, &key, sizeof key))
-			return plan;
-	b->plans->items.push_back(gemm_plan_make(b, g, &key, description));
-	return b->plans->items.back();
+	auto at = gemm_plan_place(b->plans, key);
+	if (!gemm_plan_there(b->plans, at, key)) {
+		struct gemm_plan plan = gemm_plan_open(g, &key);
+		gemm_plan_choose(b, &plan, description);
+		at = b->plans->items.insert(at, plan);
+	}
+	return *at;
 }
 
 bool gemm_run(struct backend *b, struct stream *s, const struct gemm *g)
@@ -183,5 +223,126 @@ bool gemm_run(struct backend *b, struct stream *s, const struct gemm *g)
 	snprintf(message, sizeof message, "cuBLASLt: a product of %d x %d x %d (%d -> %d): %s", g->m, g->n,
 		g->k, (int)g->in, (int)g->out, cublasLtGetStatusString(status));
 	stream_fail(b, s, STATUS_UNSUPPORTED, message);
+	return true;
+}
+
+/* ---- choices as text ---- */
+
+#define CHOICE_KEY "gemm-1 %d %d %d %d %d %d %d %d %d %d %d %d %d "
+enum { ALGORITHM_WORDS = sizeof(cublasLtMatmulAlgo_t::data) / sizeof(uint64_t) };
+
+bool cuda_choice_get(struct kernels *k, int i, char text[KERNELS_CHOICE])
+{
+	struct gemm_plans *plans = backend_of(k)->plans;
+	std::lock_guard<std::mutex> guard(plans->lock);
+	if (i < 0 || (size_t)i >= plans->items.size())
+		return false;
+	const struct gemm_plan *plan = &plans->items[(size_t)i];
+	const struct gemm_key *key = &plan->key;
+	int at = snprintf(text, KERNELS_CHOICE, CHOICE_KEY, key->transpose_a, key->transpose_b, key->m,
+		key->n, key->k, key->lda, key->ldb, key->ldd, key->in, key->out, key->accumulate,
+		key->epilogue, key->alignment);
+	if (!plan->found)
+		snprintf(text + at, (size_t)(KERNELS_CHOICE - at), "none");
+	for (int word = 0; plan->found && word < ALGORITHM_WORDS; word++)
+		at += snprintf(text + at, (size_t)(KERNELS_CHOICE - at), "%016" PRIx64,
+			(uint64_t)plan->algorithm.data[word]);
+	return true;
+}
+
+/* What the rest of the code would never ask for is no key: nothing else looks at it. */
+static bool gemm_key_possible(const struct gemm_key *key)
+{
+	int a_rows = key->transpose_a ? key->k : key->m, b_rows = key->transpose_b ? key->n : key->k;
+	bool flags = !((key->transpose_a | key->transpose_b | key->accumulate) & ~1);
+	bool types = key->in >= DTYPE_F32 && key->in <= DTYPE_F16 && key->out >= DTYPE_F32 &&
+		     key->out <= DTYPE_F16;
+	bool sizes = key->m > 0 && key->n > 0 && key->k > 0 && key->lda >= a_rows && key->ldb >= b_rows &&
+		     key->ldd >= key->m;
+	bool alignment =
+		key->alignment > 0 && key->alignment <= 256 && !(key->alignment & (key->alignment - 1));
+	bool epilogue =
+		key->epilogue == CUBLASLT_EPILOGUE_DEFAULT || key->epilogue == CUBLASLT_EPILOGUE_BIAS ||
+		key->epilogue == CUBLASLT_EPILOGUE_GELU_AUX_BIAS || key->epilogue == CUBLASLT_EPILOGUE_DGELU;
+	return flags && types && sizes && alignment && epilogue;
+}
+
+/* A product of that key; its pointers are aligned as the key says, and lead nowhere. */
+static struct gemm gemm_of_key(const struct gemm_key *key)
+{
+	struct gemm g = {};
+	void *somewhere = (void *)(uintptr_t)key->alignment;
+	g.transpose_a = key->transpose_a;
+	g.transpose_b = key->transpose_b;
+	g.m = key->m;
+	g.n = key->n;
+	g.k = key->k;
+	g.lda = key->lda;
+	g.ldb = key->ldb;
+	g.ldd = key->ldd;
+	g.in = (enum dtype)key->in;
+	g.out = (enum dtype)key->out;
+	g.accumulate = key->accumulate;
+	g.epilogue = (cublasLtEpilogue_t)key->epilogue;
+	if (g.epilogue == CUBLASLT_EPILOGUE_BIAS || g.epilogue == CUBLASLT_EPILOGUE_GELU_AUX_BIAS)
+		g.bias = somewhere;
+	if (g.epilogue == CUBLASLT_EPILOGUE_DGELU || g.epilogue == CUBLASLT_EPILOGUE_GELU_AUX_BIAS)
+		g.aux = somewhere;
+	return g;
+}
+
+static bool parse_choice(const char *text, struct gemm_plan *plan)
+{
+	struct gemm_key *key = &plan->key;
+	int at = 0;
+	if (sscanf(text, CHOICE_KEY "%n", &key->transpose_a, &key->transpose_b, &key->m, &key->n, &key->k,
+		    &key->lda, &key->ldb, &key->ldd, &key->in, &key->out, &key->accumulate, &key->epilogue,
+		    &key->alignment, &at) != 13)
+		return false;
+	text += at;
+	plan->found = strcmp(text, "none") != 0;
+	if (!plan->found)
+		return key->epilogue != CUBLASLT_EPILOGUE_DEFAULT;
+	if (strlen(text) != 16 * ALGORITHM_WORDS || strspn(text, "0123456789abcdef") != 16 * ALGORITHM_WORDS)
+		return false;
+	for (int word = 0; word < ALGORITHM_WORDS; word++) {
+		uint64_t value = 0;
+		if (sscanf(text + 16 * word, "%16" SCNx64, &value) != 1)
+			return false;
+		plan->algorithm.data[word] = value;
+	}
+	return true;
+}
+
+/* Does this library do that on this device, within the workspace? */
+static bool algorithm_runs(struct backend *b, const struct gemm *g, const struct gemm_plan *plan)
+{
+	cublasLtMatmulHeuristicResult_t result;
+	memset(&result, 0, sizeof result);
+	cublasLtMatmulDesc_t description = gemm_describe(g);
+	cublasStatus_t status = cublasLtMatmulAlgoCheck(
+		b->lt, description, plan->a, plan->b, plan->d, plan->d, &plan->algorithm, &result);
+	(void)cublasLtMatmulDescDestroy(description);
+	return status == CUBLAS_STATUS_SUCCESS && result.workspaceSize <= KERNELS_WORKSPACE;
+}
+
+bool cuda_choice_set(struct kernels *k, const char *text)
+{
+	struct backend *b = backend_enter(k);
+	struct gemm_plan said;
+	memset(&said, 0, sizeof said);
+	if (!parse_choice(text, &said) || !gemm_key_possible(&said.key))
+		return false;
+	struct gemm g = gemm_of_key(&said.key);
+	struct gemm_plan plan = gemm_plan_open(&g, &said.key);
+	plan.found = said.found;
+	plan.algorithm = said.algorithm;
+	std::lock_guard<std::mutex> guard(b->plans->lock);
+	auto at = gemm_plan_place(b->plans, plan.key);
+	if (gemm_plan_there(b->plans, at, plan.key) || (plan.found && !algorithm_runs(b, &g, &plan))) {
+		gemm_plan_close(&plan);
+		return false;
+	}
+	b->plans->items.insert(at, plan);
 	return true;
 }

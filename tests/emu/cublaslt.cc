@@ -1,6 +1,6 @@
 /*
- * cuBLASLt: D = op(A) op(B) (+ D), column-major, f32 accumulation over k in order, 32 products at a time, and
- * the epilogues that kernels/cuda asks for. Epilogues other than none have no algorithm unless rows and
+ * cuBLASLt: D = op(A) op(B) (+ D), column-major, f32 accumulation over k in order, so many products at a time
+ * as the algorithm says, and the epilogues that kernels/cuda asks for. Epilogues other than none have no algorithm unless rows and
  * leading dimensions are multiples of 8 and pointers of 16 bytes, which is about what the real one asks for
  * in half precision. Unlike the rest of the emulator this file is instrumented: its reads and writes are the
  * device's.
@@ -71,12 +71,32 @@ static float gelu_slope(float x)
 	return 0.5f * (1.0f + t) + 0.5f * x * (1.0f - t * t) * 0.7978845608f * (1.0f + 0.134145f * x * x);
 }
 
+/* An algorithm is the first of its eight numbers, 1 and up; the others are 0. */
+static const int part_of_algorithm[] = {32, 4, 12, 7}; /* products summed before they join the rest */
+enum { ALGORITHMS = sizeof part_of_algorithm / sizeof *part_of_algorithm };
+
+static bool has_algorithm(int number)
+{
+	return number >= 0 && number < ALGORITHMS && number != emu_setting("FERRY_EMU_LT_LACKS", -1);
+}
+
+/* Its number, or -1. */
+static int algorithm_number(const cublasLtMatmulAlgo_t *algorithm)
+{
+	for (int i = 1; i < 8; i++)
+		if (algorithm->data[i])
+			return -1;
+	int number = algorithm->data[0] <= ALGORITHMS ? (int)algorithm->data[0] - 1 : -1;
+	return has_algorithm(number) ? number : -1;
+}
+
 struct product {
 	struct emu_matmul how;
 	struct emu_layout a_layout, b_layout, d_layout;
 	const void *a, *b;
 	void *d;
 	bool add;
+	int part;
 };
 
 /* column[m] += factor * a[m]; all of it is the product's own memory. */
@@ -121,11 +141,11 @@ static void multiply(const struct product *p)
 	for (int64_t j = 0; j < n; j++) {
 		column.assign((size_t)m, 0.0f);
 		for (int64_t l = 0; l < k; l++) {
-			if (l % 32 == 0)
+			if (l % p->part == 0)
 				part.assign((size_t)m, 0.0f);
 			int64_t at = tb ? l * p->b_layout.ld + j : j * p->b_layout.ld + l;
 			accumulate(part.data(), a.data() + l * m, element(p->b, p->b_layout.type, at), m);
-			if (l % 32 == 31 || l == k - 1)
+			if (l % p->part == p->part - 1 || l == k - 1)
 				accumulate(column.data(), part.data(), 1, m);
 		}
 		finish(p, j, column.data());
@@ -135,34 +155,58 @@ static void multiply(const struct product *p)
 cublasStatus_t cublasLtMatmul(cublasLtHandle_t, cublasLtMatmulDesc_t description, const void *alpha,
 	const void *a, cublasLtMatrixLayout_t a_layout, const void *b, cublasLtMatrixLayout_t b_layout,
 	const void *beta, const void *c, cublasLtMatrixLayout_t c_layout, void *d,
-	cublasLtMatrixLayout_t d_layout, const cublasLtMatmulAlgo_t *, void *workspace,
+	cublasLtMatrixLayout_t d_layout, const cublasLtMatmulAlgo_t *algorithm, void *workspace,
 	size_t workspace_bytes, cudaStream_t stream)
 {
 	float add = *(const float *)beta;
-	if (*(const float *)alpha != 1 || (add != 0 && add != 1) || c != d || c_layout != d_layout ||
-		!device_memory_holds(workspace, workspace_bytes))
+	int number = algorithm_number(algorithm);
+	if (number < 0 || *(const float *)alpha != 1 || (add != 0 && add != 1) || c != d ||
+		c_layout != d_layout || !device_memory_holds(workspace, workspace_bytes))
 		return CUBLAS_STATUS_INVALID_VALUE;
-	struct product p = {*description, *a_layout, *b_layout, *d_layout, a, b, d, add != 0};
+	struct product p = {
+		*description, *a_layout, *b_layout, *d_layout, a, b, d, add != 0, part_of_algorithm[number]};
 	stream_queue(stream, [p] { multiply(&p); });
 	return CUBLAS_STATUS_SUCCESS;
+}
+
+static cublasStatus_t check(cublasLtMatmulDesc_t description, cublasLtMatrixLayout_t a,
+	cublasLtMatrixLayout_t b, cublasLtMatrixLayout_t d)
+{
+	bool ta = description->transpose_a == CUBLAS_OP_T, tb = description->transpose_b == CUBLAS_OP_T;
+	bool whole = (d->rows | d->ld | a->ld | b->ld) % 8 == 0 &&
+		     ((uintptr_t)description->aux | (uintptr_t)description->bias) % 16 == 0;
+	if ((ta ? a->columns : a->rows) != d->rows || (tb ? b->rows : b->columns) != d->columns ||
+		(ta ? a->rows : a->columns) != (tb ? b->columns : b->rows))
+		return CUBLAS_STATUS_INVALID_VALUE;
+	return description->epilogue == CUBLASLT_EPILOGUE_DEFAULT || whole ? CUBLAS_STATUS_SUCCESS
+									   : CUBLAS_STATUS_NOT_SUPPORTED;
 }
 
 cublasStatus_t cublasLtMatmulAlgoGetHeuristic(cublasLtHandle_t, cublasLtMatmulDesc_t description,
 	cublasLtMatrixLayout_t a, cublasLtMatrixLayout_t b, cublasLtMatrixLayout_t, cublasLtMatrixLayout_t d,
 	cublasLtMatmulPreference_t, int wanted, cublasLtMatmulHeuristicResult_t *results, int *count)
 {
-	bool ta = description->transpose_a == CUBLAS_OP_T, tb = description->transpose_b == CUBLAS_OP_T;
-	bool whole = (d->rows | d->ld | a->ld | b->ld) % 8 == 0 &&
-		     ((uintptr_t)description->aux | (uintptr_t)description->bias) % 16 == 0;
 	*count = 0;
-	if ((ta ? a->columns : a->rows) != d->rows || (tb ? b->rows : b->columns) != d->columns ||
-		(ta ? a->rows : a->columns) != (tb ? b->columns : b->rows) || wanted < 1)
-		return CUBLAS_STATUS_INVALID_VALUE;
-	if (description->epilogue != CUBLASLT_EPILOGUE_DEFAULT && !whole)
-		return CUBLAS_STATUS_NOT_SUPPORTED;
+	cublasStatus_t status = wanted < 1 ? CUBLAS_STATUS_INVALID_VALUE : check(description, a, b, d);
+	if (status != CUBLAS_STATUS_SUCCESS)
+		return status;
+	int number = (int)emu_setting("FERRY_EMU_LT_FIRST", 0) % ALGORITHMS;
+	while (!has_algorithm(number))
+		number = (number + 1) % ALGORITHMS;
 	memset(results, 0, sizeof *results);
+	results->algo.data[0] = (uint64_t)number + 1;
 	*count = 1;
 	return CUBLAS_STATUS_SUCCESS;
+}
+
+cublasStatus_t cublasLtMatmulAlgoCheck(cublasLtHandle_t, cublasLtMatmulDesc_t description,
+	cublasLtMatrixLayout_t a, cublasLtMatrixLayout_t b, cublasLtMatrixLayout_t, cublasLtMatrixLayout_t d,
+	const cublasLtMatmulAlgo_t *algorithm, cublasLtMatmulHeuristicResult_t *result)
+{
+	memset(result, 0, sizeof *result);
+	result->state =
+		algorithm_number(algorithm) < 0 ? CUBLAS_STATUS_NOT_SUPPORTED : check(description, a, b, d);
+	return result->state;
 }
 
 /* ---- the handles ---- */
@@ -259,7 +303,7 @@ cublasStatus_t cublasLtDestroy(cublasLtHandle_t handle)
 
 size_t cublasLtGetVersion(void)
 {
-	return 0;
+	return (size_t)emu_setting("FERRY_EMU_LT_VERSION", 0);
 }
 
 const char *cublasLtGetStatusString(cublasStatus_t status)

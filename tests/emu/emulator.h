@@ -29,12 +29,16 @@
  * Asynchronous copies from or to host memory that is not pinned are refused. At the end of the process what
  * was not freed is named and the exit status is 23.
  *
- * cuBLASLt (cublaslt.cc) is a plain product with f32 accumulation, in a fixed order.
+ * cuBLASLt (cublaslt.cc) is a plain product with f32 accumulation, in a fixed order: one of four, which are its
+ * algorithms and differ in the last bits.
  *
  * Environment:
  *   FERRY_EMU_SEED=N        the orders of blocks and threads, and when asynchronous copies arrive (1)
  *   FERRY_EMU_FAIL_ALLOC=N  the Nth allocation, of device or of pinned memory, fails
  *   FERRY_EMU_MEMORY=N      the device's memory, MiB (4096)
+ *   FERRY_EMU_LT_FIRST=N    the algorithm that cuBLASLt's heuristic ranks first, 0 to 3 (0)
+ *   FERRY_EMU_LT_LACKS=N    the algorithm that it does not have (none)
+ *   FERRY_EMU_LT_VERSION=N  its version (0)
  *   FERRY_EMU_LEAKS=0       leaks are not reported
  */
 #ifndef TESTS_EMU_EMULATOR_H

@@ -37,12 +37,41 @@ static bool classifier_is_bounded(void)
 	return good;
 }
 
+/* What `k` chose, set in a fresh table, is what that one says; a text cut short, or changed, is no choice. */
+static bool choices_are_kept(struct kernels *k, const struct kernels_config *config, int *count)
+{
+	char text[KERNELS_CHOICE], other[KERNELS_CHOICE];
+	struct kernels fresh;
+	if (kernels_open_cuda(config, &fresh) != STATUS_OK)
+		return false;
+	bool good = !fresh.choice_get(&fresh, 0, text);
+	for (*count = 0; k->choice_get(k, *count, text); ++*count) {
+		for (size_t cut = 0; cut < strlen(text); cut++) {
+			snprintf(other, cut + 1, "%s", text);
+			good = good && !fresh.choice_set(&fresh, other);
+		}
+		snprintf(other, sizeof other, "%s0", text);
+		good = good && !fresh.choice_set(&fresh, other);
+		snprintf(other, sizeof other, "%s", text);
+		other[5]++; /* its version */
+		good = good && !fresh.choice_set(&fresh, other);
+		good = good && fresh.choice_set(&fresh, text) && !fresh.choice_set(&fresh, text);
+	}
+	for (int i = 0; i < *count; i++)
+		good = good && k->choice_get(k, i, text) && fresh.choice_get(&fresh, i, other) &&
+		       strcmp(text, other) == 0;
+	good = good && !fresh.choice_get(&fresh, *count, other);
+	fresh.close(&fresh);
+	return good && *count > 10;
+}
+
 int main(int argc, char **argv)
 {
 	static const enum dtype types[][2] = {{DTYPE_F32, DTYPE_F32}, {DTYPE_BF16, DTYPE_F32},
 		{DTYPE_F16, DTYPE_F16}, {DTYPE_BF16, DTYPE_BF16}, {DTYPE_F16, DTYPE_F32}};
 	bool brief = argc > 1 && strcmp(argv[1], "short") == 0;
-	int failed = 0;
+	int failed = 0, choices = 0;
+	bool kept = true;
 	for (int i = 0; i < (brief ? 3 : 5); i++) {
 		struct kernels_config config = {.act = types[i][0], .grad = types[i][1]};
 		struct kernels k;
@@ -64,9 +93,13 @@ int main(int argc, char **argv)
 			i + 1, dtype_name(types[i][0]), dtype_name(types[i][1]), checks);
 		fflush(stdout);
 		failed += !good;
+		int count = 0;
+		kept = choices_are_kept(&k, &config, &count) && kept;
+		choices += count;
 		k.close(&k);
 	}
 	bool bounded = classifier_is_bounded();
 	printf("%sok 6 - the classifier's memory is bounded\n", bounded ? "" : "not ");
-	return failed != 0 || !bounded;
+	printf("%sok 7 - %d choices of algorithms, as text and back\n", kept ? "" : "not ", choices);
+	return failed != 0 || !bounded || !kept;
 }

@@ -39,6 +39,11 @@ same_bytes() { # RUN REFERENCE STEP
 	done
 }
 
+same_tensors() { # RUN REFERENCE STEP
+	cmp "$dir/$1/$3/model.safetensors" "$dir/$2/$3/model.safetensors" >"$dir/err" 2>&1 &&
+		cmp "$dir/$1/$3/optimizer.safetensors" "$dir/$2/$3/optimizer.safetensors" >>"$dir/err" 2>&1
+}
+
 # ---- the CPU's curves, in each type, and the GPU's ----
 
 # A scale so high that it overflows at first, and again each time that it has grown.
@@ -73,14 +78,37 @@ test_that "it goes on" [ $code = 0 ]
 test_that "weights, moments and state are a straight run's, byte for byte" same_bytes killed straight step-00000050
 test_that "its losses too" cmp <(losses killed) <(losses straight)
 
+# ---- the algorithms of matrix products: chosen once, recorded, used again ----
+
+choices() { grep -o '"gemm-1 [^"]*"' "$dir/$1/step-00000012/trainer.json"; }
+# Runs to step 6 and goes on to step 12, in an environment of NAME=VALUE words, as another library would have it.
+goes_on() { # NAME WORDS...
+	on_gpu "$1" --bf16 --train-iters 12 --eval-interval 0 --save-interval 0 --exit-interval 6
+	FERRY_EMU_LT_FIRST=1 env "${@:2}" "$ferry" train --load "$dir/$1" --device gpu $GPU_FLAGS >"$dir/$1.out" 2>"$dir/err" </dev/null
+}
+algorithms="--bf16 --train-iters 12 --eval-interval 0 --save-interval 0 --exit-interval 12"
+on_gpu first-choice $algorithms &
+FERRY_EMU_LT_FIRST=1 on_gpu second-choice $algorithms
+wait
+goes_on recorded &
+goes_on lacking FERRY_EMU_LT_LACKS=0 &
+goes_on elsewhere FERRY_EMU_LT_VERSION=7
+wait
+test_that "other algorithms, other bits" eval '! same_tensors first-choice second-choice step-00000012'
+test_that "a run goes on with the algorithms that it began with, though others rank first now" \
+	same_tensors recorded first-choice step-00000012
+test_that "and records the same" cmp <(choices recorded) <(choices first-choice)
+test_that "$(choices recorded | wc -l) of them" [ "$(choices recorded | wc -l)" -gt 10 ]
+test_that "algorithms that are not to be had are said to be chosen anew" \
+	grep -q "of the [0-9]* algorithms .* not to be had here" "$dir/lacking.out"
+test_that "with another library none are taken over, and that is said" \
+	grep -q "cuBLASLt 7\".*is not used" "$dir/elsewhere.out"
+test_that "its bits are others" eval '! same_tensors elsewhere first-choice step-00000012'
+
 # ---- the optimizer on the GPU, on the host, and on both ----
 
 # Steps whose update was begun before the norm was known; done over of them, dropped of them: as the run's log says.
 outcomes() { sed -n 's/.*on the host: \([0-9]*\) updates begun .*known, \([0-9]*\) of them .*clipping, \([0-9]*\) dropped.*/\1 \2 \3/p' "$dir/$1.out"; }
-same_tensors() { # RUN REFERENCE STEP
-	cmp "$dir/$1/$3/model.safetensors" "$dir/$2/$3/model.safetensors" >"$dir/err" 2>&1 &&
-		cmp "$dir/$1/$3/optimizer.safetensors" "$dir/$2/$3/optimizer.safetensors" >>"$dir/err" 2>&1
-}
 # NAME OUTCOME FLAGS...: the same checkpoint wherever the optimizer is; OUTCOME (1 begun, 2 done over, 3 dropped) came.
 same_anywhere() {
 	local name=$1 outcome=$2 place shape=${shape/--threads 1/--threads 3} # two of them the optimizer's
