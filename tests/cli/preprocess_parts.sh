@@ -1,6 +1,6 @@
 #!/bin/bash
-# ferry preprocess by several processes: --part, --finish, --part auto under each launcher's variables, kill -9;
-# every corpus has the bytes of one process's.
+# ferry preprocess by several processes: --part, --finish, --part auto under each launcher's variables and under
+# mpirun itself, kill -9; every corpus has the bytes of one process's.
 . "$(dirname "$0")/tap.bash"
 unset "${!OMPI_COMM_WORLD_@}" "${!PMI_@}" "${!SLURM_@}"
 same() { diff -r "$dir/one" "$dir/c" >"$dir/err" && rm -rf "$dir/c"; }
@@ -92,6 +92,27 @@ test_that "and the last finishes" out_has "corpus      $dir/c: "
 test_that "with the same bytes" same
 array 11
 test_that "tasks that are not numbered evenly: exit 2" [ $code -eq 2 ]
+# As launchers really start them, where they are installed (Debian: openmpi-bin, mpich).
+export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 OMPI_MCA_rmaps_base_oversubscribe=1
+really() { # COMMAND...: of a launcher, or a skipped test
+	if ! command -v "$1" >/dev/null; then
+		echo "ok - really with $1 # SKIP it is not installed"
+		return 1
+	fi
+	timeout -k 5 60 "$@" preprocess "$dir/in" --output "$dir/c" --sources --part auto >"$dir/out" 2>"$dir/err" </dev/null
+	code=$?
+}
+if really mpirun -n 3 bash -c '[ "${OMPI_COMM_WORLD_RANK:-${PMI_RANK:-}}" != 1 ] || kill -9 $$; exec "$@"' - "$ferry"; then
+	test_that "really with mpirun, and a rank dies: mpirun fails" [ $code -ne 0 ]
+	test_that "without a corpus" [ ! -e "$dir/c/corpus.json" ]
+	really mpirun -n 3 "$ferry"
+	test_that "the same again: exit 0" [ $code -eq 0 ]
+	test_that "with the same bytes" same
+fi
+if really mpiexec.mpich -n 3 "$ferry"; then
+	test_that "really with MPICH's mpiexec: exit 0" [ $code -eq 0 ]
+	test_that "with the same bytes" same
+fi
 run preprocess "$dir/in" --output "$dir/c" --part auto
 test_that "--part auto without a launcher: exit 2" [ $code -eq 2 ]
 test_that "and says what it looked for" err_has "OMPI_COMM_WORLD_RANK"
