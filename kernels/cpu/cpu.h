@@ -49,6 +49,9 @@ void cpu_fail(struct kernels *k, enum status status);
 /* False, and a failure is kept, where gradients are not f32: only gradient_stats and adamw take others. */
 bool cpu_gradients_are_f32(struct kernels *k);
 
+/* Whether the processor multiplies bf16 (vdpbf16ps), and FERRY_ISA lets it. */
+bool cpu_has_bf16(void);
+
 /* Share i of n rows: [cpu_share(n, i, threads), cpu_share(n, i + 1, threads)). */
 static inline int64_t cpu_share(int64_t n, int i, int threads)
 {
@@ -90,6 +93,12 @@ extern cpu_convert_matrix cpu_convert_matrix_base, cpu_convert_matrix_avx2, cpu_
 typedef size_t cpu_attention_scratch(int threads, int T, int D, bool training);
 extern cpu_attention_scratch cpu_attention_scratch_base, cpu_attention_scratch_avx2,
 	cpu_attention_scratch_avx512;
+
+/* Attention where act is bf16 and cpu_has_bf16. */
+extern __typeof__(*((struct kernels *)0)->attention_forward) cpu_attention_forward_bf16;
+extern __typeof__(*((struct kernels *)0)->attention_backward) cpu_attention_backward_bf16;
+extern cpu_attention_scratch cpu_attention_scratch_bf16;
+
 size_t cpu_classifier_scratch(int R, int VP);
 int cpu_classifier_rows(int R, int VP); /* of a chunk */
 

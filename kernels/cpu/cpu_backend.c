@@ -47,6 +47,15 @@ bool cpu_gradients_are_f32(struct kernels *k)
 	return false;
 }
 
+bool cpu_has_bf16(void)
+{
+#ifdef __x86_64__
+	return simd_isa_get() == SIMD_AVX512 && __builtin_cpu_supports("avx512bf16");
+#else
+	return false;
+#endif
+}
+
 /* ---- sizes ---- */
 
 enum { LOGITS_BYTES = 104 << 20 }; /* of a chunk of logits */
@@ -66,6 +75,13 @@ size_t cpu_classifier_scratch(int R, int VP)
 
 /* ---- life ---- */
 
+#ifdef __x86_64__
+static bool attention_in_bf16(const struct kernels *k)
+{
+	return k->act == DTYPE_BF16 && cpu_has_bf16();
+}
+#endif
+
 static void cpu_close(struct kernels *k)
 {
 	struct cpu *cpu = cpu_of(k);
@@ -84,6 +100,10 @@ static enum status cpu_reserve(struct kernels *k, const struct kernel_shapes *s)
 	cpu->shapes = *s;
 	gemm_expect_uses(cpu->gemm, s->forward_uses);
 	cpu_attention_scratch *attention_scratch = SIMD_CHOOSE(cpu_attention_scratch);
+#ifdef __x86_64__
+	if (attention_in_bf16(k))
+		attention_scratch = cpu_attention_scratch_bf16;
+#endif
 	size_t attention = attention_scratch(cpu->threads, s->sequence, s->hidden / s->heads, s->training);
 	size_t classifier = cpu_classifier_scratch(s->batch * s->sequence, s->vocabulary_padded);
 	return scratch_grow(cpu, CPU_SCRATCH_OPERATION, attention > classifier ? attention : classifier);
@@ -276,6 +296,12 @@ enum status kernels_open_cpu(const struct kernels_config *config, struct kernels
 	}
 #define CPU_FILL(name) out->name = SIMD_CHOOSE(cpu_##name);
 	CPU_OPERATIONS(CPU_FILL)
+#ifdef __x86_64__
+	if (attention_in_bf16(out)) {
+		out->attention_forward = cpu_attention_forward_bf16;
+		out->attention_backward = cpu_attention_backward_bf16;
+	}
+#endif
 	snprintf(out->name, sizeof out->name, "CPU %s, %d thread%s, %s", simd_isa_name(simd_isa_get()),
 		cpu->threads, cpu->threads == 1 ? "" : "s", gemm_name());
 	return STATUS_OK;

@@ -84,15 +84,6 @@ const char *gemm_name(void)
 	return name;
 }
 
-static bool processor_has_bf16(void)
-{
-#ifdef __x86_64__
-	return simd_isa_get() == SIMD_AVX512 && __builtin_cpu_supports("avx512bf16");
-#else
-	return false;
-#endif
-}
-
 enum status gemm_open(int threads, uint64_t packing, struct gemm **out)
 {
 	TRY(memory_alloc((void **)out, 1, sizeof **out, "products"));
@@ -100,7 +91,7 @@ enum status gemm_open(int threads, uint64_t packing, struct gemm **out)
 	gemm->threads = threads;
 	gemm->packing = packing;
 	gemm->uses = 1;
-	gemm->bf16 = processor_has_bf16();
+	gemm->bf16 = cpu_has_bf16();
 	DNNL_TRY(dnnl_engine_create(&gemm->engine, dnnl_cpu, 0));
 	DNNL_TRY(dnnl_stream_create(&gemm->stream, gemm->engine, dnnl_stream_default_flags));
 	return STATUS_OK;

@@ -3,8 +3,8 @@
  * values to f32 once, in the layout the products want, and then, for BLOCK query rows at a time, holds the
  * scores of those rows alone ([BLOCK][T]).
  */
+#include "kernels/cpu/simd/attention_head.h"
 #include "kernels/cpu/simd/block_product.h"
-#include "kernels/cpu/simd/rows.h"
 
 #include <stddef.h>
 
@@ -15,45 +15,7 @@ enum {
 	SKEW = 16 /* more floats a row of scores, so that a column of them is not in one set of the cache */
 };
 
-static int smaller(int a, int b)
-{
-	return a < b ? a : b;
-}
-
-static int round_up(int n, int unit)
-{
-	return (n + unit - 1) / unit * unit;
-}
-
-static int padded_width(int D)
-{
-	return round_up(D, VECTOR_LANES);
-}
-
 /* ---- a head's matrices as f32 ---- */
-
-struct head {
-	int T, D, H;
-	int W; /* floats from row to row of copies: D rounded up, zeros behind */
-	int b, h;
-	enum dtype act;
-	float scale;
-	const int32_t *first; /* of this sequence, or NULL */
-	const struct dropout *drop;
-	struct dropout_factors factors;
-};
-
-/* Rows [T][D] of part `part` (q, k, v: 0, 1, 2) of qkv. */
-static size_t part_element(const struct head *w, int part, int t)
-{
-	size_t C = (size_t)w->H * w->D;
-	return ((size_t)w->b * w->T + t) * 3 * C + part * C + (size_t)w->h * w->D;
-}
-
-static size_t output_element(const struct head *w, int t)
-{
-	return (((size_t)w->b * w->T + t) * w->H + w->h) * w->D;
-}
 
 static void read_row(const struct head *w, float *to, const void *from, size_t element)
 {
@@ -94,26 +56,6 @@ static void panel_products(const struct head *w, float *to, int64_t lds, const f
 			false);
 }
 
-static int first_column(const struct head *w, int i)
-{
-	return w->first ? w->first[i] : 0;
-}
-
-/* The columns that rows i..i+rows-1 see: from (a multiple of PANEL) to end. */
-static int columns_from(const struct head *w, int i, int rows)
-{
-	int from = first_column(w, i);
-	for (int r = 1; r < rows; r++)
-		from = smaller(from, first_column(w, i + r));
-	return from / PANEL * PANEL;
-}
-
-static const uint32_t *probability_words(const struct head *w, uint32_t *buffer, int i, int from, int n)
-{
-	uint64_t element = ((uint64_t)w->h * w->T + i) * w->T + from;
-	return dropout_words(buffer, w->drop, w->drop->window + (uint64_t)w->b, element, n);
-}
-
 /* ---- forward ---- */
 
 /* Scratch of a thread, in floats. */
@@ -124,7 +66,7 @@ struct layout {
 
 static struct layout layout_of(int T, int D, bool training)
 {
-	size_t columns = (size_t)round_up(T, PANEL), W = (size_t)padded_width(D), at = 0;
+	size_t columns = (size_t)round_up(T, PANEL), W = (size_t)round_up(D, VECTOR_LANES), at = 0;
 	size_t matrix = columns * W, block = BLOCK * W, span = training ? CHUNK : columns;
 	struct layout l;
 	l.values = at, at += matrix;
@@ -168,16 +110,11 @@ static float exponentiate_row(float *restrict row, int visible_from, int visible
 	return sum;
 }
 
-static void scale_rows(float *x, int64_t n, float scale)
-{
-	for (int64_t i = 0; i < n; i++)
-		x[i] *= scale;
-}
-
 static void forward_block(const struct head *w, const struct layout *l, float *scratch, void *out, float *lse,
 	const void *qkv, int i, int rows)
 {
-	int from = columns_from(w, i, rows), end = i + rows, padded = round_up(end - from, PANEL), W = w->W;
+	int from = columns_from(w, i, rows, PANEL), end = i + rows, padded = round_up(end - from, PANEL),
+	    W = w->W;
 	ptrdiff_t stride = padded + SKEW;
 	float *q = scratch + l->queries, *o = scratch + l->outputs, *scores = scratch + l->scores;
 	float sums[BLOCK];
@@ -204,25 +141,6 @@ static void forward_block(const struct head *w, const struct layout *l, float *s
 	}
 }
 
-static struct head head_of(
-	struct kernels *k, int task, int T, int H, int D, const int32_t *first, const struct dropout *drop)
-{
-	struct head w = {.T = T,
-		.D = D,
-		.H = H,
-		.W = padded_width(D),
-		.b = task / H,
-		.h = task % H,
-		.act = k->act,
-		.scale = 1.0f / sqrtf((float)D),
-		.drop = drop};
-	if (first)
-		w.first = first + (size_t)w.b * T;
-	if (dropout_wanted(drop))
-		w.factors = dropout_factors_of(drop);
-	return w;
-}
-
 void SIMD(cpu_attention_forward)(struct kernels *k, struct stream *s, void *out, float *lse, const void *qkv,
 	const int32_t *first, int B, int T, int H, int D, const struct dropout *drop)
 {
@@ -235,7 +153,7 @@ void SIMD(cpu_attention_forward)(struct kernels *k, struct stream *s, void *out,
 #pragma omp parallel for num_threads(threads) schedule(static)
 	for (int task = 0; task < B * H; task++) {
 		float *scratch = all + (size_t)CPU_THREAD * l.total;
-		struct head w = head_of(k, task, T, H, D, first, drop);
+		struct head w = head_of(k, task, VECTOR_LANES, T, H, D, first, drop);
 		read_part(&w, scratch + l.values, qkv, 1, 0, T);
 		transpose(&w, scratch + l.key_panels, scratch + l.values);
 		read_part(&w, scratch + l.values, qkv, 2, 0, T);
@@ -279,15 +197,6 @@ static void dscores_row(const struct head *w, float *restrict dp, float *restric
 	}
 }
 
-static float row_dot(const float *a, const float *b, int n)
-{
-	float sum = 0;
-#pragma omp simd reduction(+ : sum)
-	for (int i = 0; i < n; i++)
-		sum += a[i] * b[i];
-	return sum;
-}
-
 /* dout of a block, and delta = dout . out of each of its rows. */
 static void read_dout(const struct head *w, float *dout_rows, float *delta, const void *dout, const void *out,
 	float *buffer, int i, int rows)
@@ -297,13 +206,6 @@ static void read_dout(const struct head *w, float *dout_rows, float *delta, cons
 		read_row(w, dout_rows + r * w->W, dout, at);
 		delta[r] = row_dot(dout_rows + r * w->W, row_read(buffer, out, w->act, at, w->D), w->D);
 	}
-}
-
-static void write_part(const struct head *w, void *dqkv, int part, const float *from, int i, int rows)
-{
-	for (int r = 0; r < rows; r++)
-		span_from_f32((char *)dqkv + part_element(w, part, i + r) * dtype_bytes(w->act), w->act,
-			from + (size_t)r * w->W, w->D);
 }
 
 struct backward {
@@ -353,7 +255,7 @@ static void backward_block(
 	scale_rows(q, (int64_t)rows * W, w->scale);
 	read_dout(w, x->scratch + x->l->outputs, x->delta, dout, out, dq, i, rows);
 	memset(dq, 0, (size_t)rows * W * sizeof *dq);
-	for (int from = columns_from(w, i, rows); from < end; from += CHUNK)
+	for (int from = columns_from(w, i, rows, PANEL); from < end; from += CHUNK)
 		backward_chunk(x, i, rows, from, smaller(from + CHUNK, end));
 	scale_rows(dq, (int64_t)rows * W, w->scale);
 	write_part(w, dqkv, 0, dq, i, rows);
@@ -372,7 +274,7 @@ void SIMD(cpu_attention_backward)(struct kernels *k, struct stream *s, void *dqk
 #pragma omp parallel for num_threads(threads) schedule(static)
 	for (int task = 0; task < B * H; task++) {
 		float *scratch = all + (size_t)CPU_THREAD * l.total;
-		struct head w = head_of(k, task, T, H, D, first, drop);
+		struct head w = head_of(k, task, VECTOR_LANES, T, H, D, first, drop);
 		read_part(&w, scratch + l.keys, qkv, 1, 0, T);
 		transpose(&w, scratch + l.key_panels, scratch + l.keys);
 		read_part(&w, scratch + l.dvalues, qkv, 2, 0, T);
@@ -425,7 +327,7 @@ void SIMD(cpu_attention_decode)(struct kernels *k, struct stream *s, void *out, 
 		return;
 #pragma omp parallel for num_threads(threads) schedule(static)
 	for (int task = 0; task < B * H; task++) {
-		struct head w = head_of(k, task, 1, H, D, NULL, NULL);
+		struct head w = head_of(k, task, VECTOR_LANES, 1, H, D, NULL, NULL);
 		size_t cache = (size_t)task * P * D * dtype_bytes(k->act);
 		decode_head(&w, all + (size_t)CPU_THREAD * width, out, (char *)key_cache + cache,
 			(char *)value_cache + cache, qkv, position);

@@ -1,0 +1,579 @@
+/*
+ * Causal attention in bf16, for processors with vdpbf16ps: a lane adds two products of bf16 to an f32, so
+ * matrices are stored as pairs of neighbours along the sum, 32 bits each. Scores, softmax and sums are f32;
+ * probabilities and their gradients are rounded to bf16 where they enter a product, as flash attention does.
+ *
+ * A thread takes a (sequence, head). It lays the head's keys and values out as pairs once, and then goes
+ * through BLOCK query rows at a time, in chunks of CHUNK keys, by strips of STRIP rows: a strip's scores of a
+ * chunk stay in the first cache, and the softmax is taken as they come (a row's sum and output are scaled
+ * down when a larger score turns up).
+ */
+#ifdef __AVX512BF16__ /* the avx512 copy alone: see the Makefile */
+#include "kernels/cpu/simd/attention_head.h"
+
+#include <immintrin.h>
+#include <stddef.h>
+
+enum {
+	LANES = 16,             /* of a register */
+	STRIP = 12,             /* rows of a tile */
+	PANEL = 2 * LANES,      /* columns of a tile */
+	CHUNK = 96,             /* keys; a multiple of STRIP and PANEL */
+	BLOCK = 96,             /* query rows; a multiple of STRIP */
+	STRIDE = CHUNK + LANES, /* of scores: rows that do not fall on one set of the cache */
+	STRIPS = BLOCK / STRIP
+};
+
+static const float log2_e = 1.44269504088896341f, ln_2 = 0.693147180559945309f;
+
+/* ---- products ---- */
+
+/* c [STRIP][PANEL] = or += a b: the pair l of a's row i is a[i * a_row + l * a_pair], b's are b[l * ldb ..]. */
+VECTOR_INLINE void tile(float *restrict c, ptrdiff_t ldc, const uint32_t *a, const int a_row,
+	const int a_pair, const uint32_t *b, ptrdiff_t ldb, int pairs, bool add)
+{
+	__m512 sum[STRIP][2];
+#pragma GCC unroll 12
+	for (int i = 0; i < STRIP; i++)
+#pragma GCC unroll 2
+		for (int j = 0; j < 2; j++)
+			sum[i][j] = add ? _mm512_loadu_ps(c + i * ldc + j * LANES) : _mm512_setzero_ps();
+	for (int l = 0; l < pairs; l++) {
+		__m512bh right[2] = {
+			(__m512bh)_mm512_loadu_si512(b), (__m512bh)_mm512_loadu_si512(b + LANES)};
+#pragma GCC unroll 12
+		for (int i = 0; i < STRIP; i++) {
+			__m512bh left = (__m512bh)_mm512_set1_epi32((int)a[i * a_row]);
+			sum[i][0] = _mm512_dpbf16_ps(sum[i][0], left, right[0]);
+			sum[i][1] = _mm512_dpbf16_ps(sum[i][1], left, right[1]);
+		}
+		a += a_pair;
+		b += ldb;
+	}
+#pragma GCC unroll 12
+	for (int i = 0; i < STRIP; i++)
+#pragma GCC unroll 2
+		for (int j = 0; j < 2; j++)
+			_mm512_storeu_ps(c + i * ldc + j * LANES, sum[i][j]);
+}
+
+/* scores [STRIP][n] = the strip's rows, packed [pairs][LANES], times panels [n / PANEL][panel]. */
+static void product_with_panels(
+	float *scores, const uint32_t *rows, const uint32_t *panels, size_t panel, int n, int pairs)
+{
+	for (int j = 0; j < n; j += PANEL, panels += panel)
+		tile(scores + j, STRIDE, rows, 1, LANES, panels, PANEL, pairs, false);
+}
+
+/* c [STRIP][W] += probabilities, [STRIP][CHUNK / 2] pairs, times b [pairs][W]. */
+static void product_of_rows(float *c, const uint32_t *rows, const uint32_t *b, int W, int pairs)
+{
+	for (int j = 0; j < W; j += PANEL)
+		tile(c + j, W, rows, CHUNK / 2, 1, b + j, W, pairs, true);
+}
+
+/* c [STRIP][W] += STRIP columns of [pairs][CHUNK], transposed, times b [pairs][W]. */
+static void product_of_columns(float *c, const uint32_t *columns, const uint32_t *b, int W, int pairs)
+{
+	for (int j = 0; j < W; j += PANEL)
+		tile(c + j, W, columns, 1, CHUNK, b + j, W, pairs, true);
+}
+
+/* ---- layouts ---- */
+
+/* to [16][..] = from [16][..], transposed. */
+static void transpose(uint32_t *to, ptrdiff_t to_ld, const uint32_t *from, ptrdiff_t from_ld)
+{
+	__m512i a[16], b[16];
+	for (int i = 0; i < 16; i++)
+		a[i] = _mm512_loadu_si512(from + i * from_ld);
+	for (int i = 0; i < 16; i += 2) {
+		b[i] = _mm512_unpacklo_epi32(a[i], a[i + 1]);
+		b[i + 1] = _mm512_unpackhi_epi32(a[i], a[i + 1]);
+	}
+	for (int i = 0; i < 16; i += 4)
+		for (int j = 0; j < 2; j++) {
+			a[i + 2 * j] = _mm512_unpacklo_epi64(b[i + j], b[i + j + 2]);
+			a[i + 2 * j + 1] = _mm512_unpackhi_epi64(b[i + j], b[i + j + 2]);
+		}
+	/* The quarter q of a[4 i + j] is a piece of column 4 q + j: of rows 4 i to 4 i + 3. */
+	for (int j = 0; j < 4; j++) {
+		__m512i even[2], odd[2];
+		for (int i = 0; i < 2; i++) {
+			even[i] = _mm512_shuffle_i32x4(a[8 * i + j], a[8 * i + 4 + j], 0x88);
+			odd[i] = _mm512_shuffle_i32x4(a[8 * i + j], a[8 * i + 4 + j], 0xdd);
+		}
+		_mm512_storeu_si512(to + j * to_ld, _mm512_shuffle_i32x4(even[0], even[1], 0x88));
+		_mm512_storeu_si512(to + (4 + j) * to_ld, _mm512_shuffle_i32x4(odd[0], odd[1], 0x88));
+		_mm512_storeu_si512(to + (8 + j) * to_ld, _mm512_shuffle_i32x4(even[0], even[1], 0xdd));
+		_mm512_storeu_si512(to + (12 + j) * to_ld, _mm512_shuffle_i32x4(odd[0], odd[1], 0xdd));
+	}
+}
+
+/* Rows of a head in memory. */
+struct rows {
+	const uint16_t *at;
+	ptrdiff_t stride;
+	int count;
+};
+
+static struct rows rows_of_part(const struct head *w, const void *qkv, int part, int from, int count)
+{
+	struct rows rows = {
+		(const uint16_t *)qkv + part_element(w, part, from), 3 * (ptrdiff_t)w->H * w->D, count};
+	return rows;
+}
+
+/* Columns are pairs of neighbours in a row. to [W / 2][ld] has row r in column r, for 16 rows from `from` on;
+ * zeros behind the last row and behind D. */
+static void pack_rows(const struct head *w, uint32_t *to, ptrdiff_t ld, struct rows rows, int from)
+{
+	for (int d = 0; d < w->W; d += 2 * LANES) {
+		uint32_t square[LANES][LANES];
+		int n = smaller(2 * LANES, w->D - d);
+		for (int r = 0; r < LANES; r++) {
+			int have = from + r < rows.count ? n : 0;
+			if (have < 2 * LANES)
+				memset(square[r], 0, sizeof square[r]);
+			if (have)
+				memcpy(square[r], rows.at + (from + r) * rows.stride + d,
+					(size_t)have * sizeof *rows.at);
+		}
+		transpose(to + d / 2 * ld, ld, square[0], LANES);
+	}
+}
+
+/* Panels of the transposed rows: [ceil(count / PANEL)][W / 2][PANEL]. */
+static void pack_panels(const struct head *w, uint32_t *to, struct rows rows)
+{
+	size_t panel = (size_t)w->W / 2 * PANEL;
+	for (int t = 0; t < rows.count; t += PANEL, to += panel) {
+		pack_rows(w, to, PANEL, rows, t);
+		pack_rows(w, to + LANES, PANEL, rows, t + LANES);
+	}
+}
+
+/* Pairs are of rows: to [ceil(count / 2)][W], zeros behind the last row and behind D. */
+static void pack_pairs(const struct head *w, uint32_t *restrict to, struct rows rows)
+{
+	for (int t = 0; t < rows.count; t += 2, to += w->W) {
+		const uint16_t *restrict low = rows.at + t * rows.stride, *restrict high = low + rows.stride;
+		if (t + 1 < rows.count)
+			for (int d = 0; d < w->D; d++)
+				to[d] = low[d] | (uint32_t)high[d] << 16;
+		else
+			for (int d = 0; d < w->D; d++)
+				to[d] = low[d];
+		for (int d = w->D; d < w->W; d++)
+			to[d] = 0;
+	}
+}
+
+/* Rows of a block, packed for each strip: [STRIPS][W / 2][LANES]. */
+static void pack_strips(const struct head *w, uint32_t *to, struct rows rows)
+{
+	for (int r = 0; r < rows.count; r += STRIP, to += w->W / 2 * LANES)
+		pack_rows(w, to, LANES, rows, r);
+}
+
+/* ---- a thread's memory ---- */
+
+struct work {
+	uint32_t *key_panels, *value_panels; /* [columns / PANEL][W / 2][PANEL] */
+	uint32_t *key_pairs, *value_pairs;   /* [columns / 2][W] */
+	float *dkeys, *dvalues;              /* [columns + STRIP][W] */
+	uint32_t *queries, *douts;           /* [STRIPS][W / 2][LANES] */
+	uint32_t *query_pairs, *dout_pairs;  /* [BLOCK / 2][W] */
+	float *out;                          /* [BLOCK][W]: of the queries, or their gradient */
+	float *scores, *dscores;             /* [STRIP][STRIDE] */
+	uint32_t *rows;           /* [STRIP][CHUNK / 2]: a strip's probabilities, or gradients of scores */
+	uint32_t *pairs, *dpairs; /* [BLOCK / 2][CHUNK]: both, in pairs of rows */
+	uint32_t *words[2];       /* [DROPOUT_WORDS(CHUNK)] */
+	float *row, *sums;        /* [W], [BLOCK][LANES] */
+};
+
+static void *take(float **at, size_t words)
+{
+	void *place = *at;
+	*at += (words + LANES - 1) / LANES * LANES;
+	return place;
+}
+
+/* Lays a thread's memory out from `base` on; returns its size in floats. */
+static size_t lay_out(struct work *x, float *base, int T, int W, bool training)
+{
+	size_t columns = (size_t)round_up(T, PANEL), width = (size_t)W, block = BLOCK * width;
+	float *at = base;
+	x->key_panels = take(&at, columns * width / 2);
+	x->value_pairs = take(&at, columns * width / 2);
+	x->value_panels = take(&at, training ? columns * width / 2 : 0);
+	x->key_pairs = take(&at, training ? columns * width / 2 : 0);
+	x->dkeys = take(&at, training ? (columns + STRIP) * width : 0);
+	x->dvalues = take(&at, training ? (columns + STRIP) * width : 0);
+	x->queries = take(&at, (size_t)STRIPS * width / 2 * LANES);
+	x->douts = take(&at, (size_t)STRIPS * width / 2 * LANES);
+	x->query_pairs = take(&at, block / 2);
+	x->dout_pairs = take(&at, block / 2);
+	x->out = take(&at, block);
+	x->scores = take(&at, STRIP * STRIDE);
+	x->dscores = take(&at, STRIP * STRIDE);
+	x->rows = take(&at, STRIP * CHUNK / 2);
+	x->pairs = take(&at, BLOCK / 2 * CHUNK);
+	x->dpairs = take(&at, BLOCK / 2 * CHUNK);
+	for (int i = 0; i < 2; i++)
+		x->words[i] = take(&at, DROPOUT_WORDS(CHUNK));
+	x->row = take(&at, width);
+	x->sums = take(&at, BLOCK * LANES);
+	return (size_t)(at - base + 1023) / 1024 * 1024;
+}
+
+size_t cpu_attention_scratch_bf16(int threads, int T, int D, bool training)
+{
+	struct work x;
+	float *base = NULL;
+	return (size_t)threads * lay_out(&x, base, T, round_up(D, PANEL), training) * sizeof *base;
+}
+
+/* ---- rows of scores ---- */
+
+/* The columns of a chunk that a row sees. */
+struct range {
+	int from, end;
+};
+
+/* Row i in the chunk from column `from` on; a row behind the last sees nothing. */
+static struct range range_of(const struct head *w, int i, int from)
+{
+	struct range range = {0, 0};
+	if (i >= w->T)
+		return range;
+	range.from = first_column(w, i) > from ? first_column(w, i) - from : 0;
+	range.end = i + 1 > from ? i + 1 - from : 0;
+	return range;
+}
+
+VECTOR_INLINE uint32_t lanes_below(int n)
+{
+	return n >= LANES ? 0xffff : n > 0 ? (1u << n) - 1 : 0;
+}
+
+/* Which of columns at..at+15 the row sees. */
+VECTOR_INLINE __mmask16 lanes_seen(struct range range, int at)
+{
+	return (__mmask16)(lanes_below(range.end - at) & ~lanes_below(range.from - at));
+}
+
+/* 2^x: the polynomial is Taylor's to degree 5 of |r| <= 1/2, whose remainder is below 2.5e-6, a thousandth of
+ * bf16's rounding. */
+VECTOR_INLINE __m512 exp2_lanes(__m512 x)
+{
+	__m512 n = _mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+	__m512 r = _mm512_sub_ps(x, n), p = _mm512_set1_ps(1.33335581e-3f);
+	p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(9.61812911e-3f));
+	p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(5.55041087e-2f));
+	p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(2.40226507e-1f));
+	p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(6.93147181e-1f));
+	p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(1.0f));
+	return _mm512_scalef_ps(p, n);
+}
+
+/* ---- forward ---- */
+
+/* Of a block of rows, as far as the chunks have come; scores are in units of log2. */
+struct state {
+	float max[BLOCK];
+	float *sums; /* [BLOCK][LANES] */
+	float *out;  /* [BLOCK][W] */
+};
+
+/* Raises the maximum of row r to that of a further `n` scores. */
+static void raise_max(
+	struct state *s, int r, int W, const float *scores, struct range range, int n, float factor)
+{
+	__m512 top = _mm512_set1_ps(-INFINITY);
+	for (int j = 0; j < n; j += LANES)
+		top = _mm512_mask_max_ps(top, lanes_seen(range, j), top, _mm512_loadu_ps(scores + j));
+	float max = _mm512_reduce_max_ps(top) * factor;
+	if (!(max > s->max[r]))
+		return;
+	float shrink = exp2f(s->max[r] - max);
+	scale_rows(s->sums + r * LANES, LANES, shrink);
+	scale_rows(s->out + (ptrdiff_t)r * W, W, shrink);
+	s->max[r] = max;
+}
+
+/* Scores of the strip from row r of the block on become probabilities before division by their sums. */
+static void softmax_strip(
+	const struct head *w, const struct work *x, struct state *s, int i, int r, int from, int n)
+{
+	float factor = w->scale * log2_e;
+	for (int row = 0; row < STRIP; row++, r++) {
+		const float *scores = x->scores + row * STRIDE;
+		char *to = (char *)(x->rows + row * CHUNK / 2);
+		struct range range = range_of(w, i + r, from);
+		raise_max(s, r, w->W, scores, range, n, factor);
+		const uint32_t *words = NULL;
+		if (dropout_wanted(w->drop))
+			words = probability_words(w, x->words[0], i + r, from, n);
+		__m512 max = _mm512_set1_ps(s->max[r]), sum = _mm512_loadu_ps(s->sums + r * LANES);
+		for (int j = 0; j < n; j += LANES) {
+			__mmask16 seen = lanes_seen(range, j);
+			__m512 y = _mm512_fmsub_ps(_mm512_loadu_ps(scores + j), _mm512_set1_ps(factor), max);
+			__m512 p = _mm512_maskz_mov_ps(seen, exp2_lanes(y));
+			sum = _mm512_add_ps(sum, p);
+			if (words)
+				p = _mm512_maskz_mov_ps(_mm512_cmpge_epu32_mask(_mm512_loadu_si512(words + j),
+								_mm512_set1_epi32((int)w->factors.threshold)),
+					p);
+			_mm256_storeu_si256(
+				(__m256i *)(to + j * sizeof(uint16_t)), (__m256i)_mm512_cvtneps_pbh(p));
+		}
+		_mm512_storeu_ps(s->sums + r * LANES, sum);
+	}
+}
+
+/* Columns from..end-1 of a chunk that the strip of `rows` rows of which i is the first sees at all. */
+static int columns_of_strip(const struct head *w, int i, int from)
+{
+	int end = smaller(from + CHUNK, smaller(i + STRIP, w->T));
+	return end > from ? end - from : 0;
+}
+
+static void forward_block(
+	const struct head *w, const struct work *x, void *out, float *lse, const void *qkv, int i, int rows)
+{
+	int W = w->W, from = columns_from(w, i, rows, PANEL);
+	size_t panel = (size_t)W / 2 * PANEL;
+	struct state s = {.sums = x->sums, .out = x->out};
+	for (int r = 0; r < BLOCK; r++)
+		s.max[r] = -INFINITY;
+	memset(s.sums, 0, BLOCK * LANES * sizeof *s.sums);
+	memset(s.out, 0, (size_t)BLOCK * W * sizeof *s.out);
+	pack_strips(w, x->queries, rows_of_part(w, qkv, 0, i, rows));
+	for (; from < i + rows; from += CHUNK)
+		for (int r = 0; r < rows; r += STRIP) {
+			int n = columns_of_strip(w, i + r, from);
+			if (n == 0)
+				continue;
+			product_with_panels(x->scores, x->queries + r / STRIP * (W / 2 * LANES),
+				x->key_panels + from / PANEL * panel, panel, round_up(n, PANEL),
+				(w->D + 1) / 2);
+			softmax_strip(w, x, &s, i, r, from, round_up(n, LANES));
+			product_of_rows(s.out + (ptrdiff_t)r * W, x->rows,
+				x->value_pairs + (size_t)from / 2 * W, W, (n + 1) / 2);
+		}
+	float kept = dropout_wanted(w->drop) ? w->factors.scale : 1;
+	for (int r = 0; r < rows; r++) {
+		float sum = _mm512_reduce_add_ps(_mm512_loadu_ps(s.sums + r * LANES));
+		lse[i + r] = (s.max[r] + log2f(sum)) * ln_2;
+		scale_rows(s.out + (ptrdiff_t)r * W, W, kept / sum);
+		span_from_f32((uint16_t *)out + output_element(w, i + r), DTYPE_BF16,
+			s.out + (ptrdiff_t)r * W, w->D);
+	}
+}
+
+static void forward_head(const struct head *w, const struct work *x, void *out, float *lse, const void *qkv)
+{
+	pack_panels(w, x->key_panels, rows_of_part(w, qkv, 1, 0, w->T));
+	pack_pairs(w, x->value_pairs, rows_of_part(w, qkv, 2, 0, w->T));
+	for (int i = 0; i < w->T; i += BLOCK)
+		forward_block(w, x, out, lse, qkv, i, smaller(BLOCK, w->T - i));
+}
+
+/* The memory of all threads; NULL where there is none. */
+static float *all_memory(struct kernels *k, int T, int D, bool training)
+{
+	return cpu_scratch_get(
+		k, CPU_SCRATCH_OPERATION, cpu_attention_scratch_bf16(cpu_of(k)->threads, T, D, training));
+}
+
+void cpu_attention_forward_bf16(struct kernels *k, struct stream *s, void *out, float *lse, const void *qkv,
+	const int32_t *first, int B, int T, int H, int D, const struct dropout *drop)
+{
+	(void)s;
+	float *all = all_memory(k, T, D, false);
+	if (!all)
+		return;
+#pragma omp parallel for num_threads(cpu_of(k)->threads) schedule(static)
+	for (int task = 0; task < B * H; task++) {
+		struct head w = head_of(k, task, PANEL, T, H, D, first, drop);
+		struct work x;
+		size_t size = lay_out(&x, all, T, w.W, false);
+		lay_out(&x, all + (size_t)CPU_THREAD * size, T, w.W, false);
+		forward_head(&w, &x, out, lse + (size_t)task * T, qkv);
+	}
+}
+
+/* ---- backward ---- */
+
+struct backward {
+	const struct head *w;
+	const struct work *x;
+	const float *lse;   /* of this head */
+	float delta[BLOCK]; /* dout . out of each row of a block */
+};
+
+/* A vector of a row's probabilities and gradients of scores. */
+struct lanes {
+	__m512 p, ds;
+};
+
+struct row {
+	const float *scores, *dscores;
+	const uint32_t *words; /* or NULL */
+	struct range range;
+	float lse, delta; /* lse in units of log2 */
+};
+
+static struct row row_of(const struct backward *b, int strip_row, int i, int r, int from, int n)
+{
+	const struct head *w = b->w;
+	struct row row = {.scores = b->x->scores + strip_row * STRIDE,
+		.dscores = b->x->dscores + strip_row * STRIDE,
+		.range = range_of(w, i + r, from)};
+	if (i + r >= w->T)
+		return row;
+	row.lse = b->lse[i + r] * log2_e;
+	row.delta = b->delta[r];
+	if (dropout_wanted(w->drop))
+		row.words = probability_words(w, b->x->words[strip_row % 2], i + r, from, n);
+	return row;
+}
+
+/* p = exp(score - lse), ds = p (drop(dp) - delta), and then p = drop(p), which the values' gradient takes. */
+VECTOR_INLINE struct lanes lanes_of(const struct head *w, const struct row *row, int j)
+{
+	__mmask16 seen = lanes_seen(row->range, j);
+	__m512 dp = _mm512_loadu_ps(row->dscores + j), delta = _mm512_set1_ps(row->delta);
+	__m512 y = _mm512_fmsub_ps(_mm512_loadu_ps(row->scores + j), _mm512_set1_ps(w->scale * log2_e),
+		_mm512_set1_ps(row->lse));
+	struct lanes to = {.p = _mm512_maskz_mov_ps(seen, exp2_lanes(y))};
+	if (!row->words) {
+		to.ds = _mm512_maskz_mul_ps(seen, to.p, _mm512_sub_ps(dp, delta));
+		return to;
+	}
+	__m512 scale = _mm512_set1_ps(w->factors.scale);
+	__mmask16 kept = _mm512_cmpge_epu32_mask(
+		_mm512_loadu_si512(row->words + j), _mm512_set1_epi32((int)w->factors.threshold));
+	__m512 dropped = _mm512_maskz_mul_ps(kept, dp, scale);
+	to.ds = _mm512_maskz_mul_ps(seen, to.p, _mm512_sub_ps(dropped, delta));
+	to.p = _mm512_maskz_mul_ps(kept, to.p, scale);
+	return to;
+}
+
+/* Scores and dprobabilities of rows r, r + 1 of the block: the first `n` of a chunk; zeros behind them. */
+static void gradient_of_rows(const struct backward *b, int strip_row, int i, int r, int from, int n)
+{
+	const __m512i order = _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8,
+		23, 7, 22, 6, 21, 5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
+	struct row even = row_of(b, strip_row, i, r, from, n),
+		   odd = row_of(b, strip_row + 1, i, r + 1, from, n);
+	uint32_t *pairs = b->x->pairs + r / 2 * CHUNK, *dpairs = b->x->dpairs + r / 2 * CHUNK;
+	uint32_t *rows = b->x->rows + strip_row * CHUNK / 2;
+	for (int j = 0; j < n; j += LANES) {
+		struct lanes x = lanes_of(b->w, &even, j), y = lanes_of(b->w, &odd, j);
+		__m512i p = (__m512i)_mm512_cvtne2ps_pbh(y.p, x.p),
+			ds = (__m512i)_mm512_cvtne2ps_pbh(y.ds, x.ds);
+		_mm512_storeu_si512(pairs + j, _mm512_permutexvar_epi16(order, p));
+		_mm512_storeu_si512(dpairs + j, _mm512_permutexvar_epi16(order, ds));
+		_mm256_storeu_si256((__m256i *)(rows + j / 2), _mm512_castsi512_si256(ds));
+		_mm256_storeu_si256((__m256i *)(rows + CHUNK / 2 + j / 2), _mm512_extracti64x4_epi64(ds, 1));
+	}
+	memset(pairs + n, 0, (size_t)(CHUNK - n) * sizeof *pairs);
+	memset(dpairs + n, 0, (size_t)(CHUNK - n) * sizeof *dpairs);
+}
+
+/* A block's rows against columns from..: their part of every gradient. */
+static void backward_chunk(const struct backward *b, int i, int rows, int from)
+{
+	const struct head *w = b->w;
+	const struct work *x = b->x;
+	int W = w->W, pairs = (w->D + 1) / 2, end = smaller(from + CHUNK, i + rows);
+	size_t panel = (size_t)W / 2 * PANEL;
+	for (int r = 0; r < rows; r += STRIP) {
+		int n = columns_of_strip(w, i + r, from), strip = r / STRIP * (W / 2 * LANES);
+		if (n == 0)
+			continue;
+		product_with_panels(x->scores, x->queries + strip, x->key_panels + from / PANEL * panel,
+			panel, round_up(n, PANEL), pairs);
+		product_with_panels(x->dscores, x->douts + strip, x->value_panels + from / PANEL * panel,
+			panel, round_up(n, PANEL), pairs);
+		for (int row = 0; row < STRIP; row += 2)
+			gradient_of_rows(b, row, i, r + row, from, round_up(n, LANES));
+		product_of_rows(x->out + (ptrdiff_t)r * W, x->rows, x->key_pairs + (size_t)from / 2 * W, W,
+			(n + 1) / 2);
+	}
+	for (int j = from; j < end; j += STRIP) {
+		int first = j > i ? (j - i) / 2 : 0,
+		    count = (rows + 1) / 2 - first; /* rows that see the column */
+		product_of_columns(x->dkeys + (size_t)j * W, x->dpairs + first * CHUNK + (j - from),
+			x->query_pairs + (size_t)first * W, W, count);
+		product_of_columns(x->dvalues + (size_t)j * W, x->pairs + first * CHUNK + (j - from),
+			x->dout_pairs + (size_t)first * W, W, count);
+	}
+}
+
+static struct rows rows_of_output(const struct head *w, const void *out, int from, int count)
+{
+	struct rows rows = {(const uint16_t *)out + output_element(w, from), (ptrdiff_t)w->H * w->D, count};
+	return rows;
+}
+
+static void backward_block(
+	struct backward *b, void *dqkv, const void *dout, const void *out, const void *qkv, int i, int rows)
+{
+	const struct head *w = b->w;
+	const struct work *x = b->x;
+	struct rows queries = rows_of_part(w, qkv, 0, i, rows), douts = rows_of_output(w, dout, i, rows);
+	pack_strips(w, x->queries, queries);
+	pack_pairs(w, x->query_pairs, queries);
+	pack_strips(w, x->douts, douts);
+	pack_pairs(w, x->dout_pairs, douts);
+	for (int r = 0; r < rows; r++) {
+		size_t at = output_element(w, i + r);
+		b->delta[r] = row_dot(row_read(x->out, out, DTYPE_BF16, at, w->D),
+			row_read(x->row, dout, DTYPE_BF16, at, w->D), w->D);
+	}
+	memset(x->out, 0, (size_t)BLOCK * w->W * sizeof *x->out);
+	for (int from = columns_from(w, i, rows, PANEL); from < i + rows; from += CHUNK)
+		backward_chunk(b, i, rows, from);
+	scale_rows(x->out, (int64_t)rows * w->W, w->scale);
+	write_part(w, dqkv, 0, x->out, i, rows);
+}
+
+static void backward_head(struct backward *b, void *dqkv, const void *dout, const void *out, const void *qkv)
+{
+	const struct head *w = b->w;
+	const struct work *x = b->x;
+	struct rows keys = rows_of_part(w, qkv, 1, 0, w->T), values = rows_of_part(w, qkv, 2, 0, w->T);
+	pack_panels(w, x->key_panels, keys);
+	pack_pairs(w, x->key_pairs, keys);
+	pack_panels(w, x->value_panels, values);
+	memset(x->dkeys, 0, (size_t)w->T * w->W * sizeof *x->dkeys);
+	memset(x->dvalues, 0, (size_t)w->T * w->W * sizeof *x->dvalues);
+	for (int i = 0; i < w->T; i += BLOCK)
+		backward_block(b, dqkv, dout, out, qkv, i, smaller(BLOCK, w->T - i));
+	scale_rows(x->dkeys, (int64_t)w->T * w->W, w->scale);
+	write_part(w, dqkv, 1, x->dkeys, 0, w->T);
+	write_part(w, dqkv, 2, x->dvalues, 0, w->T);
+}
+
+void cpu_attention_backward_bf16(struct kernels *k, struct stream *s, void *dqkv, const void *dout,
+	const void *out, const float *lse, const void *qkv, const int32_t *first, int B, int T, int H, int D,
+	const struct dropout *drop)
+{
+	(void)s;
+	float *all = all_memory(k, T, D, true);
+	if (!all)
+		return;
+#pragma omp parallel for num_threads(cpu_of(k)->threads) schedule(static)
+	for (int task = 0; task < B * H; task++) {
+		struct head w = head_of(k, task, PANEL, T, H, D, first, drop);
+		struct work x;
+		size_t size = lay_out(&x, all, T, w.W, true);
+		lay_out(&x, all + (size_t)CPU_THREAD * size, T, w.W, true);
+		struct backward b = {.w = &w, .x = &x, .lse = lse + (size_t)task * T};
+		backward_head(&b, dqkv, dout, out, qkv);
+	}
+}
+#endif
