@@ -10,14 +10,9 @@ enum { GAPS = 64 }; /* runs of looked-up rows in a bucket: shorter gaps between 
 
 /* ---- the plan: where buckets begin and which have a shadow ---- */
 
-static uint64_t round_up(uint64_t elements)
-{
-	return (elements + OFFLOAD_ALIGNED - 1) / OFFLOAD_ALIGNED * OFFLOAD_ALIGNED;
-}
-
 static uint64_t bucket_limit(const struct offload_config *c)
 {
-	return round_up(c->bucket_elements ? c->bucket_elements : OFFLOAD_BUCKET);
+	return parameter_round_up(c->bucket_elements ? c->bucket_elements : OFFLOAD_BUCKET);
 }
 
 static uint64_t slot_total(const struct offload_config *c, enum dtype act, enum dtype grad)
@@ -34,7 +29,7 @@ static int cut_range(
 	if (from >= to)
 		return 0;
 	uint64_t pieces = (to - from + bucket_limit(c) - 1) / bucket_limit(c);
-	uint64_t size = round_up((to - from + pieces - 1) / pieces);
+	uint64_t size = parameter_round_up((to - from + pieces - 1) / pieces);
 	int count = 0;
 	for (uint64_t at = from; at < to; at += size, count++)
 		if (out)
@@ -89,21 +84,45 @@ static int layers_of(const struct parameter_table *table)
 	return table->items[table->count - 1].layer;
 }
 
-void offload_measure(const struct offload_config *config, const struct parameter_table *table, uint64_t first,
-	enum dtype act, enum dtype grad, struct offload_memory *out)
+/* All buckets, malloc'ed, and the elements that have a shadow. */
+static enum status take_buckets(const struct offload_config *c, const struct parameter_table *table,
+	uint64_t first, struct offload_bucket **out, int *count, uint64_t *shadows)
 {
-	uint64_t own = table->elements - first, shadows = 0;
-	int count = cut_buckets(config, table, first, NULL);
-	struct offload_bucket *buckets = calloc((size_t)count + 1, sizeof *buckets);
-	if (buckets) {
-		cut_buckets(config, table, first, buckets);
-		shadows = choose_shadows(config, buckets, count, layers_of(table));
-	}
+	*count = cut_buckets(c, table, first, NULL);
+	TRY(memory_alloc((void **)out, (size_t)*count + 1, sizeof **out, "the buckets"));
+	cut_buckets(c, table, first, *out);
+	*shadows = choose_shadows(c, *out, *count, layers_of(table));
+	return STATUS_OK;
+}
+
+enum status offload_count_shadows(const struct offload_config *config, const struct parameter_table *table,
+	uint64_t first, uint64_t *elements)
+{
+	struct offload_bucket *buckets;
+	int count;
+	uint64_t all;
+	TRY(take_buckets(config, table, first, &buckets, &count, &all));
+	memset(elements, 0, sizeof *elements * (size_t)(layers_of(table) + 2));
+	for (int i = 0; i < count; i++)
+		if (buckets[i].has_shadow)
+			elements[buckets[i].layer + 1] += buckets[i].whole.elements;
+	free(buckets);
+	return STATUS_OK;
+}
+
+enum status offload_measure(const struct offload_config *config, const struct parameter_table *table,
+	uint64_t first, enum dtype act, enum dtype grad, struct offload_memory *out)
+{
+	struct offload_bucket *buckets;
+	int count;
+	uint64_t own = table->elements - first, shadows;
+	TRY(take_buckets(config, table, first, &buckets, &count, &shadows));
 	free(buckets);
 	out->host = 4 * OFFLOAD_STATES * (own + shadows);
 	out->pinned =
 		slot_total(config, act, grad) * bucket_limit(config) * (dtype_bytes(act) + dtype_bytes(grad));
 	out->device = (config->delayed ? own : shadows) * dtype_bytes(act);
+	return STATUS_OK;
 }
 
 /* ---- opening ---- */
@@ -114,13 +133,9 @@ static enum status open_plan(struct offload *o)
 		(void **)&o->segments, (size_t)o->table->count, sizeof *o->segments, "the optimizer's plan"));
 	o->segment_count = optimizer_cut(o->table, o->segments);
 	o->layers = layers_of(o->table);
-	int count = cut_buckets(&o->config, o->table, o->first, NULL);
-	TRY(memory_alloc((void **)&o->buckets, (size_t)count + 1, sizeof *o->buckets, "the buckets"));
-	cut_buckets(&o->config, o->table, o->first, o->buckets);
-	o->bucket_count = count;
-	o->shadow_elements = choose_shadows(&o->config, o->buckets, count, o->layers);
+	TRY(take_buckets(&o->config, o->table, o->first, &o->buckets, &o->bucket_count, &o->shadow_elements));
 	o->incoming_elements = o->config.delayed ? o->elements - o->first : o->shadow_elements;
-	o->job_room = 4 * (uint64_t)count + 8;
+	o->job_room = 4 * (uint64_t)o->bucket_count + 8;
 	return memory_alloc((void **)&o->jobs, o->job_room, sizeof *o->jobs, "the buckets' jobs");
 }
 
@@ -229,7 +244,7 @@ enum status offload_open(const struct offload_config *config, const struct optim
 {
 	struct offload *o;
 	*out = NULL;
-	assert(first % OFFLOAD_ALIGNED == 0);
+	assert(first % PARAMETER_ALIGNED == 0);
 	TRY(optimizer_config_check(optimizer));
 	TRY(memory_alloc((void **)&o, 1, sizeof *o, "the offload"));
 	o->config = *config;
@@ -517,8 +532,8 @@ enum status offload_settle(struct offload *o)
 static void add_run(struct offload_bucket *b, uint64_t from, uint64_t to, uint64_t gap)
 {
 	uint64_t begin = b->whole.offset, end = begin + b->whole.elements;
-	from = from / OFFLOAD_ALIGNED * OFFLOAD_ALIGNED;
-	to = round_up(to);
+	from = from / PARAMETER_ALIGNED * PARAMETER_ALIGNED;
+	to = parameter_round_up(to);
 	from = from > begin ? from : begin;
 	to = to < end ? to : end;
 	struct offload_run *last = b->row_count ? &b->rows[b->row_count - 1] : NULL;

@@ -82,7 +82,7 @@ enum offload_outcome { OFFLOAD_COMMITTED, OFFLOAD_REDONE, OFFLOAD_DROPPED, OFFLO
 struct offload;
 
 /*
- * For elements `first` (a multiple of 64) to the end. `weights` (act [elements], on the device) and the
+ * For elements `first` (a multiple of PARAMETER_ALIGNED) to the end. `weights` (act [elements], on the device) and the
  * kernels must outlive it, and so must the table. The host's copies are 0: fill them, then offload_publish.
  */
 enum status offload_open(const struct offload_config *config, const struct optimizer_config *optimizer,
@@ -90,8 +90,12 @@ enum status offload_open(const struct offload_config *config, const struct optim
 	struct offload **out) MUST_USE;
 void offload_close(struct offload *offload); /* waits for the threads; NULL is allowed */
 /* What offload_open will take. */
-void offload_measure(const struct offload_config *config, const struct parameter_table *table, uint64_t first,
-	enum dtype act, enum dtype grad, struct offload_memory *out);
+enum status offload_measure(const struct offload_config *config, const struct parameter_table *table,
+	uint64_t first, enum dtype act, enum dtype grad, struct offload_memory *out) MUST_USE;
+/* Elements that offload_open will have shadows for, of the embeddings and of each layer (parameter_table's
+ * numbers, from -1). */
+enum status offload_count_shadows(const struct offload_config *config, const struct parameter_table *table,
+	uint64_t first, uint64_t *elements /* [layers + 2] */) MUST_USE;
 
 /* [elements] each, ordinary memory; elements before `first` are never touched here. Valid after open, publish
  * and settle, until the next finish. */

@@ -85,7 +85,7 @@ static void update_range(const struct work *w, const struct optimizer_segment *s
 	char *work = (char *)w->job->slot->work + at * dtype_bytes(host->act);
 	const char *gradients = (const char *)w->job->slot->gradients + at * dtype_bytes(host->grad);
 	struct adamw args = w->job->args;
-	args.weight_decay = s->group == 0 ? (float)o->optimizer.weight_decay : 0;
+	args.weight_decay = optimizer_weight_decay(&o->optimizer, s);
 	if (w->job->kind == OFFLOAD_PUBLISH)
 		host->convert(host, NULL, work, host->act, b->now[OFFLOAD_MASTER] + at, DTYPE_F32, count);
 	else
@@ -117,8 +117,8 @@ static void update_segments(const struct work *w, uint64_t from, uint64_t to)
 
 static uint64_t share_begin(uint64_t total, int member, int members)
 {
-	uint64_t blocks = (total + OFFLOAD_ALIGNED - 1) / OFFLOAD_ALIGNED;
-	return smaller(blocks * (uint64_t)member / (uint64_t)members * OFFLOAD_ALIGNED, total);
+	uint64_t blocks = (total + PARAMETER_ALIGNED - 1) / PARAMETER_ALIGNED;
+	return smaller(blocks * (uint64_t)member / (uint64_t)members * PARAMETER_ALIGNED, total);
 }
 
 static void work_share(void *context, int member)

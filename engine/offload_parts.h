@@ -7,7 +7,6 @@
 
 #include <pthread.h>
 
-enum { OFFLOAD_ALIGNED = 64 }; /* elements; buckets and runs start at multiples */
 enum { OFFLOAD_MASTER, OFFLOAD_AVG, OFFLOAD_AVG_SQ, OFFLOAD_STATES };
 
 /* Of the flat array. */

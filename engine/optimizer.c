@@ -47,6 +47,11 @@ int optimizer_cut(const struct parameter_table *table, struct optimizer_segment 
 	return count;
 }
 
+float optimizer_weight_decay(const struct optimizer_config *config, const struct optimizer_segment *segment)
+{
+	return segment->group == 0 ? (float)config->weight_decay : 0;
+}
+
 struct adamw optimizer_adamw(
 	const struct optimizer_config *config, double learning_rate, uint64_t step, double multiplier)
 {
@@ -170,7 +175,7 @@ void optimizer_update(struct optimizer *o, float *weights, void *work, const voi
 		const struct optimizer_segment *s = &o->segments[i];
 		uint64_t left = o->updated - s->offset;
 		float *p = weights + s->offset, *m = o->exp_avg + s->offset, *v = o->exp_avg_sq + s->offset;
-		args.weight_decay = s->group == 0 ? (float)o->config.weight_decay : 0;
+		args.weight_decay = optimizer_weight_decay(&o->config, s);
 		k->adamw(k, NULL, &args, p, m, v, work ? (char *)work + s->offset * act : NULL, p, m, v,
 			(const char *)gradients + s->offset * grad, s->elements < left ? s->elements : left);
 	}

@@ -67,6 +67,8 @@ struct optimizer_segment {
 
 /* All of the table, in order; returns how many. */
 int optimizer_cut(const struct parameter_table *table, struct optimizer_segment *out /* [table->count] */);
+/* A segment's decay: group 0's is the configuration's, group 1's is 0. */
+float optimizer_weight_decay(const struct optimizer_config *config, const struct optimizer_segment *segment);
 /* optimizer_update's arguments as the kernels want them; weight_decay is the segment's: left 0. */
 struct adamw optimizer_adamw(
 	const struct optimizer_config *config, double learning_rate, uint64_t step, double multiplier);

@@ -100,7 +100,7 @@ static void add(struct parameter_table *t, int layer, const char *name, int rows
 	p->dimensions = dimensions;
 	p->group = dimensions == 1;
 	p->layer = layer;
-	t->elements = (p->offset + p->elements + 63) / 64 * 64;
+	t->elements = parameter_round_up(p->offset + p->elements);
 	t->counted += p->elements;
 	t->group_elements[p->group] += p->elements;
 }
@@ -194,6 +194,11 @@ static bool ends_with(const char *text, const char *end)
 {
 	size_t a = strlen(text), b = strlen(end);
 	return a >= b && !strcmp(text + a - b, end);
+}
+
+uint64_t parameter_round_up(uint64_t elements)
+{
+	return (elements + PARAMETER_ALIGNED - 1) / PARAMETER_ALIGNED * PARAMETER_ALIGNED;
 }
 
 uint64_t parameter_span(const struct parameter_table *table, int index)

@@ -31,9 +31,12 @@ int model_vocabulary_pad(int vocabulary, int divisor);
 /* Says what is impossible (heads that do not divide hidden, ...) before anything is allocated. */
 enum status model_config_check(const struct model_config *config) MUST_USE;
 
+/* Elements: what the flat array is cut at, by whomever, is a multiple. */
+enum { PARAMETER_ALIGNED = 64 };
+
 struct parameter {
 	char name[48];   /* Hugging Face's, without "transformer.": "wte.weight", "h.0.attn.c_attn.weight" */
-	uint64_t offset; /* elements from the start of the flat array, a multiple of 64 */
+	uint64_t offset; /* elements from the start of the flat array, a multiple of PARAMETER_ALIGNED */
 	uint64_t elements; /* in memory: rows * columns */
 	int rows, columns; /* vectors have rows 1 */
 	int file_rows;     /* rows in files (the real vocabulary for wte) */
@@ -84,6 +87,8 @@ void parameters_initialize(
 /* Parameter `index` alone, the gap behind it included. */
 void parameter_initialize(const struct model_config *config, const struct parameter_table *table, int index,
 	uint64_t seed, float *values /* [parameter_span] */);
+/* To the next multiple of PARAMETER_ALIGNED. */
+uint64_t parameter_round_up(uint64_t elements);
 /* Elements from a parameter's offset to the next one's. */
 uint64_t parameter_span(const struct parameter_table *table, int index);
 

@@ -103,7 +103,8 @@ static struct model_options options_of(const struct trainer_config *c)
 /* Elements whose optimizer is where the kernels are. */
 static uint64_t updated_there(const struct trainer_config *c, uint64_t elements)
 {
-	return c->offload ? (uint64_t)(c->device_share * (double)elements) / 64 * 64 : elements;
+	uint64_t share = (uint64_t)(c->device_share * (double)elements);
+	return c->offload ? share / PARAMETER_ALIGNED * PARAMETER_ALIGNED : elements;
 }
 
 /* Elements of the largest parameter. */
@@ -117,12 +118,12 @@ static uint64_t largest_span(const struct parameter_table *table)
 }
 
 /* Adds the offload's memory. */
-static void measure_offload(
+static enum status measure_offload(
 	const struct trainer_config *c, const struct parameter_table *table, struct trainer_memory *out)
 {
 	struct offload_memory m;
 	uint64_t there = updated_there(c, table->elements), n = table->elements;
-	offload_measure(&c->offloading, table, there, c->precision, c->gradients, &m);
+	TRY(offload_measure(&c->offloading, table, there, c->precision, c->gradients, &m));
 	out->working = dtype_bytes(c->precision) * n;
 	if (c->offloading.delayed)
 		out->gradients *= 2;
@@ -131,6 +132,7 @@ static void measure_offload(
 	out->incoming = m.device;
 	out->host = m.host + m.pinned;
 	out->device = 12 * there + m.device;
+	return STATUS_OK;
 }
 
 /* What a GPU's operations take for themselves (kernels.h): validation's logits are f32. */
@@ -160,11 +162,13 @@ enum status trainer_measure(const struct trainer_config *c, struct trainer_memor
 		.packing = c->open_device ? 0 : c->packing,
 		.scratch = c->open_device ? measure_scratch(c) : 0,
 		.data = T * (20 * c->global_batch + 8 * c->micro_batch)};
+	enum status status = STATUS_OK;
 	if (c->offload)
-		measure_offload(c, &table, out);
+		status = measure_offload(c, &table, out);
 	else
 		*(c->open_device ? &out->device : &out->host) = out->weights + out->moments;
 	parameter_table_close(&table);
+	TRY(status);
 	*(c->open_device ? &out->device : &out->host) +=
 		out->working + out->gradients + out->activations + out->batch + out->scratch;
 	out->host += out->packing + out->data + out->inputs;

@@ -425,13 +425,13 @@ static void memory_is_what_was_said(void **state)
 	struct offload_memory none, some, all, delayed;
 	struct offload_config c = {.bucket_elements = 1000};
 	assert_ok(parameter_table_open(&small, &table));
-	offload_measure(&c, &table, 0, DTYPE_F16, DTYPE_F32, &none);
+	assert_ok(offload_measure(&c, &table, 0, DTYPE_F16, DTYPE_F32, &none));
 	c.speculation = 100000;
-	offload_measure(&c, &table, 0, DTYPE_F16, DTYPE_F32, &some);
+	assert_ok(offload_measure(&c, &table, 0, DTYPE_F16, DTYPE_F32, &some));
 	c.speculation = UINT64_MAX;
-	offload_measure(&c, &table, 0, DTYPE_F16, DTYPE_F32, &all);
+	assert_ok(offload_measure(&c, &table, 0, DTYPE_F16, DTYPE_F32, &all));
 	c.delayed = true;
-	offload_measure(&c, &table, 0, DTYPE_F16, DTYPE_F32, &delayed);
+	assert_ok(offload_measure(&c, &table, 0, DTYPE_F16, DTYPE_F32, &delayed));
 	assert_int_equal(none.host, 12 * table.elements);
 	assert_int_equal(none.device, 0);
 	assert_int_equal(none.pinned, OFFLOAD_SLOTS * 1024 * 6);
