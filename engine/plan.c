@@ -119,7 +119,7 @@ bool plan_rates_named(const char *name, struct plan_rates *rates, uint64_t *memo
 			.down_bytes = LINK_SHARE * gpus[i].link,
 			.up_bytes = LINK_SHARE * gpus[i].link,
 			.peak_flops = gpus[i].flops};
-		*memory = gpus[i].gib << 30;
+		*memory = (uint64_t)(PLAN_MEMORY_FREE * (double)(gpus[i].gib << 30));
 		return true;
 	}
 	return false;
@@ -147,53 +147,63 @@ static double latest(double a, double b)
 	return a > b ? a : b;
 }
 
-/* When each resource is free, and when each bucket's weights are up. All in seconds from the beginning. */
+/* When each resource is free, and when each bucket's gradients are final and its weights are up. All in seconds
+ * from the beginning. */
 struct line {
 	const struct plan_buckets *b;
-	bool speculative;
 	double compute, down, host, up;
-	double early;             /* when the early part of bucket 0 is down */
-	double *fetched, *usable; /* [count] */
+	double decided;         /* when the norm is known */
+	double *final, *usable; /* [count]; final: of bucket 0, the early part */
+	double *updated;        /* [count] shares that are done ahead of the decision, and stay */
 };
 
 static void walk_compute(struct line *line)
 {
 	const struct plan_buckets *b = line->b;
-	for (int i = 0; i < b->count && b->before > 0; i++)
-		line->compute = latest(line->compute, line->usable[i]);
-	line->compute += b->before;
 	for (int i = 0; i < b->count; i++)
 		line->compute = latest(line->compute, line->usable[i]) + b->forward[i];
-	line->compute += b->between;
-	line->early = line->down = latest(line->down, line->compute) + b->early * b->down[0];
+	line->compute += b->before + b->between; /* it was the first micro-batch's forward that waited */
+	line->final[0] = line->compute;
 	for (int i = b->count; i-- > 0;) {
 		line->compute += b->backward[i];
-		line->down = latest(line->down, line->compute) + (i ? 1 : 1 - b->early) * b->down[i];
-		line->fetched[i] = line->down;
+		if (i)
+			line->final[i] = line->compute;
 	}
+	line->decided = line->compute;
 }
 
-/* AdamW on `share` of a bucket, no sooner than `begin`; then its weights go up. */
+/* A share of a bucket, whose gradients are final at `begin`: down, AdamW, its weights up. */
 static void walk_update(struct line *line, int bucket, double share, double begin)
 {
 	const struct plan_buckets *b = line->b;
-	line->host = latest(line->host, begin) + share * b->host[bucket];
+	line->down = latest(line->down, begin) + share * b->down[bucket];
+	line->host = latest(line->host, line->down) + share * b->host[bucket];
 	line->up = latest(line->up, line->host) + share * b->up[bucket];
-	line->usable[bucket] =
-		latest(line->up, line->down); /* the norm is known when the last gradient is down */
+	line->usable[bucket] = latest(line->up, line->decided);
+}
+
+/* Ahead of the decision, unless the host is then still at work on another. */
+static void walk_early(struct line *line, int bucket)
+{
+	const struct plan_buckets *b = line->b;
+	double share = bucket == 0 ? b->early : b->shadow ? b->shadow[bucket] : 0;
+	line->updated[bucket] = 0;
+	line->usable[bucket] = line->decided;
+	if (share <= 0 || line->host >= line->decided)
+		return;
+	walk_update(line, bucket, share, line->final[bucket]);
+	line->updated[bucket] = share - (bucket == 0 ? b->again : 0);
 }
 
 static void walk_updates(struct line *line)
 {
 	const struct plan_buckets *b = line->b;
-	for (int i = 0; i < b->count && !line->speculative; i++)
-		walk_update(line, i, 1, line->down);
-	if (!line->speculative)
-		return;
-	walk_update(line, 0, b->early, line->early);
+	walk_early(line, 0);
 	for (int i = b->count; i-- > 1;)
-		walk_update(line, i, 1, line->fetched[i]);
-	walk_update(line, 0, 1 - b->early, line->fetched[0]);
+		walk_early(line, i);
+	for (int i = 0; i < b->count; i++)
+		if (line->updated[i] < 1)
+			walk_update(line, i, 1 - line->updated[i], line->decided);
 }
 
 static double walk(struct line *line)
@@ -232,11 +242,9 @@ enum status plan_pipeline(const struct plan_buckets *b, enum plan_schedule sched
 		return STATUS_OK;
 	}
 	double *times;
-	TRY(memory_alloc((void **)&times, 2 * (size_t)b->count, sizeof *times, "the plan of a step"));
-	struct line line = {.b = b,
-		.speculative = schedule == PLAN_SPECULATIVE,
-		.fetched = times,
-		.usable = times + b->count};
+	TRY(memory_alloc((void **)&times, 3 * (size_t)b->count, sizeof *times, "the plan of a step"));
+	struct line line = {
+		.b = b, .final = times, .updated = times + b->count, .usable = times + 2 * b->count};
 	*step = walk(&line);
 	free(times);
 	return STATUS_OK;
@@ -272,28 +280,58 @@ static double over(double amount, double rate)
 	return rate > 0 ? amount / rate : 0;
 }
 
-/* Of the embeddings, the rows of wte that the last micro-batch does not look up. Distinct ids of n tokens of
- * English text are about 12 n^0.62 (Heaps' law; 6,300 of 24,576). */
-static double early_share(const struct plan_shape *shape, const struct parameter_table *table)
+/* Of the token embedding, the rows that the last micro-batch looks up. Distinct ids of n tokens of English text
+ * are about 12 n^0.62 (Heaps' law; 6,300 of 24,576). */
+static double looked_up_share(const struct plan_shape *shape)
 {
 	double rows = shape->model.vocabulary_padded;
 	double distinct = 12 * pow((double)(shape->micro_batch * shape->window_tokens), 0.62);
-	double wte = (double)parameter_span(table, PARAMETER_WTE),
-	       wpe = (double)parameter_span(table, PARAMETER_WPE);
-	return distinct < rows ? (1 - distinct / rows) * wte / (wte + wpe) : 0;
+	return distinct < rows ? distinct / rows : 1;
 }
 
-/* buckets' arrays, five of them one after another. */
+/* A layer's bucket: bucket 0 are the embeddings, and the last layer's has the final LayerNorm. */
+static int bucket_of(const struct plan_buckets *b, int layer)
+{
+	return layer + 1 < b->count ? layer + 1 : b->count - 1;
+}
+
+/* Elements of each bucket whose optimizer is on the host, and those of them with a shadow, to shares. */
+static enum status fill_shadows(const struct plan_shape *shape, const struct parameter_table *table,
+	const struct offload_config *offloading, uint64_t first, struct plan_buckets *b, double *shadow)
+{
+	uint64_t *shadows; /* [layers + 2] */
+	int layers = shape->model.layers;
+	TRY(memory_alloc((void **)&shadows, (size_t)layers + 2, sizeof *shadows, "the plan's shadows"));
+	enum status status = offload_count_shadows(offloading, table, first, shadows);
+	for (int layer = -1; layer <= layers && status == STATUS_OK; layer++)
+		shadow[bucket_of(b, layer)] += (double)shadows[layer + 1];
+	free(shadows);
+	TRY(status);
+	for (int i = 0; i < b->count; i++) {
+		double away = 0;
+		for (int p = 0; p < table->count; p++) {
+			uint64_t begin = table->items[p].offset, end = begin + parameter_span(table, p);
+			if (bucket_of(b, table->items[p].layer) == i && end > first)
+				away += (double)(end - (begin > first ? begin : first));
+		}
+		shadow[i] = away > 0 ? shadow[i] / away : 0;
+	}
+	b->shadow = shadow;
+	b->early = shadow[0];
+	b->again = b->early * looked_up_share(shape);
+	return STATUS_OK;
+}
+
+/* buckets' arrays, five of them one after another; `first`: of the flat array, the elements that stay. */
 static void fill_buckets(const struct plan_shape *shape, const struct parameter_table *table,
-	const struct plan_rates *rates, double host_share, struct plan_buckets *b, double *arrays)
+	const struct plan_rates *rates, double first, struct plan_buckets *b, double *arrays)
 {
 	struct compute_time times = compute_times(shape, rates);
-	double device = over(optimizer_bytes(shape), rates->memory_bytes),
-	       first = (1 - host_share) * (double)table->elements;
+	double device = over(optimizer_bytes(shape), rates->memory_bytes);
 	double *forward = arrays, *backward = forward + b->count, *down = backward + b->count;
 	double *host = down + b->count, *up = host + b->count;
 	for (int i = 0; i < table->count; i++) {
-		int layer = table->items[i].layer, bucket = layer + 1 < b->count ? layer + 1 : b->count - 1;
+		int bucket = bucket_of(b, table->items[i].layer);
 		double n = (double)parameter_span(table, i), offset = (double)table->items[i].offset;
 		double kept = offset >= first ? 0 : offset + n <= first ? n : first - offset, away = n - kept;
 		down[bucket] += over(away * (double)dtype_bytes(shape->grad), rates->down_bytes);
@@ -312,7 +350,6 @@ static void fill_buckets(const struct plan_shape *shape, const struct parameter_
 	b->down = down;
 	b->host = host;
 	b->up = up;
-	b->early = early_share(shape, table);
 	b->between = times.between;
 	b->before = micro * (double)(shape->global_batch / shape->micro_batch - 1);
 }
@@ -324,30 +361,45 @@ static void find_bound(struct plan_time *out, const double *parts)
 			out->bound = (enum plan_bound)i;
 }
 
+/* `arrays`: [6][layers + 1], zeroed. */
+static enum status predict(const struct plan_shape *shape, const struct plan_rates *rates,
+	const struct parameter_table *table, const struct offload_config *offloading, double device_share,
+	double *arrays, struct plan_time *out)
+{
+	struct plan_buckets b = {.count = shape->model.layers + 1};
+	double first = (offloading ? device_share : 1) * (double)table->elements;
+	double on_device = over(optimizer_bytes(shape) * first, rates->memory_bytes);
+	uint64_t cut = (uint64_t)first / PARAMETER_ALIGNED * PARAMETER_ALIGNED;
+	fill_buckets(shape, table, rates, first, &b, arrays);
+	if (offloading)
+		TRY(fill_shadows(shape, table, offloading, cut, &b, arrays + 5 * (size_t)b.count));
+	TRY(plan_pipeline(&b,
+		!offloading           ? PLAN_ON_DEVICE
+		: offloading->delayed ? PLAN_DELAYED
+				      : PLAN_EXACT,
+		&out->step));
+	out->compute = buckets_compute(&b) - on_device;
+	out->optimizer = latest(on_device, sum(b.host, b.count));
+	out->down = sum(b.down, b.count);
+	out->up = sum(b.up, b.count);
+	out->exposed = out->step - out->compute;
+	find_bound(out, (double[]){out->compute, out->optimizer, out->down, out->up});
+	return STATUS_OK;
+}
+
 enum status plan_predict(const struct plan_shape *shape, const struct plan_rates *rates,
-	enum plan_schedule schedule, double host_share, struct plan_time *out)
+	const struct offload_config *offloading, double device_share, struct plan_time *out)
 {
 	struct parameter_table table;
 	double *arrays;
-	struct plan_buckets b = {.count = shape->model.layers + 1};
 	*out = (struct plan_time){0};
 	TRY(model_config_check(&shape->model));
-	TRY(memory_alloc((void **)&arrays, 5 * (size_t)b.count, sizeof *arrays, "the plan of a step"));
-	enum status status = parameter_table_open(&shape->model, &table);
-	if (status == STATUS_OK) {
-		double share = schedule == PLAN_ON_DEVICE ? 0 : host_share;
-		double on_device = over(
-			optimizer_bytes(shape) * (double)table.elements * (1 - share), rates->memory_bytes);
-		fill_buckets(shape, &table, rates, share, &b, arrays);
-		parameter_table_close(&table);
-		status = plan_pipeline(&b, schedule, &out->step);
-		out->compute = buckets_compute(&b) - on_device;
-		out->optimizer = latest(on_device, sum(b.host, b.count));
-		out->down = sum(b.down, b.count);
-		out->up = sum(b.up, b.count);
-		out->exposed = out->step - out->compute;
-		find_bound(out, (double[]){out->compute, out->optimizer, out->down, out->up});
-	}
+	TRY(parameter_table_open(&shape->model, &table));
+	enum status status = memory_alloc((void **)&arrays, 6 * ((size_t)shape->model.layers + 1),
+		sizeof *arrays, "the plan of a step");
+	if (status == STATUS_OK)
+		status = predict(shape, rates, &table, offloading, device_share, arrays, out);
 	free(arrays);
+	parameter_table_close(&table);
 	return status;
 }

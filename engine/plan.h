@@ -23,19 +23,21 @@
  * The step's time with the optimizer on the host (engine/offload.h) is found by walking through the pipeline,
  * bucket by bucket, for several steps, until they repeat. Four resources, each serving in order: the
  * device's compute, the link down, the host's AdamW, the link up. A bucket is a layer; bucket 0 the
- * embeddings, whose rows that the step did not look up are final with the classifier, the rest last.
+ * embeddings.
  *
- *    PLAN_SERIAL        AdamW begins when the norm is known (the last gradient is down), with bucket 0
- *    PLAN_SPECULATIVE   AdamW begins with each bucket that is down; its weights count once the norm is known
- *    PLAN_DELAYED       the update is applied one step later: whatever takes longest bounds the step
+ *    PLAN_EXACT     what has a shadow (as many as the engine would give: offload_count_shadows) goes down as soon
+ *                   as it is final, and AdamW begins on it, in a step that will be committed; the embeddings with
+ *                   the classifier, and the rows that the step looked up once more. What still waits for AdamW
+ *                   at the end of the backward, where the norm is known, and all that has no shadow, goes down
+ *                   and is updated then, the first layers first. No weight counts before that
+ *    PLAN_DELAYED   the update is applied one step later: whatever takes longest bounds the step
  *
- * In all of them a layer's forward waits for that layer's weights alone.
+ * In both a layer's forward waits for that layer's weights alone.
  */
 #ifndef ENGINE_PLAN_H
 #define ENGINE_PLAN_H
 
-#include "engine/parameters.h"
-#include "kernels/kernels.h"
+#include "engine/offload.h"
 
 struct plan_shape {
 	struct model_config model;
@@ -69,16 +71,21 @@ struct plan_rates {
 	double down_bytes, up_bytes;          /* of the link, each way */
 	double peak_flops;                    /* the data sheet's; 0: not known. For MFU */
 };
-/* Published numbers of a GPU and the shares of them that ferry was measured to reach on an H100. `memory` is the
- * device's. False: it is none of PLAN_GPUS. */
-#define PLAN_GPUS "h100, a100, v100, rtx4090, l4"
+/* Published numbers of a GPU and the shares of them that ferry was measured to reach on an H100. `memory`: bytes
+ * of the device's that are free once it is open: what the driver and CUDA's context keep, some hundred MB that
+ * no estimate has (on a live device what is called free is without them), is left out. Measured on an H100 of
+ * 80 GB: 77.6 GiB free (tests/gpu/results/2026-11-22-h100-train.log), so 3% are. Others publish 426 MiB
+ * for the context alone on an RTX 6000 Ada (unsloth-zoo, pull request 1053), 555 MiB on an RTX PRO 6000
+ * (llama.cpp, pull request 23604). False: it is none of PLAN_GPUS. */
+#define PLAN_MEMORY_FREE 0.97
+#define PLAN_GPUS        "h100, a100, v100, rtx4090, l4"
 bool plan_rates_named(const char *name, struct plan_rates *rates, uint64_t *memory);
 
 /* Dense two-byte products a second by the data sheet, of a GPU as its driver names it ("NVIDIA H100 80GB
  * HBM3"); 0: not known, or act is f32. For MFU. */
 double plan_peak_flops(const char *device, enum dtype act);
 
-enum plan_schedule { PLAN_ON_DEVICE, PLAN_SERIAL, PLAN_SPECULATIVE, PLAN_DELAYED };
+enum plan_schedule { PLAN_ON_DEVICE, PLAN_EXACT, PLAN_DELAYED };
 enum plan_bound { PLAN_COMPUTE, PLAN_OPTIMIZER, PLAN_DOWN, PLAN_UP };
 const char *plan_bound_name(enum plan_bound bound); /* "compute", "the optimizer's memory", ... */
 
@@ -90,10 +97,10 @@ struct plan_time {
 	double exposed;        /* step less compute: what the optimizer and the link add */
 	enum plan_bound bound; /* the longest of the four, which no overlap can beat */
 };
-/* host_share: of the parameters, the flat array's last, whose optimizer is on the host [0, 1];
- * PLAN_ON_DEVICE: not looked at. */
+/* With the optimizer as offload_open would have it for `offloading`, but for the first elements, a share of all in
+ * [0, 1); NULL: all on the device. */
 enum status plan_predict(const struct plan_shape *shape, const struct plan_rates *rates,
-	enum plan_schedule schedule, double host_share, struct plan_time *out) MUST_USE;
+	const struct offload_config *offloading, double device_share, struct plan_time *out) MUST_USE;
 
 /* plan_predict's last part, for times that are known: `compute` seconds, parts of it by work. */
 struct plan_buckets {
@@ -101,9 +108,11 @@ struct plan_buckets {
 	const double *forward;  /* [count] seconds */
 	const double *backward; /* [count], in the same order; runs from the last to the first */
 	const double *down, *host, *up; /* [count] seconds */
-	double early;                   /* share of bucket 0 whose gradients are final after `between` */
 	double between;                 /* the classifier: after the forward, before the backward */
-	double before; /* micro-batches before the last: nothing overlaps with them but uploads */
+	double early,
+		again; /* shares of bucket 0: updated from `between` on; of these, once more at the end */
+	const double *shadow; /* [count] shares of the other buckets that have one; NULL: none has */
+	double before;        /* micro-batches before the last */
 };
 enum status plan_pipeline(
 	const struct plan_buckets *buckets, enum plan_schedule schedule, double *step /* seconds */) MUST_USE;

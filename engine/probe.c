@@ -4,14 +4,15 @@
 
 #include <string.h>
 
-enum { ROUNDS = 3, PARAMETERS = 8 << 20 /* 16 bytes each: far beyond any cache */, COPY_BYTES = 64 << 20 };
+enum { ROUNDS = 3, COPY_BYTES = 64 << 20 };
 #define ROUND_SECONDS 0.05
 
 /* One operation to time. */
 struct trial {
 	struct kernels *k;
 	const struct plan_shape *shape;
-	int rows; /* of the matrix products; of the attention, whole windows */
+	int rows;                  /* of the matrix products; of the attention, whole windows */
+	size_t parameters, copied; /* of AdamW; bytes that a copy moves */
 	void *blocks[6];
 	size_t bytes[6];
 	void *pinned;
@@ -59,7 +60,7 @@ static void release(struct trial *trial)
 		if (trial->blocks[i])
 			trial->k->memory_free(trial->k, trial->blocks[i], trial->bytes[i]);
 	if (trial->pinned)
-		trial->k->host_free(trial->k, trial->pinned, COPY_BYTES);
+		trial->k->host_free(trial->k, trial->pinned, trial->copied);
 }
 
 /* ---- the operations ---- */
@@ -113,33 +114,33 @@ static void run_adamw(struct trial *t)
 		.step = 1,
 		.gradient_multiplier = 1};
 	float *p = t->blocks[0], *m = t->blocks[1], *v = t->blocks[2];
-	t->k->adamw(t->k, NULL, &args, p, m, v, t->blocks[4], p, m, v, t->blocks[3], PARAMETERS);
+	t->k->adamw(t->k, NULL, &args, p, m, v, t->blocks[4], p, m, v, t->blocks[3], t->parameters);
 }
 
 static enum status prepare_adamw(struct trial *t)
 {
 	t->run = run_adamw;
 	for (int i = 0; i < 3; i++)
-		TRY(take(t, i, PARAMETERS * sizeof(float)));
-	TRY(take(t, 3, PARAMETERS * dtype_bytes(t->k->grad)));
-	return t->k->act == DTYPE_F32 ? STATUS_OK : take(t, 4, PARAMETERS * dtype_bytes(t->k->act));
+		TRY(take(t, i, t->parameters * sizeof(float)));
+	TRY(take(t, 3, t->parameters * dtype_bytes(t->k->grad)));
+	return t->k->act == DTYPE_F32 ? STATUS_OK : take(t, 4, t->parameters * dtype_bytes(t->k->act));
 }
 
 static void run_copy_in(struct trial *t)
 {
-	t->k->copy_in(t->k, NULL, t->blocks[0], t->pinned, COPY_BYTES);
+	t->k->copy_in(t->k, NULL, t->blocks[0], t->pinned, t->copied);
 }
 
 static void run_copy_out(struct trial *t)
 {
-	t->k->copy_out(t->k, NULL, t->pinned, t->blocks[0], COPY_BYTES);
+	t->k->copy_out(t->k, NULL, t->pinned, t->blocks[0], t->copied);
 }
 
 static enum status prepare_copy_in(struct trial *t)
 {
 	t->run = run_copy_in;
-	TRY(take(t, 0, COPY_BYTES));
-	return t->k->host_alloc(t->k, &t->pinned, COPY_BYTES, "a measurement");
+	TRY(take(t, 0, t->copied));
+	return t->k->host_alloc(t->k, &t->pinned, t->copied, "a measurement");
 }
 
 static enum status prepare_copy_out(struct trial *t)
@@ -161,10 +162,10 @@ static int choose_rows(const struct plan_shape *shape, bool windows)
 	return (int)rows;
 }
 
-static enum status measure(const struct plan_shape *shape, struct kernels *k, bool windows, double amount,
-	enum status (*prepare)(struct trial *trial), double *rate)
+/* What `amount` of work takes, to a rate. */
+static enum status measure(
+	struct trial trial, double amount, enum status (*prepare)(struct trial *trial), double *rate)
 {
-	struct trial trial = {.k = k, .shape = shape, .rows = choose_rows(shape, windows)};
 	double seconds = 0;
 	enum status status = prepare(&trial);
 	if (status == STATUS_OK)
@@ -174,9 +175,27 @@ static enum status measure(const struct plan_shape *shape, struct kernels *k, bo
 	return status;
 }
 
-static double optimizer_bytes(const struct kernels *k)
+static double optimizer_bytes(const struct trial *t)
 {
-	return plan_optimizer_bytes(k->act, k->grad) * PARAMETERS;
+	return plan_optimizer_bytes(t->k->act, t->k->grad) * (double)t->parameters;
+}
+
+static size_t at_most(uint64_t wanted, uint64_t most)
+{
+	return (size_t)(wanted < most ? wanted : most);
+}
+
+/* No more than the model has, nor than half of the memory. */
+static enum status choose_sizes(struct trial *t)
+{
+	struct parameter_table table;
+	uint64_t unused = t->k->memory_unused(t->k), room = unused ? unused / 2 : UINT64_MAX;
+	TRY(parameter_table_open(&t->shape->model, &table));
+	t->parameters =
+		at_most(at_most(table.elements, PROBE_PARAMETERS), room / 20); /* four arrays, and rounded */
+	t->copied = at_most(at_most(4 * table.elements, COPY_BYTES), room);
+	parameter_table_close(&table);
+	return STATUS_OK;
 }
 
 enum status probe_rates(
@@ -184,25 +203,30 @@ enum status probe_rates(
 {
 	const struct model_config *m = &shape->model;
 	double C = m->hidden, T = (double)shape->window_tokens;
-	double linear = 2 * 4 * C * C * choose_rows(shape, false);
-	double attention = (1 + PLAN_ATTENTION_BACKWARD) * 2 * C * T * choose_rows(shape, true);
+	int windows = choose_rows(shape, true);
+	struct trial trial = {.k = k, .shape = shape, .rows = choose_rows(shape, false)};
+	*out = (struct plan_rates){0};
+	TRY(model_config_check(m));
 	struct kernel_shapes shapes = {
-		.batch = (int)((PROBE_ROWS + shape->window_tokens - 1) / shape->window_tokens),
+		.batch = (trial.rows + (int)shape->window_tokens - 1) / (int)shape->window_tokens,
 		.sequence = (int)shape->window_tokens,
 		.hidden = m->hidden,
 		.heads = m->heads,
 		.vocabulary = m->vocabulary,
 		.vocabulary_padded = m->vocabulary_padded,
 		.training = true};
-	*out = (struct plan_rates){0};
-	TRY(model_config_check(m));
 	TRY(k->reserve(k, &shapes));
-	TRY(measure(shape, k, false, linear, prepare_linear, &out->matrix_flops));
-	TRY(measure(shape, k, true, attention, prepare_attention, &out->attention_flops));
-	TRY(measure(shape, k, false, optimizer_bytes(k), prepare_adamw, &out->memory_bytes));
+	TRY(measure(trial, 2 * 4 * C * C * trial.rows, prepare_linear, &out->matrix_flops));
+	struct trial whole = trial;
+	whole.rows = windows;
+	double attention = (1 + PLAN_ATTENTION_BACKWARD) * 2 * C * T * windows;
+	TRY(measure(whole, attention, prepare_attention, &out->attention_flops));
+	TRY(choose_sizes(&trial)); /* the operations' own memory is taken by now */
+	TRY(measure(trial, optimizer_bytes(&trial), prepare_adamw, &out->memory_bytes));
 	if (!host)
 		return STATUS_OK;
-	TRY(measure(shape, host, false, optimizer_bytes(host), prepare_adamw, &out->host_bytes));
-	TRY(measure(shape, k, false, COPY_BYTES, prepare_copy_out, &out->down_bytes));
-	return measure(shape, k, false, COPY_BYTES, prepare_copy_in, &out->up_bytes);
+	TRY(measure(trial, (double)trial.copied, prepare_copy_out, &out->down_bytes));
+	TRY(measure(trial, (double)trial.copied, prepare_copy_in, &out->up_bytes));
+	trial.k = host;
+	return measure(trial, optimizer_bytes(&trial), prepare_adamw, &out->host_bytes);
 }

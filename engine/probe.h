@@ -2,9 +2,10 @@
  * probe.h: the rates of the machine at hand, for engine/plan.h, measured with the operations that training
  * uses.
  *
- * Takes about a second and, for a moment, at most 256 MiB of each memory. The matrix products, the attention
- * and AdamW are the shape's own (its width, heads, window and type; up to PROBE_ROWS rows), each run until a
- * twentieth of a second has passed, the best of three. A busy machine shows lower rates: they are what a run
+ * Takes about a second and, for a moment, at most 256 MiB of each memory, and no more than the model's
+ * own. The matrix products, the attention, AdamW and the copies are the shape's own (its width, heads, window
+ * and type; up to PROBE_ROWS rows and PROBE_PARAMETERS), each run until a twentieth of a second has passed, the
+ * best of three. A busy machine shows lower rates: they are what a run
  * would get now.
  */
 #ifndef ENGINE_PROBE_H
@@ -12,7 +13,7 @@
 
 #include "engine/plan.h"
 
-enum { PROBE_ROWS = 8192 };
+enum { PROBE_ROWS = 8192, PROBE_PARAMETERS = 8 << 20 /* 16 bytes each: far beyond any cache */ };
 
 /* `kernels`: where the model computes. `host`: the CPU's table, where the optimizer may be; NULL: no rates of
  * it, nor of the link. */

@@ -30,10 +30,8 @@ struct job {
 	struct flags flags;
 	struct train_options options;
 	struct trainer_config config;
-	struct device_choice device; /* this machine's, or the one named */
-	uint64_t host_memory;
+	struct train_machine machine; /* this one, or the one named */
 	char name[128];
-	struct plan_rates rates;
 };
 
 /* ---- flags: the ones below, and all of train's ---- */
@@ -48,7 +46,8 @@ static struct options own_options(struct flags *f, struct option table[OWN_FLAGS
 		{OPTION_STRING(
 			 "--machine", &f->machine, "NAME", "plan for a GPU by its data sheet: " PLAN_GPUS),
 			.default_text = "this machine, measured"},
-		{OPTION_SIZE("--device-memory", &f->device_memory, 1 << 20, UINT64_MAX, "SIZE", "of the GPU"),
+		{OPTION_SIZE("--device-memory", &f->device_memory, 1 << 20, UINT64_MAX, "SIZE",
+			 "of the GPU, free for ferry"),
 			.default_text = "what it has"},
 		{OPTION_SIZE("--host-memory", &f->host_memory, 1 << 20, UINT64_MAX, "SIZE", "of the host"),
 			.default_text = "what this one has free; with --machine 128G"},
@@ -124,13 +123,13 @@ static enum status parse(struct job *job, int argc, char **argv, bool *help)
 static enum status name_machine(struct job *job)
 {
 	const struct flags *f = &job->flags;
-	FAIL_IF(!plan_rates_named(f->machine, &job->rates, &job->device.unused), STATUS_USAGE,
+	FAIL_IF(!plan_rates_named(f->machine, &job->machine.rates, &job->machine.device.unused), STATUS_USAGE,
 		"--machine: '%s' is not known; there are " PLAN_GPUS, f->machine);
-	job->device.gpu = true;
-	job->rates.host_bytes = GIGA * f->host_bandwidth;
+	job->machine.device.gpu = true;
+	job->machine.rates.host_bytes = GIGA * f->host_bandwidth;
 	if (f->link > 0)
-		job->rates.down_bytes = job->rates.up_bytes = GIGA * f->link;
-	job->host_memory = UINT64_C(128) << 30;
+		job->machine.rates.down_bytes = job->machine.rates.up_bytes = GIGA * f->link;
+	job->machine.host_memory = UINT64_C(128) << 30;
 	snprintf(job->name, sizeof job->name, "%s, by its data sheet and what ferry reached of an H100's",
 		f->machine);
 	return STATUS_OK;
@@ -139,7 +138,7 @@ static enum status name_machine(struct job *job)
 static enum status measure_machine(struct job *job)
 {
 	char kernels[96];
-	TRY(train_forecast_measure(&job->config, &job->rates, kernels));
+	TRY(train_forecast_measure(&job->config, &job->machine.rates, kernels));
 	snprintf(job->name, sizeof job->name, "%s, measured", kernels);
 	return STATUS_OK;
 }
@@ -147,19 +146,20 @@ static enum status measure_machine(struct job *job)
 static enum status choose_machine(struct job *job)
 {
 	const struct train_settings *s = &job->options.settings;
-	job->host_memory = memory_available();
+	job->machine.host_memory = memory_available();
 	if (job->flags.machine) {
 		TRY(name_machine(job));
 	} else {
-		TRY(device_choose(
-			(enum device)s->device, job->config.precision, s->logits_memory, &job->device));
+		TRY(device_choose((enum device)s->device, job->config.precision, s->logits_memory,
+			&job->machine.device));
 	}
 	if (job->flags.device_memory)
-		job->device.unused = job->flags.device_memory;
+		job->machine.device.unused = job->flags.device_memory;
 	if (job->flags.machine) /* as the backend does (kernels.h) */
-		job->device.logits = s->logits_memory ? s->logits_memory : job->device.unused / 80;
+		job->machine.device.logits =
+			s->logits_memory ? s->logits_memory : job->machine.device.unused / 80;
 	if (job->flags.host_memory)
-		job->host_memory = job->flags.host_memory;
+		job->machine.host_memory = job->flags.host_memory;
 	return STATUS_OK;
 }
 
@@ -183,7 +183,7 @@ static enum status print_work(const struct job *job)
 		(work.matrix_flops + work.attention_flops) / TERA);
 	printf("traffic  activations %s, optimizer %s", human_bytes(work.activation_bytes).text,
 		human_bytes(work.optimizer_bytes).text);
-	if (job->device.gpu)
+	if (job->machine.device.gpu)
 		printf("; with the optimizer on the host %s down, %s up", human_bytes(work.down_bytes).text,
 			human_bytes(work.up_bytes).text);
 	if (work.input_bytes > 0)
@@ -194,11 +194,11 @@ static enum status print_work(const struct job *job)
 
 static void print_rates(const struct job *job)
 {
-	const struct plan_rates *r = &job->rates;
+	const struct plan_rates *r = &job->machine.rates;
 	printf("machine  %s\n", job->name);
 	printf("         matrix products %.3g TFLOP/s, attention %.3g TFLOP/s, memory %.3g GB/s",
 		r->matrix_flops / TERA, r->attention_flops / TERA, r->memory_bytes / GIGA);
-	if (job->device.gpu)
+	if (job->machine.device.gpu)
 		printf(", host %.3g GB/s, link %.3g down %.3g up GB/s", r->host_bytes / GIGA,
 			r->down_bytes / GIGA, r->up_bytes / GIGA);
 	printf("\n");
@@ -223,8 +223,15 @@ static enum status print_memory(const struct job *job)
 	train_offload_describe(&job->config, &m, where, sizeof where);
 	if (*where)
 		printf("         %s\n", where);
-	print_fit("GPU", m.device, job->device.unused);
-	print_fit("host", m.host, job->host_memory);
+	if (*job->machine.reason)
+		printf("         --optimizer-on auto: %s\n", job->machine.reason);
+	print_fit("GPU", m.device, job->machine.device.unused);
+	if (job->flags.machine && !job->flags.device_memory)
+		printf("         %-6s %10s of its data sheet's are taken for the driver's and CUDA's own "
+		       "context\n",
+			"",
+			human_bytes((1 / PLAN_MEMORY_FREE - 1) * (double)job->machine.device.unused).text);
+	print_fit("host", m.host, job->machine.host_memory);
 	return STATUS_OK;
 }
 
@@ -232,36 +239,54 @@ static void print_time(
 	const struct job *job, const struct plan_work *work, const char *label, const struct plan_time *t)
 {
 	char share[16] = "";
-	if (job->rates.peak_flops > 0)
+	if (job->machine.rates.peak_flops > 0)
 		snprintf(share, sizeof share, "%5.1f%%",
-			100 * work->model_flops / t->step / job->rates.peak_flops);
+			100 * work->model_flops / t->step / job->machine.rates.peak_flops);
 	printf("%-28s %9.2f %9.2f %8.2f %8.2f %9.2f %12s  %6s  %s\n", label, 1e3 * t->compute,
 		1e3 * t->optimizer, 1e3 * t->down, 1e3 * t->up, 1e3 * t->step,
 		human_grouped((uint64_t)((double)work->tokens / t->step)).text, share,
 		plan_bound_name(t->bound));
 }
 
+/* All of the optimizer in one place, whether it fits or not; speculating with the shadows that memory gives. */
+static enum status print_others(const struct job *job, const struct plan_work *work)
+{
+	struct trainer_config config = job->config;
+	struct trainer_memory m;
+	struct plan_time t;
+	char label[40];
+	config.offload = false;
+	TRY(train_forecast(&config, &job->machine.rates, &t));
+	print_time(job, work, "optimizer on the GPU", &t);
+	config.offload = true;
+	config.device_share = 0;
+	config.offloading = (struct offload_config){.threads = config.offloading.threads};
+	TRY(train_forecast(&config, &job->machine.rates, &t));
+	print_time(job, work, "on the host, serial", &t);
+	TRY(train_offload_speculate(&job->machine, &config));
+	TRY(train_forecast(&config, &job->machine.rates, &t));
+	TRY(trainer_measure(&config, &m));
+	snprintf(label, sizeof label, "on the host, speculative %.0f%%",
+		100 * (double)m.shadows / 3 / (double)m.weights);
+	print_time(job, work, label, &t);
+	config.offloading = (struct offload_config){.threads = config.offloading.threads, .delayed = true};
+	TRY(train_forecast(&config, &job->machine.rates, &t));
+	print_time(job, work, "on the host, delayed", &t);
+	return STATUS_OK;
+}
+
 /* The configuration as it is, then what else there is to choose. */
 static enum status print_times(const struct job *job)
 {
-	static const struct {
-		const char *label;
-		enum plan_schedule schedule;
-	} others[] = {{"optimizer on the GPU", PLAN_ON_DEVICE}, {"on the host, serial", PLAN_SERIAL},
-		{"on the host, speculative", PLAN_SPECULATIVE}, {"on the host, delayed", PLAN_DELAYED}};
 	struct plan_shape shape = train_forecast_shape(&job->config);
 	struct plan_work work;
 	struct plan_time t;
 	TRY(plan_work(&shape, &work));
 	printf("\n%-28s %9s %9s %8s %8s %9s %12s  %6s  %s\n", "milliseconds a step", "compute", "optimizer",
 		"down", "up", "step", "tokens/s", "MFU", "bound by");
-	TRY(train_forecast(&job->config, &job->rates, &t));
-	print_time(job, &work, job->device.gpu ? "as it is" : "on the CPU", &t);
-	for (size_t i = 0; i < sizeof others / sizeof *others && job->device.gpu; i++) {
-		TRY(plan_predict(&shape, &job->rates, others[i].schedule, 1, &t));
-		print_time(job, &work, others[i].label, &t);
-	}
-	return STATUS_OK;
+	TRY(train_forecast(&job->config, &job->machine.rates, &t));
+	print_time(job, &work, job->machine.device.gpu ? "as it is" : "on the CPU", &t);
+	return job->machine.device.gpu ? print_others(job, &work) : STATUS_OK;
 }
 
 /* ---- which shapes fit ---- */
@@ -270,7 +295,8 @@ static enum status fits(const struct job *job, const struct trainer_config *conf
 {
 	struct trainer_memory m;
 	TRY(trainer_measure(config, &m));
-	*out = m.host <= job->host_memory && (!job->device.unused || m.device <= job->device.unused);
+	*out = m.host <= job->machine.host_memory &&
+	       (!job->machine.device.unused || m.device <= job->machine.device.unused);
 	return STATUS_OK;
 }
 
@@ -314,7 +340,7 @@ static enum status print_shape(const struct job *job, const char *name)
 	printf("%-12s %15s", name, human_grouped(table.counted).text);
 	parameter_table_close(&table);
 	TRY(print_batches(job, config));
-	if (job->device.gpu) {
+	if (job->machine.device.gpu) {
 		config.offload = true;
 		config.device_share = 0;
 		config.offloading = (struct offload_config){.threads = config.threads};
@@ -326,13 +352,13 @@ static enum status print_shape(const struct job *job, const char *name)
 
 static enum status print_shapes(const struct job *job)
 {
-	bool gpu = job->device.gpu;
+	bool gpu = job->machine.device.gpu;
 	printf("\nlargest --batch-size (with --checkpoint-activations), windows of %" PRIu64
 	       " tokens, %s, in ",
 		job->config.window_tokens, dtype_name(job->config.precision));
 	if (gpu)
-		printf("%s of the GPU and ", human_bytes((double)job->device.unused).text);
-	printf("%s of the host; 0: does not fit\n", human_bytes((double)job->host_memory).text);
+		printf("%s of the GPU and ", human_bytes((double)job->machine.device.unused).text);
+	printf("%s of the host; 0: does not fit\n", human_bytes((double)job->machine.host_memory).text);
 	printf("%-12s %15s %16s%s\n", "model", "parameters", gpu ? "optimizer on GPU" : "on the CPU",
 		gpu ? "      on the host" : "");
 	for (int i = 0; model_config_name(i); i++)
@@ -346,8 +372,8 @@ static enum status plan(struct job *job)
 {
 	TRY(train_config_precision(&job->options, &job->config));
 	TRY(choose_machine(job));
-	TRY(train_config_step(&job->options.settings, (int)job->flags.vocabulary, &job->device,
-		job->host_memory, &job->config));
+	TRY(train_config_step(
+		&job->options.settings, (int)job->flags.vocabulary, &job->machine, &job->config));
 	TRY(print_work(job));
 	TRY(print_memory(job));
 	if (job->flags.shapes)

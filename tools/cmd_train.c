@@ -40,7 +40,7 @@ struct job {
 	struct checkpoint_file blobs[TOKENIZER_FILES];
 	cJSON *record;
 	struct trainer_config config;
-	struct device_choice device;
+	struct train_machine machine;
 	struct train_log *log;
 	struct trainer *trainer;
 	int lock; /* descriptor of RUN/lock; -1: none */
@@ -253,8 +253,9 @@ static enum status compose_config(struct job *job)
 	int vocabulary = job->from ? checkpoint_config(job->from)->vocabulary
 				   : (int)corpus_get_info(job->corpus)->vocabulary;
 	TRY(train_config_precision(&job->options, c));
-	TRY(device_choose((enum device)s->device, c->precision, s->logits_memory, &job->device));
-	TRY(train_config_step(s, vocabulary, &job->device, memory_available(), c));
+	TRY(device_choose((enum device)s->device, c->precision, s->logits_memory, &job->machine.device));
+	job->machine.host_memory = memory_available();
+	TRY(train_config_step(s, vocabulary, &job->machine, c));
 	TRY(choose_length(job));
 	c->train_iters = s->train_iters;
 	c->exit_interval = s->exit_interval;
@@ -478,17 +479,18 @@ static enum status check_memory(struct job *job, struct trainer_memory *m, uint6
 	FAIL_IF(*available && m->host > *available, STATUS_USAGE,
 		"this needs %s of memory and %s are available; " LESS_MEMORY,
 		human_bytes((double)m->host).text, human_bytes((double)*available).text);
-	FAIL_IF(job->device.unused && m->device > job->device.unused, STATUS_USAGE,
-		"this needs %s of the GPU's memory and %s are free; " LESS_MEMORY,
-		human_bytes((double)m->device).text, human_bytes((double)job->device.unused).text);
+	FAIL_IF(job->machine.device.unused && m->device > job->machine.device.unused, STATUS_USAGE,
+		"this needs %s of the GPU's memory and %s are free; " LESS_MEMORY
+		", and so do --half-gradients, --cpu-checkpointing and --logits-memory",
+		human_bytes((double)m->device).text, human_bytes((double)job->machine.device.unused).text);
 	return STATUS_OK;
 }
 
 static void print_memory(struct job *job, const struct trainer_memory *m, uint64_t available)
 {
-	bool gpu = job->device.gpu;
-	if (*job->device.why)
-		train_log_line(job->log, " > on the CPU: %s", job->device.why);
+	bool gpu = job->machine.device.gpu;
+	if (*job->machine.device.why)
+		train_log_line(job->log, " > on the CPU: %s", job->machine.device.why);
 	train_log_line(job->log,
 		" > memory%s: %s (weights %s, gradients %s, moments %s, activations %s, packed copies %s, "
 		"scratch %s); "
@@ -498,7 +500,7 @@ static void print_memory(struct job *job, const struct trainer_memory *m, uint64
 		human_bytes((double)(m->weights + m->working)).text, human_bytes((double)m->gradients).text,
 		human_bytes((double)m->moments).text, human_bytes((double)m->activations).text,
 		human_bytes((double)m->packing).text, human_bytes((double)m->scratch).text,
-		human_bytes((double)(gpu ? job->device.unused : available)).text);
+		human_bytes((double)(gpu ? job->machine.device.unused : available)).text);
 	if (gpu)
 		train_log_line(job->log, " > memory of the host: %s; %s available",
 			human_bytes((double)m->host).text, human_bytes((double)available).text);
@@ -511,6 +513,8 @@ static void print_memory(struct job *job, const struct trainer_memory *m, uint64
 			" > on the CPU the optimizer is where the model is, and gradients are fp32: "
 			"--optimizer-on, --cpu-optimizer, --delayed-update and --half-gradients have no "
 			"effect");
+	if (*job->machine.reason)
+		train_log_line(job->log, " > --optimizer-on auto: %s", job->machine.reason);
 	char text[300];
 	train_offload_describe(&job->config, m, text, sizeof text);
 	if (*text)

@@ -12,7 +12,7 @@ enum device { DEVICE_AUTO, DEVICE_GPU, DEVICE_CPU };
 
 struct device_choice {
 	bool gpu;
-	uint64_t unused; /* bytes of its memory that can be taken; 0: not known */
+	uint64_t unused; /* bytes of its memory that can be taken, CUDA's context being there; 0: not known */
 	uint64_t logits; /* bytes of them that logits may take (kernels.h) */
 	char why[512];   /* auto took the CPU: why; else "" */
 };

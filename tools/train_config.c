@@ -2,7 +2,6 @@
 
 #include "common/memory.h"
 #include "common/threads.h"
-#include "tools/train_offload.h"
 
 enum status train_config_precision(struct train_options *options, struct trainer_config *c)
 {
@@ -50,8 +49,8 @@ static uint64_t choose_packing(const struct trainer_config *c)
 	return bytes < memory_available() / 4 ? bytes : 0;
 }
 
-enum status train_config_step(const struct train_settings *s, int vocabulary,
-	const struct device_choice *device, uint64_t host, struct trainer_config *c)
+enum status train_config_step(const struct train_settings *s, int vocabulary, struct train_machine *machine,
+	struct trainer_config *c)
 {
 	c->model = compose_model(s, vocabulary);
 	TRY(model_config_check(&c->model));
@@ -60,7 +59,7 @@ enum status train_config_step(const struct train_settings *s, int vocabulary,
 	c->window_tokens = s->seq_length;
 	c->checkpoint_activations = s->checkpoint_activations;
 	c->threads = s->threads ? s->threads : threads_available();
-	c->open_device = device->gpu ? kernels_open_cuda : NULL;
+	c->open_device = machine->device.gpu ? kernels_open_cuda : NULL;
 	c->packing = choose_packing(c);
-	return train_offload_choose(s, device, host, c);
+	return train_offload_choose(s, machine, c);
 }

@@ -5,7 +5,7 @@
 #define TOOLS_TRAIN_CONFIG_H
 
 #include "engine/trainer.h"
-#include "tools/device.h"
+#include "tools/train_offload.h"
 #include "tools/train_options.h"
 
 /* config's precision and loss_scale. Sets settings.fp32 where nothing else was chosen. Flags that exclude each other
@@ -14,9 +14,9 @@ enum status train_config_precision(struct train_options *options, struct trainer
 
 /*
  * Then what decides the work and the memory of a step: the model (checked), batches, window, threads, packed weights,
- * and where everything is (train_offload.h). `host`: bytes of memory that the host has.
+ * and where everything is on the machine (train_offload.h).
  */
 enum status train_config_step(const struct train_settings *settings, int vocabulary,
-	const struct device_choice *device, uint64_t host, struct trainer_config *config) MUST_USE;
+	struct train_machine *machine, struct trainer_config *config) MUST_USE;
 
 #endif

@@ -47,9 +47,5 @@ enum status train_forecast(
 	const struct trainer_config *c, const struct plan_rates *rates, struct plan_time *out)
 {
 	struct plan_shape shape = train_forecast_shape(c);
-	enum plan_schedule schedule = !c->offload                 ? PLAN_ON_DEVICE
-				      : c->offloading.delayed     ? PLAN_DELAYED
-				      : c->offloading.speculation ? PLAN_SPECULATIVE
-								  : PLAN_SERIAL;
-	return plan_predict(&shape, rates, schedule, 1 - c->device_share, out);
+	return plan_predict(&shape, rates, c->offload ? &c->offloading : NULL, c->device_share, out);
 }

@@ -2,13 +2,18 @@
 
 #include "common/threads.h"
 #include "tools/terminal.h"
+#include "tools/train_forecast.h"
 
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-enum { STATE_BYTES = 12 }; /* master and moments, of a parameter */
+enum {
+	STATE_BYTES = 12, /* master and moments, of a parameter */
+	SHARES = 16,      /* that auto tries */
+};
+#define ALIKE 1.01 /* the model is no more exact than that */
 
 struct wish {
 	bool automatic;
@@ -36,37 +41,94 @@ static enum status read_wish(const struct train_settings *s, struct wish *out)
 	return STATUS_OK;
 }
 
-/* As much on the GPU as fits beside all else. */
-static enum status choose_share(const struct device_choice *device, struct trainer_config *c, double *share)
+/* Bytes of the GPU's memory that may be handed out; 0: not known. */
+static uint64_t room_of(const struct device_choice *device)
 {
-	struct trainer_memory all, none;
-	c->offload = false;
-	TRY(trainer_measure(c, &all));
-	*share = 1;
-	if (!device->unused || all.device <= device->unused)
-		return STATUS_OK;
+	return device->unused - device->unused / 64;
+}
+
+/* Half of the host's memory that is left, and no more than the GPU has room for the weights of. */
+enum status train_offload_speculate(const struct train_machine *machine, struct trainer_config *c)
+{
+	struct trainer_memory m;
+	uint64_t available = machine->host_memory, room = room_of(&machine->device);
+	c->offloading.speculation = 0;
+	TRY(trainer_measure(c, &m));
+	uint64_t most = available > m.host ? (available - m.host) / 2 : 0;
+	uint64_t elements = (room > m.device ? room - m.device : 0) / dtype_bytes(c->precision);
+	if (room && most / STATE_BYTES > elements)
+		most = elements * STATE_BYTES;
+	c->offloading.speculation = most;
+	return STATUS_OK;
+}
+
+/* The largest share that leaves everything else its room. */
+static enum status largest_share(const struct train_machine *machine, struct trainer_config *c, double *share)
+{
+	struct trainer_memory none;
+	uint64_t room = room_of(&machine->device);
 	c->offload = true;
 	c->device_share = 0;
 	TRY(trainer_measure(c, &none));
 	double state = STATE_BYTES * (double)none.weights / 4;
-	*share = none.device < device->unused ? (double)(device->unused - none.device) / state : 0;
+	*share = none.device < room ? (double)(room - none.device) / state : 0;
 	if (*share > 0.999)
-		*share = 0.999; /* by rounding alone: all of it did not fit */
+		*share = 0.999; /* all of it did not fit */
 	return STATUS_OK;
 }
 
-/* Half of the host's memory that is left, and no more than the GPU has room for the weights of. */
-static enum status choose_speculation(
-	const struct device_choice *device, uint64_t available, struct trainer_config *c)
+/* Seconds of a step, and with what shadows. */
+static enum status try_share(
+	const struct train_machine *machine, struct trainer_config c, double share, double *seconds)
 {
-	struct trainer_memory m;
-	TRY(trainer_measure(c, &m));
-	uint64_t most = available > m.host ? (available - m.host) / 2 : 0;
-	uint64_t room = device->unused > m.device ? device->unused - m.device : 0;
-	uint64_t elements = room / dtype_bytes(c->precision);
-	if (device->unused && most / STATE_BYTES > elements)
-		most = elements * STATE_BYTES;
-	c->offloading.speculation = most;
+	struct plan_time time;
+	c.device_share = share;
+	TRY(train_offload_speculate(machine, &c));
+	TRY(train_forecast(&c, &machine->rates, &time));
+	*seconds = time.step;
+	return STATUS_OK;
+}
+
+/* What is quickest, of none to `most` on the GPU. */
+static enum status choose_quickest(
+	struct train_machine *machine, struct trainer_config *c, double most, double *share)
+{
+	double seconds[SHARES + 1], quickest = 0;
+	char name[96];
+	int chosen = SHARES;
+	if (!machine->rates.matrix_flops)
+		TRY(train_forecast_measure(c, &machine->rates, name));
+	for (int i = 0; i <= SHARES; i++) {
+		TRY(try_share(machine, *c, most * i / SHARES, &seconds[i]));
+		if (!i || seconds[i] < quickest)
+			quickest = seconds[i];
+	}
+	while (seconds[chosen] > quickest * ALIKE)
+		chosen--;
+	*share = most * chosen / SHARES;
+	snprintf(machine->reason, sizeof machine->reason,
+		"%.3g%% on the GPU, %.1f ms a step foretold (none: %.1f ms; %.3g%%, as much as fits: %.1f "
+		"ms)",
+		100 * *share, 1e3 * seconds[chosen], 1e3 * seconds[0], 100 * most, 1e3 * seconds[SHARES]);
+	return STATUS_OK;
+}
+
+static enum status choose_share(struct train_machine *machine, struct trainer_config *c, double *share)
+{
+	struct trainer_memory all;
+	double most;
+	uint64_t unused = machine->device.unused;
+	c->offload = false;
+	TRY(trainer_measure(c, &all));
+	*share = 1;
+	snprintf(machine->reason, sizeof machine->reason, "on the GPU, where all of it fits");
+	if (!unused || all.device <= unused)
+		return STATUS_OK;
+	TRY(largest_share(machine, c, &most));
+	if (most > 0)
+		return choose_quickest(machine, c, most, share);
+	*share = 0;
+	snprintf(machine->reason, sizeof machine->reason, "on the host; the GPU has room for none of it");
 	return STATUS_OK;
 }
 
@@ -85,10 +147,12 @@ static enum status choose_inputs(const struct device_choice *device, struct trai
 	return STATUS_OK;
 }
 
-enum status train_offload_choose(const struct train_settings *s, const struct device_choice *device,
-	uint64_t host, struct trainer_config *c)
+enum status train_offload_choose(
+	const struct train_settings *s, struct train_machine *machine, struct trainer_config *c)
 {
+	const struct device_choice *device = &machine->device;
 	struct wish wish;
+	machine->reason[0] = 0;
 	TRY(read_wish(s, &wish));
 	FAIL_IF(s->cpu_checkpointing && !s->checkpoint_activations, STATUS_USAGE,
 		"--cpu-checkpointing is about what --checkpoint-activations keeps; give both");
@@ -104,15 +168,16 @@ enum status train_offload_choose(const struct train_settings *s, const struct de
 		.threads = threads > 1 ? threads - 1 : 1, /* one for the thread that feeds the GPU */
 		.delayed = s->delayed_update};
 	c->inputs_on_host = s->cpu_checkpointing;
+	FAIL_IF(s->delayed_update && (wish.automatic || wish.share >= 1), STATUS_USAGE,
+		"--delayed-update is for an optimizer on the host, and what is there decides the results: "
+		"give "
+		"--cpu-optimizer or --optimizer-on SHARE as well, or leave it out");
 	if (wish.automatic)
-		TRY(choose_share(device, c, &wish.share));
-	FAIL_IF(wish.share >= 1 && s->delayed_update, STATUS_USAGE,
-		"--delayed-update is for an optimizer on the host, and this one is on the GPU; give "
-		"--cpu-optimizer as well, or leave it out");
+		TRY(choose_share(machine, c, &wish.share));
 	c->offload = wish.share < 1;
 	c->device_share = c->offload ? wish.share : 0;
 	TRY(choose_inputs(device, c));
-	return c->offload && !s->delayed_update ? choose_speculation(device, host, c) : STATUS_OK;
+	return c->offload && !s->delayed_update ? train_offload_speculate(machine, c) : STATUS_OK;
 }
 
 void train_offload_describe(

@@ -2,8 +2,18 @@
  * train_offload.h: where `ferry train` has the optimizer: --optimizer-on, --cpu-optimizer, --delayed-update,
  * --half-gradients; and the layers' inputs: --cpu-checkpointing.
  *
- * auto keeps as much of it on the GPU as fits there. What is on the host speculates (engine/offload.h) with
- * half of the memory that is left. The results are the same bits wherever it is, except with a delay.
+ * What is on the host speculates (engine/offload.h) with half of the memory that is left there.
+ *
+ * auto leaves all of it on the GPU where it fits: nothing on the host is quicker by more than AdamW's pass there,
+ * a percent or two of a step. Where it does not fit, the more stays, the less the host has to do, and the less
+ * room there is on the GPU for the weights of what it speculates on. engine/plan.h foretells the step
+ * for some shares, from none to as much as fits, each with the shadows that memory would give it, at rates that are
+ * measured then (a second); of the shares that are as quick as the quickest within a percent, the largest is taken.
+ * A 64th of the GPU's free memory is left alone: kernels that are loaded later take some.
+ *
+ * No choice of auto shows in the results: they are the same bits wherever the optimizer is (offload.h; tests/emu),
+ * so that a run may choose otherwise when it goes on. A delay is the exception, for what is on the host sees it
+ * alone: with --delayed-update the place must be said.
  *
  * The layers' inputs (--checkpoint-activations) go to the host where that is asked for, and where nothing
  * fits otherwise.
@@ -11,14 +21,25 @@
 #ifndef TOOLS_TRAIN_OFFLOAD_H
 #define TOOLS_TRAIN_OFFLOAD_H
 
+#include "engine/plan.h"
 #include "engine/trainer.h"
 #include "tools/device.h"
 #include "tools/train_options.h"
 
-/* Fills the rest of a configuration that is otherwise complete; `host`: bytes of memory that the host has. On
- * the CPU there is nothing to offload: the flags are checked and have no effect. */
-enum status train_offload_choose(const struct train_settings *settings, const struct device_choice *device,
-	uint64_t host, struct trainer_config *config) MUST_USE;
+struct train_machine {
+	struct device_choice device;
+	uint64_t host_memory;    /* bytes that are free */
+	struct plan_rates rates; /* matrix_flops 0: not known; measured where they are wanted */
+	char reason[200];        /* what auto chose on a GPU, and why; "": nothing was left to it */
+};
+
+/* Fills the rest of a configuration that is otherwise complete. On the CPU there is nothing to offload: the
+ * flags are checked and have no effect. */
+enum status train_offload_choose(const struct train_settings *settings, struct train_machine *machine,
+	struct trainer_config *config) MUST_USE;
+/* The memory for shadows that a configuration with an offload gets there. */
+enum status train_offload_speculate(
+	const struct train_machine *machine, struct trainer_config *config) MUST_USE;
 
 /* "optimizer: ... on the host ...; layers' inputs: ... on the host ..."; "" where nothing is. */
 void train_offload_describe(

@@ -156,7 +156,8 @@ static void fill_table(struct train_options *o)
 			.default_text = "an 80th of the GPU's memory"},
 		{OPTION_STRING("--optimizer-on", &s->optimizer_on, "WHERE",
 			 "with a GPU: gpu, cpu (ZeRO-Offload), the share that stays on the GPU (0.3), or "
-			 "auto: the GPU, as far as it fits there; the results are the same"),
+			 "auto: the GPU where it fits, else what is foretold to be quickest; the results are "
+			 "the same"),
 			.default_text = "auto"},
 		{OPTION_FLAG("--cpu-optimizer", &s->cpu_optimizer, "the same as --optimizer-on cpu")},
 		{OPTION_FLAG("--half-gradients", &s->half_gradients,
@@ -467,15 +468,20 @@ static void value_text(const struct option *option, char *text, size_t room)
 
 /* ---- the record ---- */
 
-static bool is_recorded(const struct option *option)
+/* Where the optimizer is decides nothing that a resumed run need be told, but with a delay. */
+static bool is_recorded(const struct train_settings *s, const struct option *option)
 {
+	static const char *const places[] = {"--optimizer-on", "--cpu-optimizer"};
 	static const char *const not [] = {"--load", "--finetune", "--overwrite", "--preset", "--model",
-		"--save", "--exit-interval", "--device", "--optimizer-on", "--cpu-optimizer"};
+		"--save", "--exit-interval", "--device"};
 	if (option->kind == OPTION_KIND_HEADING || !option->help)
 		return false;
 	for (size_t i = 0; i < sizeof not / sizeof *not ; i++)
 		if (strcmp(option->name, not [i]) == 0)
 			return false;
+	for (size_t i = 0; i < sizeof places / sizeof *places; i++)
+		if (strcmp(option->name, places[i]) == 0)
+			return s->delayed_update;
 	return true;
 }
 
@@ -514,7 +520,7 @@ cJSON *train_options_record(const struct train_options *o)
 	for (size_t i = 0; i < o->options.count && fine; i++) {
 		const struct option *option = &o->table[i];
 		char text[4096];
-		if (!is_recorded(option) || is_absent(option))
+		if (!is_recorded(&o->settings, option) || is_absent(option))
 			continue;
 		value_text(option, text, sizeof text);
 		if (option->kind == OPTION_KIND_FLAG)

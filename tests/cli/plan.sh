@@ -28,6 +28,22 @@ run plan $reference --device-memory 1G
 test_that "... not where it would be in vain" [ -z "$(grep "layers' inputs" "$dir/out")" ]
 run plan ${reference/size 24 --cpu/size 6 --cpu} --cpu-checkpointing --logits-memory 32M
 test_that "a step of 24 x 1024 in 1.2 GB of the GPU" [ "$(sed -n 's/^ *GPU *\([0-9]*\)\.[0-9] MiB of .*/\1/p' "$dir/out")" -lt 1144 ]
+# Of 30 GiB, part of the optimizer fits; the more of it, the fewer weights of what the host speculates on.
+large="--machine h100 --model gpt3-2.7b --bf16 --half-gradients --batch-size 8 --global-batch-size 32 --checkpoint-activations"
+run plan $large --device-memory 30G
+foretold() { sed -nE 's/.*auto: ([0-9.]+)% on the GPU, ([0-9.]+) ms a step foretold \(none: ([0-9.]+) ms; ([0-9.]+)%, as much as fits: ([0-9.]+) ms\).*/\1 \2 \3 \4 \5/p' "$dir/out"; }
+test_that "auto takes less on the GPU than fits, where that is quicker ($(foretold))" \
+	awk '{ exit !($1 > 0 && $1 < $4 && $2 < .95 * $3 && $2 < .95 * $5) }' <<<"$(foretold)"
+test_that "... which is what is planned with" [ "$(sed -n 's/^as it is .* \([0-9]*\.[0-9]\)[0-9] .*,.*/\1/p' "$dir/out")" = "$(foretold | cut -d' ' -f2)" ]
+test_that "... and speculates on nearly all of the rest" grep -qE 'speculating on (9[0-9.]*|100)% of these' "$dir/out"
+run plan $large --device-memory 30G --host-memory 14G
+test_that "without memory on the host for shadows, as much as fits" awk '{ exit !($1 == $4 && $2 == $5) }' <<<"$(foretold)"
+test_that "... and all on the host would speculate on nothing" out_has "on the host, speculative 0%"
+run plan $large
+test_that "all of it where that fits" out_has "auto: on the GPU, where all of it fits"
+test_that "CUDA's own memory is left out of a named machine's" out_has "of 77.6 GiB"
+run plan $large --delayed-update
+test_that "a delay does not leave the place to auto" err_has "--optimizer-on SHARE"
 run plan --machine h100 --model gpt2 --cpu-checkpointing
 test_that "--cpu-checkpointing alone is refused" err_has "--checkpoint-activations"
 

@@ -150,6 +150,35 @@ test_that "$said MiB were said to be needed: a GPU of 2 more is enough" same_ten
 shape=${shape/--num-layers 1/} FERRY_EMU_MEMORY=$((said - 1)) on_gpu inputs-lack $inputs --cpu-checkpointing --cpu-optimizer
 test_that "one of 1 less is refused at once" grep -q "of the GPU's memory and .* are free" "$dir/inputs-lack.out"
 
+# Every flag that moves or shrinks something, at once (test_offload_training has each by itself).
+wide="--num-layers 6 --hidden-size 128 --batch-size 1 --fp16 --eval-interval 0 --save-interval 0"
+all="$wide --train-iters 2 --checkpoint-activations --cpu-checkpointing --optimizer-on 0.4 --delayed-update --half-gradients --logits-memory 1M"
+without() { shape=$(sed -E 's/--(num-layers|hidden-size|batch-size) [0-9]+//g' <<<"$shape") on_gpu "$@"; }
+without all-said $all
+said=$(sed -n 's/^ > memory of the GPU: \([0-9]*\)\.[0-9] MiB .*/\1/p' "$dir/all-said.out")
+FERRY_EMU_MEMORY=$((said + 2)) without all-tight $all
+test_that "all of them: $said MiB were said to be needed, 2 more are enough" same_tensors all-tight all-said step-00000002
+FERRY_EMU_MEMORY=$((said - 1)) without all-lack $all
+test_that "... and 1 less is refused at once" grep -q "of the GPU's memory and .* are free" "$dir/all-lack.out"
+logits="--num-layers 1 --hidden-size 16 --batch-size 128 --train-iters 1 --eval-interval 0 --save none"
+FERRY_EMU_MEMORY=68 without logits-lack $logits
+test_that "a batch that is too large is refused" grep -q "of the GPU's memory and .* are free" "$dir/logits-lack.out"
+FERRY_EMU_MEMORY=68 without logits-less $logits --logits-memory 1M
+test_that "... and fits with --logits-memory" [ $? = 0 ]
+
+# ---- auto ----
+
+auto() { sed -n "s/^ > --optimizer-on auto: //p" "$dir/$1.out"; }
+without auto-all $wide --train-iters 3
+test_that "auto: all on the GPU where it fits" [ "$(auto auto-all)" = "on the GPU, where all of it fits" ]
+FERRY_EMU_MEMORY=80 without auto-some $wide --train-iters 3
+test_that "auto where it does not: $(auto auto-some)" grep -q 'auto: .*% on the GPU, .* ms a step foretold' "$dir/auto-some.out"
+test_that "... which shows in no bit" same_tensors auto-some auto-all step-00000003
+without auto-delayed $wide --train-iters 3 --delayed-update
+test_that "... and is not left to it with a delay, where it would" grep -q -- "--delayed-update .* --optimizer-on SHARE" "$dir/auto-delayed.out"
+run train --load "$dir/all-said" --train-iters 3 --device gpu $GPU_FLAGS
+test_that "a delayed run goes on with the optimizer where it was" [ $code = 0 -a -d "$dir/all-said/step-00000003" ]
+
 # ---- races ----
 
 # NAME FLAGS...: on the device and in the program that the thread sanitizer watches.

@@ -109,7 +109,7 @@ static void with_inputs_on_the_host(void **state)
 static void a_run_takes_what_was_measured(void **state)
 {
 	(void)state;
-	for (int i = 0; i < 6; i++) {
+	for (int i = 0; i < 7; i++) {
 		struct story story = {0};
 		struct trainer_memory m;
 		struct trainer_config config = device_config(i & 1 ? DTYPE_F16 : DTYPE_F32);
@@ -119,7 +119,8 @@ static void a_run_takes_what_was_measured(void **state)
 		config.inputs_on_host = i > 3;
 		if (i > 1)
 			config = offloaded(config);
-		config.device_share = i == 3 ? 0.3 : 0;
+		config.device_share = i == 3 || i == 6 ? 0.3 : 0;
+		config.offloading.delayed = i > 5;
 		config.reset_attention_mask = config.reset_position_ids = true;
 		assert_ok(trainer_measure(&config, &m));
 		streamed_most = 0;
