@@ -560,10 +560,6 @@ static bool is_buffered(struct input_reader *reader)
 static enum status hand_over(struct input_reader *reader, struct input_batch *batch)
 {
 	size_t rest = reader->fill - reader->start;
-	if (batch->capacity > LARGE_BUFFER) {
-		free(batch->buffer);
-		batch->buffer = NULL;
-	}
 	if (!batch->buffer || batch->capacity < rest)
 		TRY(grow_buffer(&batch->buffer, &batch->capacity, rest + 2 * CHUNK));
 	memcpy(batch->buffer, reader->buffer + reader->start, rest + INPUT_PADDING);
@@ -601,6 +597,12 @@ void input_batch_free(struct input_batch *batch)
 	free(batch->records);
 	free(batch->buffer);
 	*batch = (struct input_batch){0};
+}
+
+void input_batch_trim(struct input_batch *batch)
+{
+	if (batch->capacity > LARGE_BUFFER)
+		input_batch_free(batch);
 }
 
 uint64_t input_reader_stored(const struct input_reader *reader)

@@ -91,6 +91,8 @@ struct input_batch {
 	size_t capacity;
 };
 void input_batch_free(struct input_batch *batch);
+/* Its records are done with: frees its memory if a large record made it unusually much. */
+void input_batch_trim(struct input_batch *batch);
 /* The next records, about a MiB of them and at least one, in place of those that the batch had; *more is
  * false when there are none. They are valid until the batch's next use. */
 enum status input_reader_batch(struct input_reader *reader, struct input_batch *batch, bool *more) MUST_USE;

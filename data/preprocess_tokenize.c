@@ -13,6 +13,7 @@
 #include "common/memory.h"
 #include "common/threads.h"
 #include "data/jsonl.h"
+#include "data/unit_reader.h"
 #include "tokenizer/utf8.h"
 
 #include <inttypes.h>
@@ -22,6 +23,9 @@
 
 enum { PROGRESS_BYTES = 256 << 10 };
 #define LARGEST_BUFFER (UINT64_C(64) << 20)
+/* What is spilled at once: enough that pass 2 reads pieces of some size, no more than a cache holds. */
+#define LEAST_RUN  (UINT64_C(4) << 20)
+#define BUCKET_RUN (UINT64_C(16) << 10) /* of each bucket */
 
 /* A unit under way. */
 struct open_unit {
@@ -31,13 +35,8 @@ struct open_unit {
 	struct spill_file *spill;
 	struct near_file *near; /* NULL: near-duplicates stay */
 
-	pthread_mutex_t mutex; /* one reads at a time; for what follows */
-	struct input_reader *reader;
-	bool reading;   /* the reader is open on the piece */
-	uint32_t piece; /* within the unit */
-	uint64_t batches, stored;
-	uint64_t *lines; /* [line_capacity]: of each piece */
-	size_t line_capacity;
+	pthread_mutex_t mutex; /* of beginning */
+	struct unit_reader *reader;
 };
 
 struct worker {
@@ -48,7 +47,7 @@ struct worker {
 	struct encoder *encoder;
 	struct spill_buffer *spill;
 	struct near_buffer *near;
-	struct input_batch batch;
+	struct unit_batch batch;
 	char *repaired;
 	size_t repaired_capacity;
 
@@ -81,15 +80,21 @@ struct place {
 	const struct input_record *record;
 };
 
+static uint64_t smaller(uint64_t a, uint64_t b)
+{
+	return a < b ? a : b;
+}
+
 static enum status open_worker(struct preprocess_job *job, struct worker *worker)
 {
 	if (worker->open)
 		return STATUS_OK;
 	worker->open = true;
-	uint64_t memory = job->config->memory / (uint64_t)job->config->workers / 2;
-	if (memory > LARGEST_BUFFER)
-		memory = LARGEST_BUFFER;
-	TRY(spill_buffer_create(&job->format, memory, &worker->spill));
+	uint64_t memory = smaller(job->config->memory / (uint64_t)job->config->workers / 2, LARGEST_BUFFER);
+	uint64_t run = BUCKET_RUN << job->format.bucket_bits;
+	if (run < LEAST_RUN)
+		run = LEAST_RUN;
+	TRY(spill_buffer_create(&job->format, smaller(memory, run), &worker->spill));
 	if (job->config->near_bands)
 		TRY(near_buffer_create(&job->near.format, memory / 4, &worker->near));
 	const struct tokenizer *tokenizer = job->config->tokenizer;
@@ -108,7 +113,7 @@ static void close_worker(struct worker *worker)
 		encoder_close(worker->encoder);
 	spill_buffer_destroy(worker->spill);
 	near_buffer_destroy(worker->near);
-	input_batch_free(&worker->batch);
+	input_batch_free(&worker->batch.records);
 	free(worker->repaired);
 }
 
@@ -316,12 +321,6 @@ static enum status take_record(const struct place *place)
 	return place->file->kind == INPUT_JSONL ? take_line(place) : take_text(place);
 }
 
-static uint64_t record_limit(const struct preprocess_job *job, const struct input_file *file)
-{
-	uint64_t most = job->config->max_bytes;
-	return file->kind == INPUT_JSONL ? jsonl_longest_line(most) : most;
-}
-
 /* ---- units ---- */
 
 /* A unit of files of ids is cut so that one worker does it all, as one batch. */
@@ -355,53 +354,21 @@ static enum status take_token_piece(struct place *place, uint32_t number)
 	return token_reader_finish(worker->tokens);
 }
 
-static enum status take_tokens(struct open_unit *unit, struct place *place)
+static enum status take_tokens(struct place *place)
 {
-	for (uint32_t i = 0; i < place->unit->pieces; i++) {
+	for (uint32_t i = 0; i < place->unit->pieces; i++)
 		TRY(take_token_piece(place, i));
-		unit->lines[i] = 0;
-	}
-	return STATUS_OK;
-}
-
-/* The unit's next records into the worker's batch; place->file is NULL when there are none. *stored: bytes of
- * input read. The unit's mutex is held. */
-static enum status read_batch(struct open_unit *unit, struct place *place, uint64_t *stored)
-{
-	struct preprocess_job *job = place->job;
-	place->batch = unit->batches++;
-	place->file = NULL;
-	for (; unit->piece < place->unit->pieces; unit->piece++) {
-		const struct piece *piece = &job->pieces[place->unit->first_piece + unit->piece];
-		const struct input_file *file = &job->inputs.files[piece->file];
-		bool more;
-		if (!unit->reading) {
-			TRY(input_reader_open(unit->reader, file, piece->begin, piece->end,
-				job->config->document_separator, record_limit(job, file)));
-			unit->stored = 0;
-			unit->reading = true;
-		}
-		TRY(input_reader_batch(unit->reader, &place->worker->batch, &more));
-		*stored += input_reader_stored(unit->reader) - unit->stored;
-		unit->stored = input_reader_stored(unit->reader);
-		if (more) {
-			place->piece = unit->piece;
-			place->file = file;
-			return STATUS_OK;
-		}
-		unit->reading = false;
-		unit->lines[unit->piece] = input_reader_lines(unit->reader);
-		TRY(input_reader_finish(unit->reader));
-	}
 	return STATUS_OK;
 }
 
 static enum status take_batch(struct place *place)
 {
-	const struct input_batch *batch = &place->worker->batch;
+	const struct unit_batch *batch = &place->worker->batch;
+	place->piece = batch->piece;
+	place->file = batch->file;
 	TRY(spill_buffer_begin_batch(place->worker->spill, place->batch));
-	for (size_t i = 0; i < batch->count; i++) {
-		place->record = &batch->records[i];
+	for (size_t i = 0; i < batch->records.count; i++) {
+		place->record = &batch->records.records[i];
 		TRY(take_record(place));
 	}
 	return STATUS_OK;
@@ -410,27 +377,25 @@ static enum status take_batch(struct place *place)
 /* Batches of the unit, as long as there are some and nothing before them has failed. */
 static enum status take_batches(struct crew *crew, struct open_unit *unit, struct place *place)
 {
-	struct stopwatch *watch = &place->worker->watch;
+	struct worker *worker = place->worker;
+	int number = (int)(worker - crew->workers);
 	for (;;) {
-		uint64_t stored = 0;
 		pthread_mutex_lock(&crew->mutex);
 		bool failed = crew->failure.unit <= unit->number;
+		int members = unit->members;
 		pthread_mutex_unlock(&crew->mutex);
 		if (failed)
 			return STATUS_OK;
-		pthread_mutex_lock(&unit->mutex);
-		enum status status = read_batch(unit, place, &stored);
-		if (status != STATUS_OK)
-			unit->piece = (uint32_t)place->unit->pieces; /* nobody reads on */
-		pthread_mutex_unlock(&unit->mutex);
-		stopwatch_block(watch, PREPROCESS_READ);
+		enum status status = unit_reader_take(unit->reader, number, members, &worker->batch);
+		place->batch = worker->batch.number;
+		stopwatch_block(&worker->watch, PREPROCESS_READ);
 		TRY(status);
-		if (!place->file)
+		if (!worker->batch.file)
 			return STATUS_OK;
 		TRY(take_batch(place));
-		stopwatch_lap(watch, PREPROCESS_SPILL);
-		stopwatch_settle(watch);
-		TRY(tell_progress(crew->job, place->worker, stored));
+		stopwatch_lap(&worker->watch, PREPROCESS_SPILL);
+		stopwatch_settle(&worker->watch);
+		TRY(tell_progress(crew->job, worker, worker->batch.stored));
 	}
 }
 
@@ -439,9 +404,8 @@ static enum status begin_unit(struct crew *crew, struct open_unit *unit)
 	struct preprocess_job *job = crew->job;
 	char path[JOB_PATH];
 	if (!unit->reader)
-		TRY(input_reader_create(&unit->reader));
-	TRY(memory_grow((void **)&unit->lines, &unit->line_capacity, job->units[unit->number].pieces,
-		sizeof *unit->lines, "line counts"));
+		TRY(unit_reader_create(job, &unit->reader));
+	TRY(unit_reader_begin(unit->reader, &job->units[unit->number]));
 	if (job->config->near_bands && !unit->near) {
 		near_unit_path(job->work, unit->number, path);
 		TRY(near_file_create(&job->near.format, path, &unit->near));
@@ -466,7 +430,7 @@ static enum status work_on(struct crew *crew, struct open_unit *unit, struct pla
 	spill_buffer_begin(worker->spill, unit->spill);
 	if (worker->near)
 		near_buffer_begin(worker->near, unit->near);
-	TRY(worker->tokens ? take_tokens(unit, place) : take_batches(crew, unit, place));
+	TRY(worker->tokens ? take_tokens(place) : take_batches(crew, unit, place));
 	if (worker->near)
 		TRY(near_buffer_flush(worker->near));
 	return spill_buffer_flush(worker->spill);
@@ -503,9 +467,6 @@ static struct open_unit *join_unit(struct crew *crew)
 	if (begin) {
 		unit->number = crew->next++;
 		unit->exhausted = job->config->token_format != TOKEN_FORMAT_NONE;
-		unit->reading = false;
-		unit->piece = 0;
-		unit->batches = 0;
 	}
 	if (unit)
 		unit->members++;
@@ -533,7 +494,7 @@ static enum status publish_unit(struct crew *crew, struct open_unit *open)
 	if (near)
 		TRY(near_file_publish(near, durable));
 	open->spill = NULL;
-	TRY(spill_file_publish(spill, open->lines, unit->pieces, durable, &counts));
+	TRY(spill_file_publish(spill, unit_reader_lines(open->reader), unit->pieces, durable, &counts));
 	unit->done = true;
 	job_release_unit(job, open->number);
 	return job_progress(job, true);
@@ -600,8 +561,7 @@ enum status job_tokenize(struct preprocess_job *job)
 	enum status status = run_crew(&crew);
 	for (int i = 0; i < job->config->workers && crew.units; i++) {
 		close_worker(&crew.workers[i]);
-		input_reader_destroy(crew.units[i].reader);
-		free(crew.units[i].lines);
+		unit_reader_destroy(crew.units[i].reader);
 		pthread_mutex_destroy(&crew.units[i].mutex);
 	}
 	pthread_mutex_destroy(&crew.mutex);
