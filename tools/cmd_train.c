@@ -16,13 +16,13 @@
 #include "tools/train_offload.h"
 #include "tools/train_config.h"
 #include "tools/train_forecast.h"
+#include "tools/train_run.h"
 
 #include <fcntl.h>
 #include <inttypes.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/file.h>
 #include <unistd.h>
 
 enum { DEFAULT_EPOCHS = 4, MOST_DEFAULT_ITERS = 1000000, FORECAST_FROM_SECONDS = 30 };
@@ -35,7 +35,7 @@ struct job {
 	struct trainer_source sources[MIXTURE_LIMIT];
 	char *directories[MIXTURE_LIMIT]; /* their full paths, malloc'ed */
 	int source_count;
-	char *save; /* malloc'ed; NULL: nothing is saved */
+	struct train_run run;
 	struct tokenizer_file files[TOKENIZER_FILES];
 	struct checkpoint_file blobs[TOKENIZER_FILES];
 	cJSON *record;
@@ -43,7 +43,6 @@ struct job {
 	struct train_machine machine;
 	struct train_log *log;
 	struct trainer *trainer;
-	int lock; /* descriptor of RUN/lock; -1: none */
 };
 
 /* ---- signals ---- */
@@ -286,119 +285,6 @@ static enum status compose_config(struct job *job)
 	return trainer_check(c);
 }
 
-/* ---- the run's directory ---- */
-
-static bool is_run(const char *path)
-{
-	char *config;
-	if (path_join(&config, path, "config.json") != STATUS_OK)
-		return false;
-	bool run = !file_exists(config);
-	free(config);
-	return run;
-}
-
-/* Where a resumed run goes on: the directory that its checkpoint lies in. */
-static enum status choose_save(struct job *job)
-{
-	const char *wanted = job->options.settings.save;
-	const char *path = job->from ? checkpoint_path(job->from) : NULL;
-	const char *slash = path ? strrchr(path, '/') : NULL;
-	bool given = train_options_typed(&job->options, "--save");
-	if (given && strcmp(wanted, "none") == 0)
-		return STATUS_OK;
-	if (job->resuming && !given && is_run(job->options.settings.load))
-		job->save = strdup(job->options.settings.load);
-	else if (job->resuming && !given && slash && strncmp(slash, "/step-", 6) == 0)
-		job->save = strndup(path, (size_t)(slash - path));
-	else
-		job->save = strdup(wanted);
-	FAIL_IF(!job->save, STATUS_MEMORY, "no memory for a path");
-	return STATUS_OK;
-}
-
-static enum status lock_run(struct job *job)
-{
-	char *path;
-	TRY(directory_create(job->save));
-	TRY(path_join(&path, job->save, "lock"));
-	job->lock = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0666);
-	enum status status = STATUS_OK;
-	if (job->lock < 0)
-		status = error_set_errno(STATUS_IO, "%s: cannot open", path);
-	else if (flock(job->lock, LOCK_EX | LOCK_NB) < 0)
-		status = error_set(STATUS_USAGE,
-			"%s: another ferry trains there now; wait for it, or give another --save", job->save);
-	free(path);
-	return status;
-}
-
-/* Is the checkpoint that goes on one of this run's? */
-static bool goes_on_in(const struct job *job)
-{
-	char *run = realpath(job->save, NULL);
-	const char *path = checkpoint_path(job->from);
-	size_t length = run ? strlen(run) : 0;
-	bool inside = run && strncmp(path, run, length) == 0 && strncmp(path + length, "/step-", 6) == 0;
-	free(run);
-	return inside;
-}
-
-/* A run's checkpoints are never overwritten unasked. */
-static enum status make_room(struct job *job, const uint64_t *steps, size_t count)
-{
-	const struct train_settings *s = &job->options.settings;
-	uint64_t from = 0;
-	if (job->resuming && goes_on_in(job)) {
-		from = checkpoint_get_state(job->from)->step;
-		/* Newer ones of a run that goes on were passed over: they are damaged. */
-		if (is_run(s->load))
-			return checkpoint_set_aside_after(job->save, from);
-	}
-	if (!count || steps[count - 1] <= from || s->overwrite)
-		return checkpoint_remove_after(job->save, from);
-	if (from)
-		return error_set(STATUS_USAGE,
-			"%s: has checkpoints after iteration %" PRIu64 " (up to %" PRIu64
-			"); go on from the newest with --load %s, give another --save, or delete them with "
-			"--overwrite",
-			job->save, from, steps[count - 1], job->save);
-	return error_set(STATUS_USAGE,
-		"%s: holds a run already (iteration %" PRIu64
-		"); go on with `ferry train --load %s`, give another --save, or delete its checkpoints with "
-		"--overwrite",
-		job->save, steps[count - 1], job->save);
-}
-
-/* A crash may have come between a checkpoint and its mark. */
-static enum status restore_best(const struct job *job)
-{
-	const struct checkpoint_state *s = job->resuming ? checkpoint_get_state(job->from) : NULL;
-	char name[CHECKPOINT_NAME], *path;
-	if (!s || !s->overfitting.evaluations || !goes_on_in(job))
-		return STATUS_OK;
-	snprintf(name, sizeof name, "step-%08" PRIu64, s->overfitting.best_step);
-	TRY(path_join(&path, job->save, name));
-	bool there = file_exists(path);
-	free(path);
-	return there ? checkpoint_mark_best(job->save, name) : STATUS_OK;
-}
-
-static enum status prepare_run(struct job *job)
-{
-	uint64_t *steps;
-	size_t count;
-	if (!job->save)
-		return STATUS_OK;
-	TRY(lock_run(job));
-	TRY(checkpoint_clean(job->save));
-	TRY(checkpoint_list(job->save, &steps, &count));
-	enum status status = make_room(job, steps, count);
-	free(steps);
-	TRY(status);
-	return restore_best(job);
-}
-
 /* ---- what is said at the start ---- */
 
 static void print_rates(struct job *job)
@@ -533,30 +419,20 @@ static void print_start(struct job *job)
 		train_log_line(job->log, " > starting from the weights of %s", checkpoint_path(job->from));
 }
 
-/* A run that goes on in another directory leaves its best where it was. */
-static bool has_best(const char *run)
-{
-	char *path;
-	if (path_join(&path, run, "best") != STATUS_OK)
-		return false;
-	bool there = file_exists(path);
-	free(path);
-	return there;
-}
-
 static void print_end(struct job *job)
 {
 	const struct checkpoint_state *s = trainer_state(job->trainer);
-	const char *run = job->save;
+	const char *run = job->run.directory;
 	bool finished = s->step >= job->config.train_iters;
 	if (!run)
 		return;
+	bool has_best = train_run_has_best(&job->run);
 	train_log_line(job->log, "%s at iteration %" PRIu64 "; checkpoints in %s",
 		finished ? "finished" : "stopped", s->step, run);
 	if (s->overfitting.evaluations)
 		train_log_line(job->log, "best validation loss %.4f at iteration %" PRIu64 "%s%s%s",
-			s->overfitting.best_loss, s->overfitting.best_step, has_best(run) ? ": " : "",
-			has_best(run) ? run : "", has_best(run) ? "/best" : "");
+			s->overfitting.best_loss, s->overfitting.best_step, has_best ? ": " : "",
+			has_best ? run : "", has_best ? "/best" : "");
 	if (!finished)
 		train_log_line(job->log, "To go on:\n  ferry train --load %s", run);
 	train_log_line(job->log,
@@ -568,7 +444,7 @@ static void print_end(struct job *job)
 
 static enum status open_log(struct job *job)
 {
-	struct train_log_config config = {.run = job->save,
+	struct train_log_config config = {.run = job->run.directory,
 		.resumed_step = job->resuming ? checkpoint_get_state(job->from)->step : 0,
 		.train_iters = job->config.train_iters,
 		.log_interval = job->options.settings.log_interval};
@@ -630,9 +506,9 @@ static enum status train(struct job *job)
  */
 static enum status already_there(struct job *job)
 {
-	if (job->save && goes_on_in(job)) {
-		TRY(prepare_run(job));
-		TRY(checkpoint_prune(job->save, job->config.keep));
+	if (train_run_goes_on(&job->run)) {
+		TRY(train_run_prepare(&job->run, &job->options.settings));
+		TRY(checkpoint_prune(job->run.directory, job->config.keep));
 	}
 	printf("%s is at iteration %" PRIu64 " of %" PRIu64
 	       " already; train for longer with --train-iters N\n",
@@ -648,14 +524,14 @@ static enum status prepare_and_train(struct job *job, int argc, char **argv)
 	TRY(open_data(job));
 	TRY(compose_config(job));
 	TRY(check_memory(job, &memory, &available));
-	TRY(choose_save(job));
+	TRY(train_run_choose(&job->options, job->resuming ? job->from : NULL, &job->run));
 	job->record = train_options_record(&job->options);
 	FAIL_IF(!job->record, STATUS_MEMORY, "no memory to record the flags");
 	job->config.arguments = job->record;
-	job->config.save = job->save;
+	job->config.save = job->run.directory;
 	if (job->resuming && checkpoint_get_state(job->from)->step >= job->config.train_iters)
 		return already_there(job);
-	TRY(prepare_run(job));
+	TRY(train_run_prepare(&job->run, &job->options.settings));
 	TRY(open_log(job));
 	print_rates(job);
 	TRY(print_data(job));
@@ -677,17 +553,15 @@ static void close_job(struct job *job)
 		corpus_close(job->sources[i].corpus);
 		free(job->directories[i]);
 	}
-	if (job->lock >= 0)
-		close(job->lock);
+	train_run_close(&job->run);
 	train_options_free(&job->options);
-	free(job->save);
 }
 
 static enum status run(int argc, char **argv)
 {
 	struct job *job;
 	TRY(memory_alloc((void **)&job, 1, sizeof *job, "the command"));
-	job->lock = -1;
+	job->run.lock = -1;
 	enum status status = train_options_parse(&job->options, argc, argv);
 	if (status == STATUS_OK && !job->options.options.help) {
 		signal(SIGUSR1, SIG_IGN); /* it would end the program: there is nothing to save yet */

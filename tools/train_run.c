@@ -1,0 +1,138 @@
+#include "tools/train_run.h"
+
+#include "common/file.h"
+
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/file.h>
+#include <unistd.h>
+
+static bool is_run(const char *path)
+{
+	char *config;
+	if (path_join(&config, path, "config.json") != STATUS_OK)
+		return false;
+	bool run = !file_exists(config);
+	free(config);
+	return run;
+}
+
+/* Where a resumed run goes on: the directory that its checkpoint lies in. */
+enum status train_run_choose(
+	const struct train_options *options, const struct checkpoint *from, struct train_run *out)
+{
+	const char *wanted = options->settings.save, *load = options->settings.load;
+	const char *path = from ? checkpoint_path(from) : NULL, *slash = path ? strrchr(path, '/') : NULL;
+	bool given = train_options_typed(options, "--save");
+	*out = (struct train_run){.from = from, .lock = -1};
+	if (given && strcmp(wanted, "none") == 0)
+		return STATUS_OK;
+	if (from && !given && is_run(load))
+		out->directory = strdup(load);
+	else if (from && !given && slash && strncmp(slash, "/step-", 6) == 0)
+		out->directory = strndup(path, (size_t)(slash - path));
+	else
+		out->directory = strdup(wanted);
+	FAIL_IF(!out->directory, STATUS_MEMORY, "no memory for a path");
+	return STATUS_OK;
+}
+
+static enum status lock_run(struct train_run *run)
+{
+	char *path;
+	TRY(directory_create(run->directory));
+	TRY(path_join(&path, run->directory, "lock"));
+	enum status status = file_open_lock(path, &run->lock);
+	free(path);
+	TRY(status);
+	FAIL_IF(flock(run->lock, LOCK_EX | LOCK_NB) < 0, STATUS_USAGE,
+		"%s: another ferry trains there now; wait for it, or give another --save", run->directory);
+	return STATUS_OK;
+}
+
+bool train_run_goes_on(const struct train_run *run)
+{
+	char *directory = run->from && run->directory ? realpath(run->directory, NULL) : NULL;
+	const char *path = run->from ? checkpoint_path(run->from) : NULL;
+	size_t length = directory ? strlen(directory) : 0;
+	bool inside = directory && strncmp(path, directory, length) == 0 &&
+		      strncmp(path + length, "/step-", 6) == 0;
+	free(directory);
+	return inside;
+}
+
+/* A run's checkpoints are never overwritten unasked. */
+static enum status make_room(
+	const struct train_run *run, const struct train_settings *s, const uint64_t *steps, size_t count)
+{
+	uint64_t from = 0;
+	if (train_run_goes_on(run)) {
+		from = checkpoint_get_state(run->from)->step;
+		/* Newer ones of a run that goes on were passed over: they are damaged. */
+		if (is_run(s->load))
+			return checkpoint_set_aside_after(run->directory, from);
+	}
+	if (!count || steps[count - 1] <= from || s->overwrite)
+		return checkpoint_remove_after(run->directory, from);
+	if (from)
+		return error_set(STATUS_USAGE,
+			"%s: has checkpoints after iteration %" PRIu64 " (up to %" PRIu64
+			"); go on from the newest with --load %s, give another --save, or delete them with "
+			"--overwrite",
+			run->directory, from, steps[count - 1], run->directory);
+	return error_set(STATUS_USAGE,
+		"%s: holds a run already (iteration %" PRIu64
+		"); go on with `ferry train --load %s`, give another --save, or delete its checkpoints with "
+		"--overwrite",
+		run->directory, steps[count - 1], run->directory);
+}
+
+/* A crash may have come between a checkpoint and its mark. */
+static enum status restore_best(const struct train_run *run)
+{
+	char name[CHECKPOINT_NAME], *path;
+	if (!train_run_goes_on(run))
+		return STATUS_OK;
+	const struct checkpoint_state *s = checkpoint_get_state(run->from);
+	if (!s->overfitting.evaluations)
+		return STATUS_OK;
+	snprintf(name, sizeof name, "step-%08" PRIu64, s->overfitting.best_step);
+	TRY(path_join(&path, run->directory, name));
+	bool there = file_exists(path);
+	free(path);
+	return there ? checkpoint_mark_best(run->directory, name) : STATUS_OK;
+}
+
+enum status train_run_prepare(struct train_run *run, const struct train_settings *settings)
+{
+	uint64_t *steps;
+	size_t count;
+	if (!run->directory)
+		return STATUS_OK;
+	TRY(lock_run(run));
+	TRY(checkpoint_clean(run->directory));
+	TRY(checkpoint_list(run->directory, &steps, &count));
+	enum status status = make_room(run, settings, steps, count);
+	free(steps);
+	TRY(status);
+	return restore_best(run);
+}
+
+bool train_run_has_best(const struct train_run *run)
+{
+	char *path;
+	if (path_join(&path, run->directory, "best") != STATUS_OK)
+		return false;
+	bool there = file_exists(path);
+	free(path);
+	return there;
+}
+
+void train_run_close(struct train_run *run)
+{
+	if (run->lock >= 0)
+		close(run->lock);
+	free(run->directory);
+}
