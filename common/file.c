@@ -78,6 +78,14 @@ enum status file_open_lock(const char *path, int *fd)
 	return STATUS_OK;
 }
 
+enum status file_open_append(const char *path, int *fd)
+{
+	*fd = open_retrying(path, O_WRONLY | O_CREAT | O_APPEND, 0666);
+	if (*fd < 0)
+		return error_set_errno(STATUS_IO, "%s: cannot open", path);
+	return STATUS_OK;
+}
+
 enum status file_close(int fd, const char *path)
 {
 	/* Linux has released the descriptor even when close is interrupted: never twice. */

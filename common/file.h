@@ -69,6 +69,8 @@ enum status file_write_all(int fd, const char *path, const void *data, size_t by
 enum status file_open_read(const char *path, int *fd) MUST_USE;
 /* For a file that is there to be locked, and is made if it is not. */
 enum status file_open_lock(const char *path, int *fd) MUST_USE;
+/* For a file that grows, and is made if it is not there: all writes go behind what it has. */
+enum status file_open_append(const char *path, int *fd) MUST_USE;
 enum status file_close(int fd, const char *path) MUST_USE;
 enum status file_stat(const char *path, struct stat *out) MUST_USE;
 bool file_exists(const char *path);

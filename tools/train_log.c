@@ -3,10 +3,10 @@
 #include "common/clock.h"
 #include "common/file.h"
 #include "common/memory.h"
+#include "tools/log_file.h"
 #include "tools/terminal.h"
 #include "tools/train_options.h"
 
-#include <errno.h>
 #include <inttypes.h>
 #include <math.h>
 #include <stdarg.h>
@@ -18,8 +18,10 @@ enum { WARM_UP = 2 };
 
 struct train_log {
 	struct train_log_config config;
-	FILE *text, *metrics; /* NULL: none */
-	char *metrics_path;
+	struct log_file *text, *metrics; /* NULL: none */
+	FILE *line;                      /* of metrics, on its way into line_text */
+	char *line_text;
+	size_t line_bytes;
 	struct progress_line progress;
 	bool live; /* there is a terminal to rewrite a line on */
 	double step_flops, peak_flops;
@@ -36,28 +38,29 @@ struct train_log {
 
 /* ---- metrics.jsonl ---- */
 
-static bool belongs(const char *line, ssize_t length, uint64_t last_step)
+static bool belongs(const char *line, size_t length, uint64_t last_step)
 {
 	static const char start[] = "{\"step\": ";
-	if (length < 2 || line[length - 1] != '\n' || line[length - 2] != '}')
+	if (length < sizeof start + 1 || line[length - 1] != '\n' || line[length - 2] != '}')
 		return false;
 	if (strncmp(line, start, sizeof start - 1) != 0)
 		return false;
 	return strtoull(line + sizeof start - 1, NULL, 10) <= last_step;
 }
 
-static enum status copy_lines(FILE *from, const char *path, struct file_writer *to, uint64_t last_step)
+static enum status copy_lines(const char *path, struct file_writer *to, uint64_t last_step)
 {
-	char *line = NULL;
-	size_t room = 0;
-	ssize_t length;
+	const uint8_t *data;
+	size_t bytes;
 	enum status status = STATUS_OK;
-	while (status == STATUS_OK && (length = getline(&line, &room, from)) >= 0)
-		if (belongs(line, length, last_step))
-			status = file_writer_write(to, line, (size_t)length);
-	if (status == STATUS_OK && ferror(from))
-		status = error_set_errno(STATUS_IO, "%s: read failed", path);
-	free(line);
+	TRY(file_map(path, &data, &bytes));
+	for (size_t at = 0, length; at < bytes && status == STATUS_OK; at += length) {
+		const uint8_t *end = memchr(data + at, '\n', bytes - at);
+		length = end ? (size_t)(end + 1 - (data + at)) : bytes - at;
+		if (belongs((const char *)data + at, length, last_step))
+			status = file_writer_write(to, data + at, length);
+	}
+	file_unmap(data, bytes);
 	return status;
 }
 
@@ -65,12 +68,8 @@ static enum status copy_lines(FILE *from, const char *path, struct file_writer *
 static enum status trim_metrics(const char *path, uint64_t last_step)
 {
 	struct file_writer *writer;
-	FILE *old = last_step ? fopen(path, "re") : NULL;
-	enum status status = file_writer_open(path, &writer);
-	if (status == STATUS_OK && old)
-		status = copy_lines(old, path, writer, last_step);
-	if (old)
-		fclose(old);
+	TRY(file_writer_open(path, &writer));
+	enum status status = last_step && file_exists(path) ? copy_lines(path, writer, last_step) : STATUS_OK;
 	if (status == STATUS_OK)
 		return file_writer_publish(writer);
 	file_writer_abandon(writer);
@@ -85,18 +84,29 @@ static void put_number(FILE *out, const char *key, double number)
 		fprintf(out, ", \"%s\": null", key);
 }
 
-static enum status end_line(struct train_log *log)
+/* False: there is no such file (or no memory: then a line is lost). */
+static bool begin_line(struct train_log *log)
 {
-	if (fputs("}\n", log->metrics) == EOF || fflush(log->metrics) != 0)
-		return error_set_errno(STATUS_IO, "%s: write failed", log->metrics_path);
-	return STATUS_OK;
+	log->line = log->metrics ? open_memstream(&log->line_text, &log->line_bytes) : NULL;
+	return log->line;
 }
 
-static enum status record_step(struct train_log *log, const struct trainer_step *s)
+static void end_line(struct train_log *log)
 {
-	FILE *out = log->metrics;
-	if (!out)
-		return STATUS_OK;
+	bool whole = fputs("}\n", log->line) != EOF;
+	whole &= fclose(log->line) == 0;
+	const char *told = whole ? log_file_add(log->metrics, log->line_text, log->line_bytes) : NULL;
+	if (told)
+		train_log_line(log, "WARNING: %s", told);
+	free(log->line_text);
+	log->line_text = NULL;
+}
+
+static void record_step(struct train_log *log, const struct trainer_step *s)
+{
+	if (!begin_line(log))
+		return;
+	FILE *out = log->line;
 	fprintf(out, "{\"step\": %" PRIu64 ", \"type\": \"train\"", s->step);
 	put_number(out, "loss", s->loss);
 	put_number(out, "lr", s->learning_rate);
@@ -122,35 +132,48 @@ static enum status record_step(struct train_log *log, const struct trainer_step 
 	put_number(out, "ms_optimizer_gradients", 1e3 * s->seconds_gradients);
 	put_number(out, "ms_optimizer_step", 1e3 * s->seconds_update);
 	put_number(out, "ms_optimizer_allgather", 1e3 * s->seconds_allgather);
-	return end_line(log);
+	end_line(log);
 }
 
-static enum status record_validation(struct train_log *log, const struct trainer_validation *v)
+static void record_validation(struct train_log *log, const struct trainer_validation *v)
 {
-	FILE *out = log->metrics;
-	if (!out)
-		return STATUS_OK;
+	if (!begin_line(log))
+		return;
+	FILE *out = log->line;
 	fprintf(out, "{\"step\": %" PRIu64 ", \"type\": \"%s\"", v->step, split_part_name(v->part));
 	put_number(out, "loss", v->loss);
 	put_number(out, "ppl", v->perplexity);
 	fprintf(out, ", \"windows\": %" PRIu64 ", \"counted\": %" PRIu64 ", \"best\": %s", v->windows,
 		v->counted, v->best ? "true" : "false");
 	put_number(out, "ms", 1e3 * v->seconds);
-	return end_line(log);
+	end_line(log);
 }
 
-static enum status record_saved(struct train_log *log, const struct trainer_saved *s)
+static void record_saved(struct train_log *log, const struct trainer_saved *s)
 {
-	FILE *out = log->metrics;
-	if (!out)
-		return STATUS_OK;
+	if (!begin_line(log))
+		return;
+	FILE *out = log->line;
 	fprintf(out, "{\"step\": %" PRIu64 ", \"type\": \"checkpoint\", \"name\": \"%s\", \"best\": %s",
 		s->step, s->name, s->best ? "true" : "false");
 	put_number(out, "ms", 1e3 * s->seconds);
-	return end_line(log);
+	end_line(log);
 }
 
 /* ---- lines ---- */
+
+/* A failure is told where it still can be. */
+static void write_text(struct train_log *log, const char *line)
+{
+	char *text;
+	int length = asprintf(&text, "%s\n", line);
+	if (length < 0)
+		return;
+	const char *told = log_file_add(log->text, text, (size_t)length);
+	if (told)
+		printf("WARNING: %s\n", told);
+	free(text);
+}
 
 void train_log_text(void *user, const char *line)
 {
@@ -158,11 +181,9 @@ void train_log_text(void *user, const char *line)
 	if (log->live)
 		progress_line_clear(&log->progress);
 	puts(line);
+	if (log->text)
+		write_text(log, line);
 	fflush(stdout);
-	if (log->text) {
-		fprintf(log->text, "%s\n", line);
-		fflush(log->text);
-	}
 }
 
 void train_log_line(struct train_log *log, const char *format, ...)
@@ -274,7 +295,8 @@ static enum status on_step(void *user, const struct trainer_step *s)
 	if (s->step % log->config.log_interval == 0)
 		print_iteration(log, s);
 	show_live(log, s);
-	return record_step(log, s);
+	record_step(log, s);
+	return STATUS_OK;
 }
 
 static enum status on_validation(void *user, const struct trainer_validation *v)
@@ -292,7 +314,8 @@ static enum status on_validation(void *user, const struct trainer_validation *v)
 	print_dashes(log, length + 1);
 	train_log_text(log, line);
 	print_dashes(log, length + 1);
-	return record_validation(log, v);
+	record_validation(log, v);
+	return STATUS_OK;
 }
 
 static enum status on_saved(void *user, const struct trainer_saved *s)
@@ -300,7 +323,8 @@ static enum status on_saved(void *user, const struct trainer_saved *s)
 	struct train_log *log = user;
 	train_log_line(log, "saved %s/%s in %.1f s%s", log->config.run, s->name, s->seconds,
 		s->best ? " (the best validation loss so far)" : "");
-	return record_saved(log, s);
+	record_saved(log, s);
+	return STATUS_OK;
 }
 
 struct trainer_events train_log_events(struct train_log *log)
@@ -317,29 +341,18 @@ double train_log_step_seconds(const struct train_log *log, uint64_t *steps)
 
 /* ---- life ---- */
 
-static enum status open_appending(const char *run, const char *name, char **path, FILE **out)
-{
-	TRY(path_join(path, run, name));
-	*out = fopen(*path, "ae");
-	if (!*out)
-		return error_set_errno(STATUS_IO, "%s: cannot open", *path);
-	return STATUS_OK;
-}
-
 static enum status open_files(struct train_log *log)
 {
 	char *path = NULL;
 	const char *run = log->config.run;
 	if (!run)
 		return STATUS_OK;
-	enum status status = open_appending(run, "log.txt", &path, &log->text);
-	free(path);
-	TRY(status);
+	TRY(log_file_open(run, "log.txt", &log->text));
 	TRY(path_join(&path, run, "metrics.jsonl"));
-	status = trim_metrics(path, log->config.resumed_step);
+	enum status status = trim_metrics(path, log->config.resumed_step);
 	free(path);
 	TRY(status);
-	return open_appending(run, "metrics.jsonl", &log->metrics_path, &log->metrics);
+	return log_file_open(run, "metrics.jsonl", &log->metrics);
 }
 
 enum status train_log_open(const struct train_log_config *config, struct train_log **out)
@@ -376,10 +389,7 @@ void train_log_close(struct train_log *log)
 		return;
 	if (log->live)
 		progress_line_clear(&log->progress);
-	if (log->text)
-		fclose(log->text);
-	if (log->metrics)
-		fclose(log->metrics);
-	free(log->metrics_path);
+	log_file_close(log->text);
+	log_file_close(log->metrics);
 	free(log);
 }

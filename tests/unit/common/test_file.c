@@ -158,6 +158,14 @@ static void interruptions_and_short_transfers(void **state)
 	OK(file_read_at(fd, in("b"), back, BYTES, 11));
 	assert_memory_equal(back, data, BYTES);
 	OK(file_close(fd, in("b")));
+	for (int i = 0; i < 2; i++) { /* made, then there */
+		OK(file_open_append(in("c"), &fd));
+		OK(file_write_all(fd, in("c"), data, BYTES));
+		OK(file_close(fd, in("c")));
+	}
+	struct stat info;
+	OK(file_stat(in("c"), &info));
+	assert_int_equal(info.st_size, 2 * BYTES);
 	free(data);
 	free(back);
 }
