@@ -2,43 +2,17 @@
 # preprocess_kill.sh [KILLS [MEGABYTES [FLAGS...]]]: `ferry preprocess`, ended with kill -9 at random moments and started again,
 # must end in the bytes of a run that was not. Workers and memory change at every start. Every other corpus
 # overwrites an older one: whenever the run is killed, the output verifies as the old corpus or as the new one.
-# Every third kill comes as the corpus is put in place, a few files' renaming: the program does that one itself, at a
-# random call of them ($KILLED_FERRY, tests/faults/killed_ferry.c; unset: there are no such kills).
-# SEED=N repeats a run's moments, as far as the machine allows.
-ferry=${FERRY:-build/ferry}
+# Every other kill the program does itself ($KILLED_FERRY, tests/faults/killed_ferry.c; unset: there are no such kills),
+# at a random call as it makes the shards or as it puts the corpus in place, a few files' renaming.
+. "$(dirname "$0")/kill.bash"
 kills=${1:-50}
 megabytes=${2:-12}
 flags=("${@:3}")
 killed_ferry=${KILLED_FERRY:-}
-RANDOM=${SEED:-$$}
-[ -w /dev/shm ] && export TMPDIR=/dev/shm # no power is lost here: nothing waits for a disk
-dir=$(mktemp -d)
-trap 'rm -rf "$dir"' EXIT
-fail() {
-	echo "not ok - $1"
-	sed 's/^/# /' "$dir/err" 2>/dev/null | tail -n 5
-	exit 1
-}
-
 [ -z "$killed_ferry" ] || [ -x "$killed_ferry" ] || fail "there is no $killed_ferry"
 
-# English-like lines; every tenth document is a copy, half of them with a few words more. Plain JSONL (most of it), gzip, zstd and text files.
-awk -v bytes=$((megabytes * 1000000)) 'BEGIN {
-	srand(7)
-	n = split("the of and to in is that it was for on are as with his they at be this have from or had by not but what all were when we there can an your which their said if do will each about how up out them then she many some so these would other into has more her two like him see time could no make than first been its who now people my made over did down only way find use may water long little very after words called just where most know", word, " ")
-	while (total < bytes) {
-		if (documents % 10 != 9) {
-			text = ""
-			for (i = int(rand() * 400) + 1; i > 0; i--)
-				text = text word[int(rand() * n) + 1] (rand() < 0.1 ? ".\\n" : " ") (rand() < 0.02 ? int(rand() * 10000) " " : "")
-		}
-		if (documents % 20 == 19)
-			text = text "and one word more"
-		line = "{\"id\": " documents++ ", \"text\": \"" text "\"}"
-		total += length(line) + 1
-		print line
-	}
-}' >"$dir/all.jsonl"
+# Plain JSONL (most of it), gzip, zstd and text files.
+write_documents "$megabytes" >"$dir/all.jsonl"
 mkdir -p "$dir/in/texts"
 lines=$(wc -l <"$dir/all.jsonl")
 split -n l/8 -d "$dir/all.jsonl" "$dir/part"
@@ -48,9 +22,8 @@ if command -v zstd >/dev/null; then zstd -q -c "$dir/part06" >"$dir/in/c.jsonl.z
 split -l 100 -a 4 -d --additional-suffix=.txt "$dir/part07" "$dir/in/texts/"
 echo '{"text": "no end' >"$dir/in/d.jsonl"
 
-start=$(date +%s%N)
-"$ferry" preprocess "$dir/in" --output "$dir/reference" --workers 1 "${flags[@]}" 2>"$dir/err" >/dev/null || fail "the reference run"
-span=$((($(date +%s%N) - start) / 1000000))
+make_reference() { "$ferry" preprocess "$dir/in" --output "$dir/reference" --workers 1 "${flags[@]}" 2>"$dir/err" >/dev/null; }
+milliseconds make_reference || fail "the reference run"
 "$ferry" verify "$dir/reference" >/dev/null 2>"$dir/err" || fail "the reference verifies"
 "$ferry" preprocess "$dir/in/texts" --output "$dir/old" 2>"$dir/err" >/dev/null || fail "the old corpus"
 
@@ -88,16 +61,18 @@ finished() { # the corpus is there and nothing is left to do: killed between its
 }
 begin
 while [ $done_kills -lt "$kills" ]; do
-	program=$ferry kill_at=
-	if [ "$killed_ferry" ] && [ $((done_kills % 3)) = 2 ]; then
-		program=$killed_ferry kill_at=$((RANDOM % 16 + 1)) # of 13 calls or so
+	program=$ferry kill_in= kill_at=
+	if [ "$killed_ferry" ]; then
+		case $((done_kills % 4)) in
+		1) program=$killed_ferry kill_in=/work/0 kill_at=$((RANDOM % 10 + 1)) ;; # of 8 calls, or 10
+		3) program=$killed_ferry kill_in=/next kill_at=$((RANDOM % 16 + 1)) ;;   # of 15 or so
+		esac
 	fi
-	FERRY_KILL_AT=$kill_at "$program" preprocess "$dir/in" --output "$dir/out" $overwrite --workers $((RANDOM % 4 + 1)) \
-		--memory $((RANDOM % 64 + 1))M "${flags[@]}" 2>"$dir/err" >/dev/null &
+	FERRY_KILL_IN=$kill_in FERRY_KILL_AT=$kill_at "$program" preprocess "$dir/in" --output "$dir/out" $overwrite \
+		--workers $((RANDOM % 4 + 1)) --memory $((RANDOM % 64 + 1))M "${flags[@]}" 2>"$dir/err" >/dev/null &
 	pid=$!
 	if [ -z "$kill_at" ]; then
-		delay=$((RANDOM % (span + 10)))
-		sleep "$(printf '%d.%03d' $((delay / 1000)) $((delay % 1000)))"
+		wait_ms $((RANDOM % (span + 10)))
 		kill -9 $pid 2>/dev/null
 	fi
 	wait $pid 2>/dev/null

@@ -1,18 +1,9 @@
 #!/bin/bash
 # train_kill.sh [KILLS]: `ferry train`, ended with kill -9 at random moments and told to go on each time, must end in
 # the bytes of a run that was never stopped: weights, moments, the rest of the state, and metrics without a gap or
-# a repetition. SEED=N repeats a run's moments, as far as the machine allows.
-ferry=${FERRY:-build/ferry}
+# a repetition.
+. "$(dirname "$0")/kill.bash"
 kills=${1:-50}
-RANDOM=${SEED:-$$}
-[ -w /dev/shm ] && export TMPDIR=/dev/shm # no power is lost here: nothing waits for a disk
-dir=$(mktemp -d)
-trap 'rm -rf "$dir"' EXIT
-fail() {
-	echo "not ok - $1"
-	sed 's/^/# /' "$dir/err" 2>/dev/null | tail -n 5
-	exit 1
-}
 awk 'BEGIN { srand(3); for (d = 0; d < 200; d++) { s = ""; for (i = 0; i < 60 + d % 50; i++) s = s " w" int(rand() * 40); print "{\"text\": \"" s "\"}" } }' >"$dir/text.jsonl"
 "$ferry" preprocess "$dir/text.jsonl" --output "$dir/corpus" >/dev/null 2>"$dir/err" || fail "preprocess"
 
@@ -44,9 +35,7 @@ compare() { # RUN
 }
 
 killed=0 ended=0
-begin=$(date +%s%N)
-train "$dir/straight" || fail "a run that is not stopped"
-whole=$((($(date +%s%N) - begin) / 1000000))
+milliseconds train "$dir/straight" || fail "a run that is not stopped"
 [ "$(losses "$dir/straight" | wc -l)" = $steps ] || fail "metrics of the straight run"
 grep -q '"skipped": 1' "$dir/straight/metrics.jsonl" || fail "no overflow was met: the test is too easy"
 
@@ -55,8 +44,7 @@ load_flags() { compgen -G "$run/step-????????" >/dev/null && echo "--load $run";
 while [ $killed -lt "$kills" ]; do
 	start "$run" $(load_flags)
 	# In a quarter of a whole run's time: some starts die before the first step, some in a save, some late.
-	ms=$((RANDOM % (whole / 4 + 20) + 1))
-	sleep "$(printf '%d.%03d' $((ms / 1000)) $((ms % 1000)))"
+	wait_ms $((RANDOM % (span / 4 + 20) + 1))
 	if kill -9 $pid 2>/dev/null; then
 		{ wait $pid; } 2>/dev/null
 		code=$?
