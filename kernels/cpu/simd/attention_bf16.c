@@ -81,12 +81,24 @@ static void product_of_columns(float *c, const uint32_t *columns, const uint32_t
 
 /* ---- layouts ---- */
 
-/* to [16][..] = from [16][..], transposed. */
-static void transpose(uint32_t *to, ptrdiff_t to_ld, const uint32_t *from, ptrdiff_t from_ld)
+/* Rows of a head in memory. */
+struct rows {
+	const uint16_t *at;
+	ptrdiff_t stride;
+	int count;
+};
+
+static struct rows rows_of_part(const struct head *w, const void *qkv, int part, int from, int count)
 {
-	__m512i a[16], b[16];
-	for (int i = 0; i < 16; i++)
-		a[i] = _mm512_loadu_si512(from + i * from_ld);
+	struct rows rows = {
+		(const uint16_t *)qkv + part_element(w, part, from), 3 * (ptrdiff_t)w->H * w->D, count};
+	return rows;
+}
+
+/* to [16][ld] = a, transposed. */
+VECTOR_INLINE void store_transposed(uint32_t *to, ptrdiff_t ld, __m512i *a)
+{
+	__m512i b[16];
 	for (int i = 0; i < 16; i += 2) {
 		b[i] = _mm512_unpacklo_epi32(a[i], a[i + 1]);
 		b[i + 1] = _mm512_unpackhi_epi32(a[i], a[i + 1]);
@@ -103,43 +115,24 @@ static void transpose(uint32_t *to, ptrdiff_t to_ld, const uint32_t *from, ptrdi
 			even[i] = _mm512_shuffle_i32x4(a[8 * i + j], a[8 * i + 4 + j], 0x88);
 			odd[i] = _mm512_shuffle_i32x4(a[8 * i + j], a[8 * i + 4 + j], 0xdd);
 		}
-		_mm512_storeu_si512(to + j * to_ld, _mm512_shuffle_i32x4(even[0], even[1], 0x88));
-		_mm512_storeu_si512(to + (4 + j) * to_ld, _mm512_shuffle_i32x4(odd[0], odd[1], 0x88));
-		_mm512_storeu_si512(to + (8 + j) * to_ld, _mm512_shuffle_i32x4(even[0], even[1], 0xdd));
-		_mm512_storeu_si512(to + (12 + j) * to_ld, _mm512_shuffle_i32x4(odd[0], odd[1], 0xdd));
+		_mm512_storeu_si512(to + j * ld, _mm512_shuffle_i32x4(even[0], even[1], 0x88));
+		_mm512_storeu_si512(to + (4 + j) * ld, _mm512_shuffle_i32x4(odd[0], odd[1], 0x88));
+		_mm512_storeu_si512(to + (8 + j) * ld, _mm512_shuffle_i32x4(even[0], even[1], 0xdd));
+		_mm512_storeu_si512(to + (12 + j) * ld, _mm512_shuffle_i32x4(odd[0], odd[1], 0xdd));
 	}
 }
 
-/* Rows of a head in memory. */
-struct rows {
-	const uint16_t *at;
-	ptrdiff_t stride;
-	int count;
-};
-
-static struct rows rows_of_part(const struct head *w, const void *qkv, int part, int from, int count)
-{
-	struct rows rows = {
-		(const uint16_t *)qkv + part_element(w, part, from), 3 * (ptrdiff_t)w->H * w->D, count};
-	return rows;
-}
-
-/* Columns are pairs of neighbours in a row. to [W / 2][ld] has row r in column r, for 16 rows from `from` on;
+/* Columns are pairs of neighbours in a row. to [W / 2][ld] has row r in column r, for LANES rows from `from` on;
  * zeros behind the last row and behind D. */
 static void pack_rows(const struct head *w, uint32_t *to, ptrdiff_t ld, struct rows rows, int from)
 {
-	for (int d = 0; d < w->W; d += 2 * LANES) {
-		uint32_t square[LANES][LANES];
-		int n = smaller(2 * LANES, w->D - d);
-		for (int r = 0; r < LANES; r++) {
-			int have = from + r < rows.count ? n : 0;
-			if (have < 2 * LANES)
-				memset(square[r], 0, sizeof square[r]);
-			if (have)
-				memcpy(square[r], rows.at + (from + r) * rows.stride + d,
-					(size_t)have * sizeof *rows.at);
-		}
-		transpose(to + d / 2 * ld, ld, square[0], LANES);
+	for (int d = 0; d < w->W; d += PANEL) {
+		__mmask32 columns = w->D - d >= PANEL ? ~0u : (1u << (w->D - d)) - 1;
+		__m512i square[LANES];
+		for (int r = 0; r < LANES; r++)
+			square[r] = _mm512_maskz_loadu_epi16(
+				from + r < rows.count ? columns : 0, rows.at + (from + r) * rows.stride + d);
+		store_transposed(to + d / 2 * ld, ld, square);
 	}
 }
 
@@ -241,26 +234,49 @@ struct range {
 	int from, end;
 };
 
-/* Row i in the chunk from column `from` on; a row behind the last sees nothing. */
-static struct range range_of(const struct head *w, int i, int from)
+/* What the rows of a strip see of a chunk. */
+struct view {
+	struct range rows[STRIP];
+	int columns; /* none sees one from here on */
+	bool whole;  /* each sees all of it */
+};
+
+/* Rows from i on, columns from `from` on; a row behind the last sees nothing. */
+static struct view view_of(const struct head *w, int i, int from)
 {
-	struct range range = {0, 0};
-	if (i >= w->T)
-		return range;
-	range.from = first_column(w, i) > from ? first_column(w, i) - from : 0;
-	range.end = i + 1 > from ? i + 1 - from : 0;
-	return range;
+	int end = smaller(from + CHUNK, smaller(i + STRIP, w->T));
+	struct view view = {.columns = end > from ? end - from : 0, .whole = true};
+	for (int row = 0; row < STRIP; row++) {
+		struct range *range = &view.rows[row];
+		if (i + row < w->T) {
+			int first = first_column(w, i + row);
+			range->from = first > from ? first - from : 0;
+			range->end = i + row + 1 - from;
+		}
+		view.whole = view.whole && range->from == 0 && range->end >= CHUNK;
+	}
+	return view;
 }
 
+/* Lanes below the n-th, for any n; without a branch, which would be guessed wrong along the diagonal. */
 VECTOR_INLINE uint32_t lanes_below(int n)
 {
-	return n >= LANES ? 0xffff : n > 0 ? (1u << n) - 1 : 0;
+	return _bzhi_u32(0xffff, (uint32_t)(n & ~(n >> 31)));
 }
 
-/* Which of columns at..at+15 the row sees. */
-VECTOR_INLINE __mmask16 lanes_seen(struct range range, int at)
+/* Which of columns at..at+15 the row sees; `whole`, a constant, says that it sees all. */
+VECTOR_INLINE __mmask16 lanes_seen(struct range range, int at, const bool whole)
 {
+	if (whole)
+		return 0xffff;
 	return (__mmask16)(lanes_below(range.end - at) & ~lanes_below(range.from - at));
+}
+
+/* Which of the elements of these words a dropout keeps. */
+VECTOR_INLINE __mmask16 lanes_kept(const struct head *w, const uint32_t *words)
+{
+	return _mm512_cmpge_epu32_mask(
+		_mm512_loadu_si512(words), _mm512_set1_epi32((int)w->factors.threshold));
 }
 
 /* 2^x: the polynomial is Taylor's to degree 5 of |r| <= 1/2, whose remainder is below 2.5e-6, a thousandth of
@@ -286,64 +302,89 @@ struct state {
 	float *out;  /* [BLOCK][W] */
 };
 
-/* Raises the maximum of row r to that of a further `n` scores. */
-static void raise_max(
-	struct state *s, int r, int W, const float *scores, struct range range, int n, float factor)
+VECTOR_INLINE void scale_lanes(float *x, int n, float factor)
 {
-	__m512 top = _mm512_set1_ps(-INFINITY);
-	for (int j = 0; j < n; j += LANES)
-		top = _mm512_mask_max_ps(top, lanes_seen(range, j), top, _mm512_loadu_ps(scores + j));
-	float max = _mm512_reduce_max_ps(top) * factor;
-	if (!(max > s->max[r]))
-		return;
-	float shrink = exp2f(s->max[r] - max);
-	scale_rows(s->sums + r * LANES, LANES, shrink);
-	scale_rows(s->out + (ptrdiff_t)r * W, W, shrink);
-	s->max[r] = max;
+	for (int i = 0; i < n; i += LANES)
+		_mm512_storeu_ps(x + i, _mm512_mul_ps(_mm512_loadu_ps(x + i), _mm512_set1_ps(factor)));
 }
 
-/* Scores of the strip from row r of the block on become probabilities before division by their sums. */
-static void softmax_strip(
-	const struct head *w, const struct work *x, struct state *s, int i, int r, int from, int n)
+/* Raises the maxima of the strip from row r on to those of `n` more scores. */
+VECTOR_INLINE void raise_maxima(const struct work *x, struct state *s, const struct view *view, int r, int W,
+	int n, float factor, const bool whole)
+{
+	const __mmask16 rows = (1u << STRIP) - 1;
+	float maxima[LANES] = {0}, shrink[LANES];
+	for (int row = 0; row < STRIP; row++) {
+		__m512 top = _mm512_set1_ps(-INFINITY);
+		for (int j = 0; j < n; j += LANES)
+			top = _mm512_mask_max_ps(top, lanes_seen(view->rows[row], j, whole), top,
+				_mm512_loadu_ps(x->scores + row * STRIDE + j));
+		maxima[row] = _mm512_reduce_max_ps(top);
+	}
+	__m512 old = _mm512_maskz_loadu_ps(rows, s->max + r), none = _mm512_set1_ps(-INFINITY);
+	__m512 max = _mm512_mul_ps(_mm512_loadu_ps(maxima), _mm512_set1_ps(factor));
+	__mmask16 raised = _mm512_mask_cmp_ps_mask(rows, max, old, _CMP_GT_OQ);
+	if (!raised)
+		return;
+	_mm512_mask_storeu_ps(s->max + r, raised, max);
+	__mmask16 had = _mm512_cmp_ps_mask(old, none, _CMP_NEQ_UQ);
+	_mm512_storeu_ps(shrink, _mm512_maskz_mov_ps(had, exp2_lanes(_mm512_sub_ps(old, max))));
+	for (int row = 0; row < STRIP; row++)
+		if (raised >> row & 1) {
+			scale_lanes(s->sums + (r + row) * LANES, LANES, shrink[row]);
+			scale_lanes(s->out + (ptrdiff_t)(r + row) * W, W, shrink[row]);
+		}
+}
+
+/* The first n scores of the strip from row r of the block on become probabilities before division by their
+ * sums. */
+VECTOR_INLINE void softmax_strip(const struct head *w, const struct work *x, struct state *s,
+	const struct view *view, int i, int r, int from, int n, const bool whole)
 {
 	float factor = w->scale * log2_e;
+	raise_maxima(x, s, view, r, w->W, n, factor, whole);
 	for (int row = 0; row < STRIP; row++, r++) {
 		const float *scores = x->scores + row * STRIDE;
-		char *to = (char *)(x->rows + row * CHUNK / 2);
-		struct range range = range_of(w, i + r, from);
-		raise_max(s, r, w->W, scores, range, n, factor);
+		uint32_t *to = x->rows + row * CHUNK / 2;
 		const uint32_t *words = NULL;
 		if (dropout_wanted(w->drop))
 			words = probability_words(w, x->words[0], i + r, from, n);
 		__m512 max = _mm512_set1_ps(s->max[r]), sum = _mm512_loadu_ps(s->sums + r * LANES);
 		for (int j = 0; j < n; j += LANES) {
-			__mmask16 seen = lanes_seen(range, j);
+			__mmask16 seen = lanes_seen(view->rows[row], j, whole);
 			__m512 y = _mm512_fmsub_ps(_mm512_loadu_ps(scores + j), _mm512_set1_ps(factor), max);
 			__m512 p = _mm512_maskz_mov_ps(seen, exp2_lanes(y));
 			sum = _mm512_add_ps(sum, p);
 			if (words)
-				p = _mm512_maskz_mov_ps(_mm512_cmpge_epu32_mask(_mm512_loadu_si512(words + j),
-								_mm512_set1_epi32((int)w->factors.threshold)),
-					p);
-			_mm256_storeu_si256(
-				(__m256i *)(to + j * sizeof(uint16_t)), (__m256i)_mm512_cvtneps_pbh(p));
+				p = _mm512_maskz_mov_ps(lanes_kept(w, words + j), p);
+			_mm256_storeu_si256((__m256i *)(to + j / 2), (__m256i)_mm512_cvtneps_pbh(p));
 		}
 		_mm512_storeu_ps(s->sums + r * LANES, sum);
 	}
 }
 
-/* Columns from..end-1 of a chunk that the strip of `rows` rows of which i is the first sees at all. */
-static int columns_of_strip(const struct head *w, int i, int from)
+/* The strip from row r of the block on against columns from.. */
+static void forward_strip(const struct head *w, const struct work *x, struct state *s, int i, int r, int from)
 {
-	int end = smaller(from + CHUNK, smaller(i + STRIP, w->T));
-	return end > from ? end - from : 0;
+	int W = w->W;
+	size_t panel = (size_t)W / 2 * PANEL;
+	struct view view = view_of(w, i + r, from);
+	if (view.columns == 0)
+		return;
+	product_with_panels(x->scores, x->queries + r / STRIP * (W / 2 * LANES),
+		x->key_panels + from / PANEL * panel, panel, round_up(view.columns, PANEL), (w->D + 1) / 2);
+	if (view.whole)
+		softmax_strip(w, x, s, &view, i, r, from, CHUNK, true);
+	else
+		softmax_strip(w, x, s, &view, i, r, from, round_up(view.columns, LANES), false);
+	product_of_rows(s->out + (ptrdiff_t)r * W, x->rows, x->value_pairs + (size_t)from / 2 * W, W,
+		(view.columns + 1) / 2);
 }
 
 static void forward_block(
 	const struct head *w, const struct work *x, void *out, float *lse, const void *qkv, int i, int rows)
 {
 	int W = w->W, from = columns_from(w, i, rows, PANEL);
-	size_t panel = (size_t)W / 2 * PANEL;
 	struct state s = {.sums = x->sums, .out = x->out};
 	for (int r = 0; r < BLOCK; r++)
 		s.max[r] = -INFINITY;
@@ -351,17 +392,8 @@ static void forward_block(
 	memset(s.out, 0, (size_t)BLOCK * W * sizeof *s.out);
 	pack_strips(w, x->queries, rows_of_part(w, qkv, 0, i, rows));
 	for (; from < i + rows; from += CHUNK)
-		for (int r = 0; r < rows; r += STRIP) {
-			int n = columns_of_strip(w, i + r, from);
-			if (n == 0)
-				continue;
-			product_with_panels(x->scores, x->queries + r / STRIP * (W / 2 * LANES),
-				x->key_panels + from / PANEL * panel, panel, round_up(n, PANEL),
-				(w->D + 1) / 2);
-			softmax_strip(w, x, &s, i, r, from, round_up(n, LANES));
-			product_of_rows(s.out + (ptrdiff_t)r * W, x->rows,
-				x->value_pairs + (size_t)from / 2 * W, W, (n + 1) / 2);
-		}
+		for (int r = 0; r < rows; r += STRIP)
+			forward_strip(w, x, &s, i, r, from);
 	float kept = dropout_wanted(w->drop) ? w->factors.scale : 1;
 	for (int r = 0; r < rows; r++) {
 		float sum = _mm512_reduce_add_ps(_mm512_loadu_ps(s.sums + r * LANES));
@@ -425,25 +457,27 @@ struct row {
 	float lse, delta; /* lse in units of log2 */
 };
 
-static struct row row_of(const struct backward *b, int strip_row, int i, int r, int from, int n)
+/* Row r of the block, in its strip, in the chunk from column `from` on. */
+static struct row row_of(const struct backward *b, const struct view *view, int i, int r, int from, int n)
 {
 	const struct head *w = b->w;
-	struct row row = {.scores = b->x->scores + strip_row * STRIDE,
-		.dscores = b->x->dscores + strip_row * STRIDE,
-		.range = range_of(w, i + r, from)};
+	int row = r % STRIP;
+	struct row to = {.scores = b->x->scores + row * STRIDE,
+		.dscores = b->x->dscores + row * STRIDE,
+		.range = view->rows[row]};
 	if (i + r >= w->T)
-		return row;
-	row.lse = b->lse[i + r] * log2_e;
-	row.delta = b->delta[r];
+		return to;
+	to.lse = b->lse[i + r] * log2_e;
+	to.delta = b->delta[r];
 	if (dropout_wanted(w->drop))
-		row.words = probability_words(w, b->x->words[strip_row % 2], i + r, from, n);
-	return row;
+		to.words = probability_words(w, b->x->words[row % 2], i + r, from, n);
+	return to;
 }
 
 /* p = exp(score - lse), ds = p (drop(dp) - delta), and then p = drop(p), which the values' gradient takes. */
-VECTOR_INLINE struct lanes lanes_of(const struct head *w, const struct row *row, int j)
+VECTOR_INLINE struct lanes lanes_of(const struct head *w, const struct row *row, int j, const bool whole)
 {
-	__mmask16 seen = lanes_seen(row->range, j);
+	__mmask16 seen = lanes_seen(row->range, j, whole);
 	__m512 dp = _mm512_loadu_ps(row->dscores + j), delta = _mm512_set1_ps(row->delta);
 	__m512 y = _mm512_fmsub_ps(_mm512_loadu_ps(row->scores + j), _mm512_set1_ps(w->scale * log2_e),
 		_mm512_set1_ps(row->lse));
@@ -453,34 +487,58 @@ VECTOR_INLINE struct lanes lanes_of(const struct head *w, const struct row *row,
 		return to;
 	}
 	__m512 scale = _mm512_set1_ps(w->factors.scale);
-	__mmask16 kept = _mm512_cmpge_epu32_mask(
-		_mm512_loadu_si512(row->words + j), _mm512_set1_epi32((int)w->factors.threshold));
+	__mmask16 kept = lanes_kept(w, row->words + j);
 	__m512 dropped = _mm512_maskz_mul_ps(kept, dp, scale);
 	to.ds = _mm512_maskz_mul_ps(seen, to.p, _mm512_sub_ps(dropped, delta));
 	to.p = _mm512_maskz_mul_ps(kept, to.p, scale);
 	return to;
 }
 
-/* Scores and dprobabilities of rows r, r + 1 of the block: the first `n` of a chunk; zeros behind them. */
-static void gradient_of_rows(const struct backward *b, int strip_row, int i, int r, int from, int n)
+/* Rows r and r + 1 of the block: the first `n` of a chunk; zeros behind them. */
+VECTOR_INLINE void gradient_of_rows(
+	const struct backward *b, const struct view *view, int i, int r, int from, int n, const bool whole)
 {
 	const __m512i order = _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8,
 		23, 7, 22, 6, 21, 5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
-	struct row even = row_of(b, strip_row, i, r, from, n),
-		   odd = row_of(b, strip_row + 1, i, r + 1, from, n);
+	struct row even = row_of(b, view, i, r, from, n), odd = row_of(b, view, i, r + 1, from, n);
 	uint32_t *pairs = b->x->pairs + r / 2 * CHUNK, *dpairs = b->x->dpairs + r / 2 * CHUNK;
-	uint32_t *rows = b->x->rows + strip_row * CHUNK / 2;
+	uint32_t *rows = b->x->rows + r % STRIP * CHUNK / 2;
 	for (int j = 0; j < n; j += LANES) {
-		struct lanes x = lanes_of(b->w, &even, j), y = lanes_of(b->w, &odd, j);
-		__m512i p = (__m512i)_mm512_cvtne2ps_pbh(y.p, x.p),
-			ds = (__m512i)_mm512_cvtne2ps_pbh(y.ds, x.ds);
+		struct lanes x = lanes_of(b->w, &even, j, whole), y = lanes_of(b->w, &odd, j, whole);
+		__m512i p = (__m512i)_mm512_cvtne2ps_pbh(y.p, x.p);
+		__m512i ds = (__m512i)_mm512_cvtne2ps_pbh(y.ds, x.ds);
 		_mm512_storeu_si512(pairs + j, _mm512_permutexvar_epi16(order, p));
 		_mm512_storeu_si512(dpairs + j, _mm512_permutexvar_epi16(order, ds));
 		_mm256_storeu_si256((__m256i *)(rows + j / 2), _mm512_castsi512_si256(ds));
 		_mm256_storeu_si256((__m256i *)(rows + CHUNK / 2 + j / 2), _mm512_extracti64x4_epi64(ds, 1));
 	}
-	memset(pairs + n, 0, (size_t)(CHUNK - n) * sizeof *pairs);
-	memset(dpairs + n, 0, (size_t)(CHUNK - n) * sizeof *dpairs);
+	for (int j = n; j < CHUNK; j += LANES) {
+		_mm512_storeu_si512(pairs + j, _mm512_setzero_si512());
+		_mm512_storeu_si512(dpairs + j, _mm512_setzero_si512());
+	}
+}
+
+/* The strip from row r of the block on against columns from..: the queries' gradient, and the pairs of which
+ * the others are made. */
+static void backward_strip(const struct backward *b, int i, int r, int from)
+{
+	const struct head *w = b->w;
+	const struct work *x = b->x;
+	int W = w->W, pairs = (w->D + 1) / 2, strip = r / STRIP * (W / 2 * LANES);
+	size_t panel = (size_t)W / 2 * PANEL, at = (size_t)from / PANEL * panel;
+	struct view view = view_of(w, i + r, from);
+	if (view.columns == 0)
+		return;
+	int n = round_up(view.columns, PANEL);
+	product_with_panels(x->scores, x->queries + strip, x->key_panels + at, panel, n, pairs);
+	product_with_panels(x->dscores, x->douts + strip, x->value_panels + at, panel, n, pairs);
+	for (int row = r; row < r + STRIP; row += 2)
+		if (view.whole)
+			gradient_of_rows(b, &view, i, row, from, CHUNK, true);
+		else
+			gradient_of_rows(b, &view, i, row, from, n, false);
+	product_of_rows(x->out + (ptrdiff_t)r * W, x->rows, x->key_pairs + (size_t)from / 2 * W, W,
+		(view.columns + 1) / 2);
 }
 
 /* A block's rows against columns from..: their part of every gradient. */
@@ -488,21 +546,9 @@ static void backward_chunk(const struct backward *b, int i, int rows, int from)
 {
 	const struct head *w = b->w;
 	const struct work *x = b->x;
-	int W = w->W, pairs = (w->D + 1) / 2, end = smaller(from + CHUNK, i + rows);
-	size_t panel = (size_t)W / 2 * PANEL;
-	for (int r = 0; r < rows; r += STRIP) {
-		int n = columns_of_strip(w, i + r, from), strip = r / STRIP * (W / 2 * LANES);
-		if (n == 0)
-			continue;
-		product_with_panels(x->scores, x->queries + strip, x->key_panels + from / PANEL * panel,
-			panel, round_up(n, PANEL), pairs);
-		product_with_panels(x->dscores, x->douts + strip, x->value_panels + from / PANEL * panel,
-			panel, round_up(n, PANEL), pairs);
-		for (int row = 0; row < STRIP; row += 2)
-			gradient_of_rows(b, row, i, r + row, from, round_up(n, LANES));
-		product_of_rows(x->out + (ptrdiff_t)r * W, x->rows, x->key_pairs + (size_t)from / 2 * W, W,
-			(n + 1) / 2);
-	}
+	int W = w->W, end = smaller(from + CHUNK, i + rows);
+	for (int r = 0; r < rows; r += STRIP)
+		backward_strip(b, i, r, from);
 	for (int j = from; j < end; j += STRIP) {
 		int first = j > i ? (j - i) / 2 : 0,
 		    count = (rows + 1) / 2 - first; /* rows that see the column */
