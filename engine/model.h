@@ -12,6 +12,12 @@
  * more GEMM). With inputs_on_host these lie in pinned host memory, but for two layers': they go there and come
  * back while other layers compute (kept_inputs.h). Results are the same bits in every case.
  *
+ * layer_batch bounds what is left. With checkpoint_activations a layer takes so many sequences of the
+ * micro-batch at a time, forward and backward, one after the other before the next layer begins: of all its
+ * planes (14 C a token) only its input, and the gradients that go from layer to layer, are of the micro-batch.
+ * The last layer's pieces go up through the classifier and come down at once. Weight gradients are then sums
+ * over the pieces, in order: not the bits of another layer_batch. Evaluation runs piece by piece too.
+ *
  * Everything is queued on the default stream and nothing waits: whoever reads losses, logits or gradients on
  * the host calls stream_wait first, which also returns failures of the operations, and model_check where
  * inputs are on the host. Token ids must be in
@@ -31,6 +37,7 @@ struct model_options {
 	bool training;               /* false: no backward, fewer activations */
 	bool checkpoint_activations; /* keep only each layer's input; recompute the rest in the backward */
 	bool inputs_on_host;         /* with checkpoint_activations: but for two layers' */
+	int layer_batch;             /* with checkpoint_activations: sequences at a time in a layer; 0: all */
 	uint64_t seed;               /* dropout's */
 	int forward_uses;            /* micro-batches between changes of the weights (kernels.h); 0: one */
 };

@@ -46,6 +46,11 @@ static enum status check_places(const struct trainer_config *c)
 		"%g of the optimizer cannot stay on the GPU beside the rest on the host; give from 0 to "
 		"below 1",
 		c->device_share);
+	FAIL_IF(c->layer_batch && !c->checkpoint_activations, STATUS_USAGE,
+		"a layer can take %" PRIu64
+		" windows at a time only where its input is all that is kept; give "
+		"--checkpoint-activations with --layer-batch-size",
+		c->layer_batch);
 	FAIL_IF(c->inputs_on_host && !(c->open_device && c->checkpoint_activations), STATUS_USAGE,
 		"layers' inputs on the host need a GPU and --checkpoint-activations; leave "
 		"--cpu-checkpointing out");
@@ -95,6 +100,7 @@ static struct model_options options_of(const struct trainer_config *c)
 		.training = true,
 		.checkpoint_activations = c->checkpoint_activations,
 		.inputs_on_host = c->inputs_on_host,
+		.layer_batch = c->layer_batch < c->micro_batch ? (int)c->layer_batch : 0,
 		.seed = c->seed,
 		.forward_uses = (int)(c->global_batch / c->micro_batch)};
 	return options;
@@ -138,7 +144,9 @@ static enum status measure_offload(
 /* What a GPU's operations take for themselves (kernels.h): validation's logits are f32. */
 static uint64_t measure_scratch(const struct trainer_config *c)
 {
-	uint64_t row = (uint64_t)c->model.vocabulary_padded * 4, rows = c->micro_batch * c->window_tokens;
+	uint64_t at_once =
+		c->layer_batch && c->layer_batch < c->micro_batch ? c->layer_batch : c->micro_batch;
+	uint64_t row = (uint64_t)c->model.vocabulary_padded * 4, rows = at_once * c->window_tokens;
 	uint64_t logits = c->logits > 128 * row ? c->logits : 128 * row;
 	return KERNELS_WORKSPACE + (c->logits && rows * row > logits ? logits : rows * row);
 }

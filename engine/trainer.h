@@ -72,7 +72,8 @@ struct trainer_config {
 	struct optimizer_config optimizer;
 	struct loss_scale loss_scale; /* at the start */
 	bool checkpoint_activations, eod_mask_loss;
-	bool inputs_on_host; /* model.h; needs open_device and checkpoint_activations */
+	bool inputs_on_host;  /* model.h; needs open_device and checkpoint_activations */
+	uint64_t layer_batch; /* windows; model.h; needs checkpoint_activations; 0: micro_batch */
 	bool reset_attention_mask, reset_position_ids; /* document_masks.h; in validation too */
 	uint64_t seed;
 	/* Opens the table to train on; NULL: kernels_open_cpu, whose memory is the host's. */
@@ -110,7 +111,7 @@ struct trainer_step {
 	int sources;
 	uint64_t ordinal; /* windows consumed so far */
 	/* model: forward and backward; forward: its part up to and with the classifier, which has its gradients
-	 * as soon as its loss; optimizer: what is left (norm, update, waits for weights) */
+	 * as soon as its loss (with layer_batch: of the last piece); optimizer: what is left (norm, update, waits for weights) */
 	double seconds, seconds_data, seconds_model, seconds_forward, seconds_optimizer;
 	/*
 	 * What the optimizer's parts took, by events. gradients: the norm, and the gradients' way down to the

@@ -178,6 +178,8 @@ static enum status print_work(const struct job *job)
 		s->global_batch, s->window_tokens, s->micro_batch, dtype_name(s->precision),
 		s->checkpoint_activations ? ", activations computed again" : "",
 		human_grouped(work.tokens).text);
+	if (s->layer_batch && s->layer_batch < s->micro_batch)
+		printf("         through a layer %" PRIu64 " at a time\n", s->layer_batch);
 	printf("work     %.3f TFLOP of the model (%.1f MFLOP a token); %.3f TFLOP carried out\n",
 		work.model_flops / TERA, work.model_flops / 1e6 / (double)work.tokens,
 		(work.matrix_flops + work.attention_flops) / TERA);
@@ -320,9 +322,11 @@ static enum status print_batches(const struct job *job, struct trainer_config co
 	uint64_t plain, again;
 	char text[48];
 	config.checkpoint_activations = config.inputs_on_host = false;
+	config.layer_batch = 0;
 	TRY(largest_batch(job, config, &plain));
 	config.checkpoint_activations = true;
 	config.inputs_on_host = job->config.inputs_on_host;
+	config.layer_batch = job->config.layer_batch;
 	TRY(largest_batch(job, config, &again));
 	snprintf(text, sizeof text, "%" PRIu64 " (%" PRIu64 ")", plain, again);
 	printf(" %16s", text);

@@ -355,8 +355,8 @@ static enum status print_model(struct job *job)
 }
 
 #define LESS_MEMORY                                                                                          \
-	"a smaller --batch-size (with --global-batch-size as it is), --checkpoint-activations, --bf16, a "   \
-	"shorter --seq-length or a smaller --model need less"
+	"a smaller --batch-size (with --global-batch-size as it is), --checkpoint-activations (with a "      \
+	"--layer-batch-size), --bf16, a shorter --seq-length or a smaller --model need less"
 
 static enum status check_memory(struct job *job, struct trainer_memory *m, uint64_t *available)
 {

@@ -58,6 +58,7 @@ enum status train_config_step(const struct train_settings *s, int vocabulary, st
 	c->global_batch = s->global_batch;
 	c->window_tokens = s->seq_length;
 	c->checkpoint_activations = s->checkpoint_activations;
+	c->layer_batch = s->layer_batch;
 	c->threads = s->threads ? s->threads : threads_available();
 	c->open_device = machine->device.gpu ? kernels_open_cuda : NULL;
 	c->packing = choose_packing(c);

@@ -150,6 +150,10 @@ static void fill_table(struct train_options *o)
 		{OPTION_FLAG("--cpu-checkpointing", &s->cpu_checkpointing,
 			"with a GPU and --checkpoint-activations: these inputs wait in the host's memory, "
 			"all but two layers'; on its own where they would not fit on the GPU")},
+		{OPTION_U64("--layer-batch-size", &s->layer_batch, 0, 1 << 20, "N",
+			 "with --checkpoint-activations: windows that a layer takes at a time, so that its "
+			 "working memory is of these; adds gradients up in another order"),
+			.default_text = "--batch-size"},
 		{OPTION_SIZE("--logits-memory", &s->logits_memory, 0, UINT64_C(1) << 40, "SIZE",
 			 "with a GPU: for the logits that are there at a time, 128 rows at least; less is "
 			 "slower, and adds gradients up in another order"),

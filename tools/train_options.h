@@ -47,6 +47,7 @@ struct train_settings {
 	int device, threads;
 	const char *optimizer_on; /* NULL: auto */
 	bool cpu_optimizer, delayed_update, half_gradients, cpu_checkpointing;
+	uint64_t layer_batch;   /* 0: batch */
 	uint64_t logits_memory; /* 0: as much as usual */
 	/* accepted, without meaning here */
 	bool no_flag;

@@ -26,8 +26,9 @@ run plan $reference --device-memory 1400M
 test_that "... and go to the host where they make it" out_has "layers' inputs 96.0 MiB down and up again"
 run plan $reference --device-memory 1G
 test_that "... not where it would be in vain" [ -z "$(grep "layers' inputs" "$dir/out")" ]
-run plan ${reference/size 24 --cpu/size 6 --cpu} --cpu-checkpointing --logits-memory 32M
-test_that "a step of 24 x 1024 in 1.2 GB of the GPU" [ "$(sed -n 's/^ *GPU *\([0-9]*\)\.[0-9] MiB of .*/\1/p' "$dir/out")" -lt 1144 ]
+run plan $reference --layer-batch-size 8 --cpu-checkpointing --logits-memory 32M --device-memory 1144M # 1.2 GB
+test_that "a micro-batch of 24 x 1024 fits into 1.2 GB" eval 'out_has "1.1 GiB of 1.1 GiB" && ! out_has "does not fit"'
+test_that "... with all that the host does early" grep -q 'speculating on \(99\|100\)%' "$dir/out"
 # Of 30 GiB, part of the optimizer fits; the more of it, the fewer weights of what the host speculates on.
 large="--machine h100 --model gpt3-2.7b --bf16 --half-gradients --batch-size 8 --global-batch-size 32 --checkpoint-activations"
 run plan $large --device-memory 30G

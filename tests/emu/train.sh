@@ -150,6 +150,14 @@ test_that "$said MiB were said to be needed: a GPU of 2 more is enough" same_ten
 shape=${shape/--num-layers 1/} FERRY_EMU_MEMORY=$((said - 1)) on_gpu inputs-lack $inputs --cpu-checkpointing --cpu-optimizer
 test_that "one of 1 less is refused at once" grep -q "of the GPU's memory and .* are free" "$dir/inputs-lack.out"
 
+shape=${shape/--num-layers 1/} on_gpu pieces-there $inputs --layer-batch-size 1 &
+shape=${shape/--num-layers 1/} FERRY_EMU_MEMORY=$((said + 2)) on_gpu pieces-here $inputs --layer-batch-size 1 --cpu-checkpointing --cpu-optimizer
+wait
+test_that "--layer-batch-size: offloaded or not, the same weights and moments" same_tensors pieces-here pieces-there step-00000003
+close() { awk -v a="$(losses "$1" | tail -n 1)" -v b="$(losses "$2" | tail -n 1)" 'BEGIN { split(a, x); split(b, y)
+	exit !(x[1] == 3 && x[1] == y[1] && (x[2] - y[2]) ^ 2 < (1e-3 * y[2]) ^ 2) }'; }
+test_that "... and the losses of all windows at a time" close pieces-here inputs-there
+
 # Every flag that moves or shrinks something, at once (test_offload_training has each by itself).
 wide="--num-layers 6 --hidden-size 128 --batch-size 1 --fp16 --eval-interval 0 --save-interval 0"
 all="$wide --train-iters 2 --checkpoint-activations --cpu-checkpointing --optimizer-on 0.4 --delayed-update --half-gradients --logits-memory 1M"
@@ -192,7 +200,7 @@ races_not() {
 B=${B:-build}
 if [ -x "$B/tsan/ferry" ] && [ -e "$B/emu/tsan/ferry-cuda.so" ]; then
 	races_not watched-fp16 --optimizer-on 0.4 --clip-grad 0 --fp16 --initial-scale-power 20 --loss-scale-window 4 --hysteresis 1 \
-		--global-batch-size 4 --checkpoint-activations
+		--global-batch-size 4 --checkpoint-activations --layer-batch-size 1
 	races_not watched-delayed --cpu-optimizer --delayed-update --bf16
 else
 	echo "ok - # SKIP races: the program is not built under the thread sanitizer"

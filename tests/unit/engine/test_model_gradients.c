@@ -118,11 +118,12 @@ static double directional_derivative(struct oracle *o, double *p, const struct p
 }
 
 /* Losses equal the oracle's; gradients equal its derivative along a random direction and along themselves. */
-static void check_against_oracle(float dropout, bool documents, bool checkpoint)
+static void check_against_oracle(float dropout, bool documents, bool checkpoint, int layer_batch)
 {
 	struct model_config c = small_config(dropout);
 	struct model_options options = small_options();
 	options.checkpoint_activations = checkpoint;
+	options.layer_batch = layer_batch;
 	struct rig f;
 	open_small(&f, &c, &options, DTYPE_F32);
 	struct small_batch s;
@@ -175,25 +176,31 @@ static void check_against_oracle(float dropout, bool documents, bool checkpoint)
 static void plain(void **state)
 {
 	(void)state;
-	check_against_oracle(0, false, false);
+	check_against_oracle(0, false, false, 0);
 }
 
 static void documents(void **state)
 {
 	(void)state;
-	check_against_oracle(0, true, false);
+	check_against_oracle(0, true, false, 0);
 }
 
 static void dropout(void **state)
 {
 	(void)state;
-	check_against_oracle(0.2f, false, false);
+	check_against_oracle(0.2f, false, false, 0);
 }
 
 static void dropout_documents_checkpointing(void **state)
 {
 	(void)state;
-	check_against_oracle(0.2f, true, true);
+	check_against_oracle(0.2f, true, true, 0);
+}
+
+static void dropout_documents_in_pieces(void **state)
+{
+	(void)state;
+	check_against_oracle(0.2f, true, true, 3); /* of three sequences, and of one */
 }
 
 /* The sites are independent: each alone, so that a mix-up of rates shows. */
@@ -228,11 +235,12 @@ static void evaluate_has_no_dropout(void **state)
 	(void)state;
 	struct small_batch s;
 	make_batch(&s, true);
-	for (int mode = 0; mode < 3; mode++) {
+	for (int mode = 0; mode < 4; mode++) {
 		struct model_config c = small_config(0.3f);
 		struct model_options options = small_options();
 		options.training = mode > 0;
 		options.checkpoint_activations = mode > 1;
+		options.layer_batch = mode > 2 ? 3 : 0;
 		struct rig f;
 		open_small(&f, &c, &options, DTYPE_F32);
 		double *p = doubles_of(&f), losses[B * T];
@@ -313,6 +321,53 @@ static void micro_batches(void **state)
 	rig_close(&f);
 }
 
+/* Pieces of a layer add up what micro-batches of their size do, in the same order: the same bits, but for the
+ * embeddings, to which the classifier's part of all pieces comes first. */
+static void pieces_add_up_as_micro_batches_do(enum dtype act)
+{
+	struct model_config c = small_config(0.1f);
+	struct small_batch s;
+	make_batch(&s, true);
+	for (int size = 1; size < B; size++) {
+		struct model_options options = small_options();
+		struct rig pieces, parts;
+		float losses[B * T];
+		open_small(&parts, &c, &options, act);
+		for (int from = 0; from < B; from += size) {
+			struct model_batch part = part_of(&s.batch, from, B - from < size ? B - from : size);
+			rig_train(&parts, &part, 0.5f, from > 0);
+			memcpy(losses + from * T, parts.losses, (size_t)(part.batch * T) * sizeof *losses);
+		}
+		options.checkpoint_activations = true;
+		options.layer_batch = size;
+		open_small(&pieces, &c, &options, act);
+		rig_train(&pieces, &s.batch, 0.5f, false);
+		assert_memory_equal(pieces.losses, losses, sizeof losses);
+		for (int i = 0; i < parts.table->count; i++) {
+			const struct parameter *p = &parts.table->items[i];
+			const float *a = pieces.gradients + p->offset, *b = parts.gradients + p->offset;
+			if (p->layer >= 0)
+				assert_memory_equal(a, b, p->elements * sizeof *a);
+			else
+				assert_true(relative_distance(a, b, p->elements) < 1e-6);
+		}
+		rig_close(&pieces);
+		rig_close(&parts);
+	}
+}
+
+static void pieces_fp32(void **state)
+{
+	(void)state;
+	pieces_add_up_as_micro_batches_do(DTYPE_F32);
+}
+
+static void pieces_bf16(void **state)
+{
+	(void)state;
+	pieces_add_up_as_micro_batches_do(DTYPE_BF16);
+}
+
 /* Overwriting leaves nothing of what was there; the same input gives the same bits. */
 static void overwrites_and_repeats(void **state)
 {
@@ -363,11 +418,12 @@ static enum status refuse(void *user, int layer)
 	return layer == 1 ? error_set(STATUS_IO, "no more") : STATUS_OK;
 }
 
-static void layers_are_told_when_final(void **state)
+static void check_layers_told(int layer_batch)
 {
-	(void)state;
 	struct model_config c = small_config(0.1f);
 	struct model_options options = small_options();
+	options.checkpoint_activations = layer_batch;
+	options.layer_batch = layer_batch;
 	struct small_batch s;
 	make_batch(&s, false);
 	struct rig f;
@@ -384,6 +440,13 @@ static void layers_are_told_when_final(void **state)
 		model_train(f.model, f.weights, f.gradients, &s.batch, 1, false, f.losses, refuse, NULL),
 		STATUS_IO);
 	rig_close(&f);
+}
+
+static void layers_are_told_when_final(void **state)
+{
+	(void)state;
+	check_layers_told(0);
+	check_layers_told(3);
 }
 
 /* ---- opening ---- */
@@ -403,6 +466,12 @@ static void memory_and_limits(void **state)
 	assert_in_range(kept, 46 * plane, 46 * plane + (2 << 20));
 	o.checkpoint_activations = true;
 	assert_in_range(model_activation_bytes(&c, &o, DTYPE_F32), 19 * plane, 19 * plane + (1 << 20));
+	/* Of three sequences, one at a time: four inputs and a gradient (two with dropout) of all, 14 of one. */
+	o.batch = 3;
+	o.layer_batch = 1;
+	assert_in_range(model_activation_bytes(&c, &o, DTYPE_F32), 29 * plane, 29 * plane + (1 << 20));
+	o.batch = 1;
+	o.layer_batch = 0;
 	o.training = o.checkpoint_activations = false;
 	assert_in_range(model_activation_bytes(&c, &o, DTYPE_BF16), 7 * plane, 7 * plane + (1 << 20));
 
@@ -414,6 +483,9 @@ static void memory_and_limits(void **state)
 	assert_int_equal(model_open(&c, &o, &k, &m), STATUS_USAGE);
 	assert_null(m);
 	assert_non_null(strstr(error_message(), "1025 tokens in a model of 1024 positions"));
+	o = (struct model_options){.batch = 3, .sequence = 8, .training = true, .layer_batch = 2};
+	assert_int_equal(model_open(&c, &o, &k, &m), STATUS_USAGE);
+	assert_non_null(strstr(error_message(), "--layer-batch-size"));
 	k.close(&k);
 }
 
@@ -451,11 +523,14 @@ int main(void)
 		cmocka_unit_test(documents),
 		cmocka_unit_test(dropout),
 		cmocka_unit_test(dropout_documents_checkpointing),
+		cmocka_unit_test(dropout_documents_in_pieces),
 		cmocka_unit_test(each_dropout_alone),
 		cmocka_unit_test(evaluate_has_no_dropout),
 		cmocka_unit_test(checkpointing_fp32),
 		cmocka_unit_test(checkpointing_bf16),
 		cmocka_unit_test(micro_batches),
+		cmocka_unit_test(pieces_fp32),
+		cmocka_unit_test(pieces_bf16),
 		cmocka_unit_test(overwrites_and_repeats),
 		cmocka_unit_test(layers_are_told_when_final),
 		cmocka_unit_test(memory_and_limits),

@@ -85,13 +85,13 @@ static void in_bf16_with_recomputation(void **state)
 }
 
 /* Layers' inputs on the host too, and its copies beside the optimizer's. */
-static void with_inputs_on_the_host(void **state)
+static void check_inputs_on_the_host(uint64_t layer_batch)
 {
-	(void)state;
 	struct story plain = {0}, story = {0};
 	struct trainer_config config = device_config(DTYPE_F16);
 	config.model.layers = 4;
 	config.checkpoint_activations = true;
+	config.layer_batch = layer_batch;
 	go(&plain, &config);
 	config = offloaded(config);
 	config.inputs_on_host = true;
@@ -105,11 +105,18 @@ static void with_inputs_on_the_host(void **state)
 	assert_int_equal(trainer_check(&config), STATUS_USAGE);
 }
 
+static void with_inputs_on_the_host(void **state)
+{
+	(void)state;
+	check_inputs_on_the_host(0);
+	check_inputs_on_the_host(1);
+}
+
 /* What a run takes of the device and of pinned memory is what trainer_measure said. */
 static void a_run_takes_what_was_measured(void **state)
 {
 	(void)state;
-	for (int i = 0; i < 7; i++) {
+	for (int i = 0; i < 8; i++) {
 		struct story story = {0};
 		struct trainer_memory m;
 		struct trainer_config config = device_config(i & 1 ? DTYPE_F16 : DTYPE_F32);
@@ -117,6 +124,7 @@ static void a_run_takes_what_was_measured(void **state)
 		config.train_iters = 2;
 		config.checkpoint_activations = i > 1;
 		config.inputs_on_host = i > 3;
+		config.layer_batch = i > 5;
 		if (i > 1)
 			config = offloaded(config);
 		config.device_share = i == 3 || i == 6 ? 0.3 : 0;
