@@ -168,7 +168,7 @@ FERRY_EMU_MEMORY=$((said + 2)) without all-tight $all
 test_that "all of them: $said MiB were said to be needed, 2 more are enough" same_tensors all-tight all-said step-00000002
 FERRY_EMU_MEMORY=$((said - 1)) without all-lack $all
 test_that "... and 1 less is refused at once" grep -q "of the GPU's memory and .* are free" "$dir/all-lack.out"
-logits="--num-layers 1 --hidden-size 16 --batch-size 128 --train-iters 1 --eval-interval 0 --save none"
+logits="--num-layers 1 --hidden-size 16 --batch-size 128 --train-iters 1 --eval-interval 0 --save-interval 0"
 FERRY_EMU_MEMORY=68 without logits-lack $logits
 test_that "a batch that is too large is refused" grep -q "of the GPU's memory and .* are free" "$dir/logits-lack.out"
 FERRY_EMU_MEMORY=68 without logits-less $logits --logits-memory 1M
