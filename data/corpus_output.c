@@ -107,7 +107,9 @@ static enum status move(const char *from, const char *to, const char *name)
 	return status;
 }
 
-/* Removes from DIRECTORY what this corpus has not. */
+static const char job_name[] = ".job";
+
+/* Removes from DIRECTORY what this corpus has not, and what tells of the old one's job. */
 static enum status remove_stale(const char *directory, const struct corpus_info *info)
 {
 	char **names;
@@ -116,7 +118,7 @@ static enum status remove_stale(const char *directory, const struct corpus_info 
 	TRY(directory_list(directory, &names, &count));
 	enum status status = STATUS_OK;
 	for (size_t i = 0; i < count && status == STATUS_OK; i++)
-		if (is_corpus_file(names[i], info, &wanted) && !wanted)
+		if (strcmp(names[i], job_name) == 0 || (is_corpus_file(names[i], info, &wanted) && !wanted))
 			status = corpus_output_remove_file(directory, names[i]);
 	directory_list_free(names, count);
 	return status;
@@ -130,7 +132,7 @@ static enum status move_files(const char *next, const char *directory, const str
 	TRY(directory_list(next, &names, &count));
 	enum status status = STATUS_OK;
 	for (size_t i = 0; i < count && status == STATUS_OK; i++)
-		if (is_corpus_file(names[i], info, &wanted) && wanted)
+		if (strcmp(names[i], job_name) == 0 || (is_corpus_file(names[i], info, &wanted) && wanted))
 			status = move(next, directory, names[i]);
 	directory_list_free(names, count);
 	return status;
@@ -317,11 +319,9 @@ static bool describe_corpus(const struct corpus_output *output, struct hash128 h
 	       json_add_hash128(json, "hash", hash);
 }
 
-static enum status write_manifest(const struct corpus_output *output, const char *work)
+static enum status write_manifest(const struct corpus_output *output, const char *work, struct hash128 hash)
 {
-	struct hash128 hash;
 	char *path;
-	TRY(hash_roots(output, &hash));
 	cJSON *json = cJSON_CreateObject();
 	enum status status = describe_corpus(output, hash, json)
 				     ? path_join(&path, work, "corpus.json")
@@ -334,11 +334,66 @@ static enum status write_manifest(const struct corpus_output *output, const char
 	return status;
 }
 
+/* ---- which job made it ---- */
+
+static enum status write_job(const char *work, struct hash128 job, struct hash128 corpus)
+{
+	char *path;
+	TRY(path_join(&path, work, job_name));
+	cJSON *json = cJSON_CreateObject();
+	bool good = json && cJSON_AddStringToObject(json, "format", "ferry-job") &&
+		    json_add_u64(json, "version", 1) && json_add_hash128(json, "job", job) &&
+		    json_add_hash128(json, "corpus", corpus);
+	enum status status = good ? json_publish(path, json)
+				  : error_set(STATUS_MEMORY, "no memory to tell which job this was");
+	cJSON_Delete(json);
+	free(path);
+	return status;
+}
+
+static enum status read_job(const char *path, struct hash128 *job, struct hash128 *corpus)
+{
+	cJSON *json;
+	const char *format;
+	uint64_t version;
+	TRY(json_read_file(path, &json));
+	enum status status = json_get_string(path, json, "format", &format);
+	if (status == STATUS_OK)
+		status = json_get_u64(path, json, "version", &version);
+	if (status == STATUS_OK && (strcmp(format, "ferry-job") != 0 || version != 1))
+		status = error_set(STATUS_UNSUPPORTED, "%s: is not of this version", path);
+	if (status == STATUS_OK)
+		status = json_get_hash128(path, json, "job", job);
+	if (status == STATUS_OK)
+		status = json_get_hash128(path, json, "corpus", corpus);
+	cJSON_Delete(json);
+	return status;
+}
+
+enum status corpus_output_is_of(const char *directory, struct hash128 job, bool *same)
+{
+	char *path;
+	struct hash128 made_by, corpus;
+	struct corpus_info info = {0};
+	*same = false;
+	TRY(path_join(&path, directory, job_name));
+	if (file_exists(path) && read_job(path, &made_by, &corpus) == STATUS_OK &&
+		manifest_read(directory, &info) == STATUS_OK)
+		*same = hash128_compare(made_by, job) == 0 && hash128_compare(corpus, info.hash) == 0;
+	free((void *)info.shards);
+	free(path);
+	return STATUS_OK;
+}
+
 static enum status publish(const struct corpus_output *output, const char *work)
 {
 	char *next;
+	struct hash128 hash;
+	TRY(hash_roots(output, &hash));
 	TRY(corpus_output_write_tokenizer(work, output->tokenizer));
-	TRY(write_manifest(output, work));
+	TRY(write_manifest(output, work, hash));
+	if (output->job)
+		TRY(write_job(work, *output->job, hash));
 	TRY(path_join(&next, output->directory, "next"));
 	enum status status = file_rename(work, next);
 	free(next);

@@ -36,6 +36,14 @@ enum status corpus_output_remove_file(const char *directory, const char *name) M
 /* Puts a corpus in place whose writer was ended as it did so; none is fine. */
 enum status corpus_output_recover(const char *directory) MUST_USE;
 
+/*
+ * DIRECTORY/.job tells which job made the corpus, where several processes make it together: who comes late finds
+ * nothing else left of its job.
+ *    {"format": "ferry-job", "version": 1, "job": 32 hex, "corpus": 32 hex, the hash in corpus.json}
+ * Without it, or beside another corpus, nothing is known: *same is false.
+ */
+enum status corpus_output_is_of(const char *directory, struct hash128 job, bool *same) MUST_USE;
+
 /* What the manifest tells beside the shards; tokens count each document's EOD. */
 struct corpus_output {
 	const char *directory;
@@ -47,6 +55,8 @@ struct corpus_output {
 	 * searched for them, 0 if not. */
 	uint64_t near_duplicates;
 	int near_bands, near_rows;
+	/* What made it, to be told by corpus_output_is_of; NULL: nobody will ask. */
+	const struct hash128 *job;
 	bool sources;                       /* each shard has a .src */
 	const struct shard_summary *shards; /* [shard_count]; `bytes` of each is not looked at */
 	size_t shard_count;

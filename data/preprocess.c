@@ -149,6 +149,7 @@ static enum status publish_corpus(const struct preprocess_job *job)
 		.near_bands = job->config->near_bands,
 		.near_rows = job->config->near_rows,
 		.sources = job->config->sources,
+		.job = job->config->mode == PREPROCESS_ALONE ? NULL : &job->format.job,
 		.shards = shards,
 		.shard_count = job->shard_count,
 	});
@@ -350,6 +351,12 @@ enum status job_settle(struct preprocess_job *job, const struct journal *journal
 	job->resumed = journaled && compared == STATUS_OK;
 	if (job->resumed)
 		return directory_remove_temporaries(job->work);
+	if (corpus && !journaled && !config->overwrite && config->mode != PREPROCESS_ALONE) {
+		/* A part that starts when the others have published. */
+		TRY(corpus_output_is_of(config->output, job->format.job, complete));
+		if (*complete)
+			return STATUS_OK;
+	}
 	FAIL_IF(corpus && !config->overwrite, STATUS_USAGE,
 		"%s: already holds a corpus; choose another --output, or --overwrite to replace it",
 		config->output);

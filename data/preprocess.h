@@ -4,8 +4,8 @@
  * Pass 1: inputs (data/input.h) are cut into units; workers repair and tokenize their documents and spill
  * them by the top bits of their key, one file a unit (data/spill.h), under DIR/work/. A large plain JSONL
  * file is cut into many units. A compressed or text file and standard input are in one, at which several
- * workers can be: they read it in turns, a batch of records at a time, and nobody is idle while there is one
- * to take. Pass 2: each key range is read back, duplicates dropped as they meet, sorted, and appended to its
+ * workers can be: one reads ahead for all, a batch of records at a time (data/unit_reader.h), and nobody is
+ * idle while there is one to take. Pass 2: each key range is read back, duplicates dropped as they meet, sorted, and appended to its
  * shard (data/shard_writer.h), in DIR/work/ too. When all is there, it is put in place as
  * data/corpus_output.h tells, corpus.json last.
  *
@@ -18,6 +18,7 @@
  *    DIR/.lock                   held (flock) while a run works on DIR: a second one fails at once
  *    DIR/work/claims             what several processes divide the work by: data/claims.h
  *    DIR/work/part-3-of-8        part 3 of 8 of pass 1 is done
+ *    DIR/.job                    which job made the corpus, if several processes did: data/corpus_output.h
  *
  * Ended at any point, the same command goes on (units and shards under way begin anew) and ends in the same
  * bytes; other options or changed inputs are STATUS_MISMATCH and say which. Spill files are not synced (but
@@ -30,7 +31,8 @@
  * Several processes, on machines that share DIR and see the inputs under the same paths, can do it together:
  * each makes a part of pass 1's units (unit u of n parts is part (u mod n) + 1's, so it follows from the
  * inputs alone), the same command but for its `part`; any number of them then does pass 2, each taking the
- * shards that nobody has taken, and the one that finds the last shard done publishes. Killed at any point,
+ * shards that nobody has taken, and the one that finds the last shard done publishes. A part that comes only
+ * then finds the corpus complete, as long as its inputs and options are those that made it. Killed at any point,
  * the same commands go on, and a shard or part whose process is gone is another's to take. The bytes are
  * those of one process. DIR must be on a file system with locks between the machines: data/output_lock.h,
  * data/claims.h.

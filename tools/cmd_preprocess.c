@@ -112,7 +112,9 @@ static void print_summary(const struct preprocess_config *config, const struct p
 	printf("tokens      %s, %.3f bytes of text each\n", human_grouped(result->tokens).text,
 		ratio((double)result->bytes, (double)result->tokens));
 	print_dropped(config, result);
-	if (result->resumed)
+	if (!result->published)
+		printf("time        none: the corpus of this job was complete already\n");
+	else if (result->resumed)
 		printf("time        %s in this run, which went on with what others or an earlier one did\n",
 			human_seconds(seconds).text);
 	else

@@ -3,7 +3,7 @@
 # mpirun itself, kill -9; every corpus has the bytes of one process's.
 . "$(dirname "$0")/tap.bash"
 unset "${!OMPI_COMM_WORLD_@}" "${!PMI_@}" "${!SLURM_@}"
-same() { diff -r "$dir/one" "$dir/c" >"$dir/err" && rm -rf "$dir/c"; }
+same() { diff -r -x .job "$dir/one" "$dir/c" >"$dir/err" && rm -rf "$dir/c"; } # .job: which job it was
 
 # 5 files of 4,000 documents, in units of at least 4 MiB of input: large documents.
 mkdir "$dir/in"
@@ -80,6 +80,26 @@ launch SLURM_PROCID=1 SLURM_STEP_NUM_TASKS=2 SLURM_NTASKS=8
 launch SLURM_PROCID=0 SLURM_STEP_NUM_TASKS=2 SLURM_NTASKS=8
 wait
 test_that "srun" same
+slurm() { SLURM_PROCID=1 SLURM_STEP_NUM_TASKS=2 run preprocess "$dir/in" --output "$dir/c" --part auto "$@"; }
+launch SLURM_PROCID=0 SLURM_STEP_NUM_TASKS=2
+sleep 0.1
+kill -9 $! 2>/dev/null
+wait $! 2>/dev/null
+launch SLURM_PROCID=0 SLURM_STEP_NUM_TASKS=2
+launch SLURM_PROCID=1 SLURM_STEP_NUM_TASKS=2
+wait
+slurm --sources
+test_that "a task that comes after all was published: exit 0" [ $code -eq 0 ]
+test_that "and says that the corpus is complete" out_has "the corpus of this job was complete already"
+slurm
+test_that "with other options: exit 2" [ $code -eq 2 ]
+test_that "and why" err_has "already holds a corpus"
+run preprocess "$dir/in" --output "$dir/c" --sources
+test_that "alone, too" [ $code -eq 2 ]
+touch "$dir/in/1.jsonl"
+slurm --sources
+test_that "with an input that has changed, too" [ $code -eq 2 ]
+test_that "and the corpus stays as it is" same
 array() { # ID: a task of --array=10-14:2, in the foreground
 	SLURM_ARRAY_TASK_ID=$1 SLURM_ARRAY_TASK_MIN=10 SLURM_ARRAY_TASK_COUNT=3 SLURM_ARRAY_TASK_STEP=2 \
 		SLURM_PROCID=0 SLURM_NTASKS=1 run preprocess "$dir/in" --output "$dir/c" --sources --part auto

@@ -109,9 +109,10 @@ static void remake_reference(void)
 	remake_reference_of(2);
 }
 
-/* `out` is the reference, to the byte, and holds nothing else; it is removed. */
+/* `out` is the reference, to the byte, and holds nothing else but which job it was; it is removed. */
 static void expect_reference(void)
 {
+	must(file_remove(in_root("out/.job")));
 	expect_same(in_root("reference"), in_root("out"));
 	must(directory_remove(in_root("out")));
 }
@@ -522,6 +523,50 @@ static void overwriting(void **state)
 	expect_reference();
 }
 
+/* A part that comes when all has been published, and nothing is left but the corpus and its .job. */
+static void parts_that_come_late(void **state)
+{
+	(void)state;
+	static const enum preprocess_mode modes[] = {
+		PREPROCESS_PART, PREPROCESS_PART_LAST, PREPROCESS_PART_TOGETHER};
+	make_inputs(3, 300);
+	remake_reference();
+	struct preprocess_config one = part_of(1, 2), two = part_of(2, 2), finish = finishing();
+	run(&one);
+	run(&two);
+	assert_true(run(&finish).published);
+	for (size_t i = 0; i < sizeof modes / sizeof *modes; i++) {
+		two.mode = modes[i];
+		struct preprocess_result result = run(&two);
+		assert_true(result.complete && !result.published && result.documents > 10);
+	}
+	two.max_bytes--;
+	refuse(&two, STATUS_USAGE, "already holds a corpus");
+	two.max_bytes++;
+	/* What tells of another corpus, or is damaged, is not believed. */
+	size_t bytes;
+	char *mark = get_path(in_root("out/.job"), &bytes);
+	put_file("out/.job", mark, bytes / 2);
+	refuse(&two, STATUS_USAGE, "already holds a corpus");
+	struct preprocess_config other = basic();
+	other.overwrite = true;
+	other.min_tokens = 5;
+	run(&other);
+	assert_false(file_exists(in_root("out/.job")));
+	put_file("out/.job", mark, bytes);
+	refuse(&two, STATUS_USAGE, "already holds a corpus");
+	/* --overwrite means it. */
+	two.mode = PREPROCESS_PART;
+	two.overwrite = one.overwrite = true;
+	run(&two);
+	run(&one);
+	assert_true(run(&finish).published);
+	one.overwrite = false;
+	assert_true(run(&one).complete);
+	free(mark);
+	expect_reference();
+}
+
 static void nothing_in_the_inputs(void **state)
 {
 	(void)state;
@@ -580,6 +625,7 @@ int main(void)
 		cmocka_unit_test(other_tokenizers),
 		cmocka_unit_test(near_duplicates),
 		cmocka_unit_test(overwriting),
+		cmocka_unit_test(parts_that_come_late),
 		cmocka_unit_test(nothing_in_the_inputs),
 		cmocka_unit_test(survives_lack_of_memory),
 	};
