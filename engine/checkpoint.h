@@ -33,7 +33,8 @@
  *    "validation" {"evaluations", "best_step", "best_loss", "best_train_loss", "since_best", "warned"}
  *                 (overfitting.h; the last five matter once evaluations > 0)
  *    "train_loss" {"smoothed", "weight"}: exponential means (overfitting.h)
- *    "made_with"  what a bit-exact resume needs alike: {"precision", "kernels", "threads"}; and "choices",
+ *    "made_with"  what a bit-exact resume needs alike: {"precision", "kernels", "threads" (of a rank)}; "ranks", where
+ *                 they were several; and "choices",
  *                 where the kernels chose anything: an array of strings (kernels.h; kernels/cuda/gemm.cu has
  *                 cuBLASLt's), for kernels of the same name
  *    "arguments"  an object of the caller's (ferry train: the flags in force), or {}
@@ -88,7 +89,7 @@ struct checkpoint_state {
 	struct overfitting overfitting;
 	char precision[8]; /* "fp32", "bf16", "fp16" */
 	char kernels[96];
-	uint32_t threads;
+	uint32_t threads, ranks; /* of each; that trained together, 0 and 1: one process */
 	cJSON *choices; /* the kernels', an array of strings, or NULL: none; owned by the holder of the state */
 	cJSON *arguments; /* an object, or NULL; likewise */
 };

@@ -231,6 +231,7 @@ static bool add_circumstances(cJSON *o, const struct checkpoint_state *s)
 	return made && cJSON_AddStringToObject(made, "precision", s->precision) &&
 	       cJSON_AddStringToObject(made, "kernels", s->kernels) &&
 	       json_add_u64(made, "threads", s->threads) &&
+	       (s->ranks < 2 || json_add_u64(made, "ranks", s->ranks)) &&
 	       (!s->choices || json_add_item(made, "choices", cJSON_Duplicate(s->choices, true))) &&
 	       json_add_item(o, "arguments",
 		       s->arguments ? cJSON_Duplicate(s->arguments, true) : cJSON_CreateObject());
@@ -387,6 +388,9 @@ enum status checkpoint_take_state(const char *path, const cJSON *o, struct check
 	TRY(get_text(path, made, "precision", s->precision, sizeof s->precision));
 	TRY(get_text(path, made, "kernels", s->kernels, sizeof s->kernels));
 	TRY(get_u32(path, made, "threads", &s->threads));
+	s->ranks = 1;
+	if (cJSON_GetObjectItemCaseSensitive(made, "ranks"))
+		TRY(get_u32(path, made, "ranks", &s->ranks));
 	TRY(take_choices(path, made, &s->choices));
 	TRY(json_get_object(path, o, "arguments", &arguments));
 	s->arguments = cJSON_Duplicate(arguments, true);

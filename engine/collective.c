@@ -1,11 +1,30 @@
 #include "engine/collective.h"
 
-static enum status already_done(struct collective *c, double *values, int count)
+#include "common/memory.h"
+
+#include <sched.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+/* ---- one process ---- */
+
+static enum status exchange_alone(struct collective *c, const void *block, const uint64_t *cuts, void *parts)
 {
 	(void)c;
-	(void)values;
-	(void)count;
+	memcpy(parts, block, cuts[1]);
 	return STATUS_OK;
+}
+
+static enum status gather_alone(struct collective *c, void *block, const uint64_t *cuts)
+{
+	(void)c, (void)block, (void)cuts;
+	return STATUS_OK;
+}
+
+static void abort_alone(struct collective *c, int exit_code)
+{
+	(void)c, (void)exit_code;
 }
 
 static void close_nothing(struct collective *c)
@@ -15,7 +34,127 @@ static void close_nothing(struct collective *c)
 
 struct collective collective_open_single(void)
 {
-	struct collective c = {
-		.rank = 0, .ranks = 1, .sum = already_done, .maximum = already_done, .close = close_nothing};
-	return c;
+	return (struct collective){.rank = 0,
+		.ranks = 1,
+		.exchange = exchange_alone,
+		.gather = gather_alone,
+		.abort = abort_alone,
+		.close = close_nothing};
+}
+
+/* ---- on any backend ---- */
+
+/* Every rank's `data`, one after the other, to all; free(*all). */
+static enum status gather_alike(struct collective *c, const void *data, size_t bytes, void **all)
+{
+	uint64_t cuts[COLLECTIVE_RANKS + 1];
+	for (int r = 0; r <= c->ranks; r++)
+		cuts[r] = (uint64_t)r * bytes;
+	TRY(memory_alloc(all, (size_t)c->ranks, bytes, "what ranks tell each other"));
+	memcpy((char *)*all + cuts[c->rank], data, bytes);
+	enum status status = c->gather(c, *all, cuts);
+	if (status != STATUS_OK) {
+		free(*all);
+		*all = NULL;
+	}
+	return status;
+}
+
+static enum status fold(
+	struct collective *c, double *values, int count, double (*combine)(double a, double b))
+{
+	double *all;
+	if (c->ranks == 1)
+		return STATUS_OK;
+	TRY(gather_alike(c, values, (size_t)count * sizeof *values, (void **)&all));
+	for (int i = 0; i < count; i++) {
+		values[i] = all[i];
+		for (int r = 1; r < c->ranks; r++)
+			values[i] = combine(values[i], all[(size_t)r * (size_t)count + (size_t)i]);
+	}
+	free(all);
+	return STATUS_OK;
+}
+
+static double add(double a, double b)
+{
+	return a + b;
+}
+
+static double larger(double a, double b)
+{
+	return a > b ? a : b;
+}
+
+enum status collective_sum(struct collective *c, double *values, int count)
+{
+	return fold(c, values, count, add);
+}
+
+enum status collective_maximum(struct collective *c, double *values, int count)
+{
+	return fold(c, values, count, larger);
+}
+
+/* The block is one rank's. */
+static enum status send_all(struct collective *c, int from, void *data, size_t bytes)
+{
+	uint64_t cuts[COLLECTIVE_RANKS + 1];
+	for (int r = 0; r <= c->ranks; r++)
+		cuts[r] = r <= from ? 0 : bytes;
+	return c->gather(c, data, cuts);
+}
+
+enum status collective_broadcast(struct collective *c, void *data, size_t bytes)
+{
+	return c->ranks == 1 ? STATUS_OK : send_all(c, 0, data, bytes);
+}
+
+enum status collective_agree(struct collective *c, enum status status)
+{
+	struct error_copy copy;
+	int *all, failed = 0, own = (int)status;
+	if (c->ranks == 1)
+		return status;
+	error_save(status, &copy);
+	TRY(gather_alike(c, &own, sizeof own, (void **)&all));
+	while (failed < c->ranks && all[failed] == STATUS_OK)
+		failed++;
+	free(all);
+	if (failed == c->ranks)
+		return STATUS_OK;
+	TRY(send_all(c, failed, &copy, sizeof copy));
+	c->agreed = true;
+	status = error_restore(&copy);
+	return error_context(status, "rank %d", failed);
+}
+
+/* ---- where ranks are ---- */
+
+struct place {
+	char host[256];
+	cpu_set_t processors;
+};
+
+enum status collective_find_place(struct collective *c, struct collective_place *out)
+{
+	struct place own, *all;
+	memset(&own, 0, sizeof own);
+	(void)gethostname(own.host, sizeof own.host - 1);
+	(void)sched_getaffinity(0, sizeof own.processors, &own.processors);
+	TRY(gather_alike(c, &own, sizeof own, (void **)&all));
+	*out = (struct collective_place){.sharing = 1};
+	for (int r = 0; r < c->ranks; r++) {
+		bool here = strcmp(all[r].host, own.host) == 0, first = true;
+		cpu_set_t both;
+		for (int i = 0; i < r && first; i++)
+			first = strcmp(all[i].host, all[r].host) != 0;
+		out->hosts += first;
+		out->local_ranks += here;
+		out->local_rank += here && r < c->rank;
+		CPU_AND(&both, &all[r].processors, &own.processors);
+		out->sharing += here && r != c->rank && CPU_COUNT(&both) > 0;
+	}
+	free(all);
+	return STATUS_OK;
 }

@@ -4,17 +4,27 @@
 
 #include <math.h>
 #include <stdlib.h>
+#include <string.h>
 
 struct optimizer {
 	struct optimizer_config config;
 	struct kernels *kernels;
-	uint64_t elements, updated; /* of all gradients; of those that are updated here */
-	float *exp_avg, *exp_avg_sq;
-	struct gradient_stats *stats, *host_stats; /* in the kernels' memory; on the host */
-	struct optimizer_segment *segments;
-	int segment_count;
-	struct event *measuring, *measured, *updating, *done;
+	struct collective *ranks;         /* that measure along; NULL: none */
+	struct optimizer_slice *measured; /* [measured_count], of the gradients */
+	int measured_count;
+	uint64_t updated; /* elements */
+	struct piece *pieces;
+	int piece_count;
+	float *exp_avg, *exp_avg_sq;               /* [updated] */
+	struct gradient_stats *stats, *host_stats; /* [measured_count], in the kernels' memory; on the host */
+	struct event *measuring, *measured_all, *updating, *done;
 	bool update_queued; /* since the last measurement */
+};
+
+/* What one call updates: a slice's part of a segment. */
+struct piece {
+	struct optimizer_segment of;
+	uint64_t own;
 };
 
 enum status optimizer_config_check(const struct optimizer_config *c)
@@ -64,22 +74,74 @@ struct adamw optimizer_adamw(
 	return args;
 }
 
-static enum status allocate(struct optimizer *o, const struct parameter_table *table)
+/* The slices' parts of the table's segments, in order. */
+static enum status cut_pieces(struct optimizer *o, const struct parameter_table *table,
+	const struct optimizer_slice *slices, int count)
+{
+	struct optimizer_segment *segments;
+	TRY(memory_alloc((void **)&segments, (size_t)table->count, sizeof *segments, "the optimizer's plan"));
+	int segment_count = optimizer_cut(table, segments);
+	enum status status = memory_alloc((void **)&o->pieces, (size_t)(segment_count + count),
+		sizeof *o->pieces, "the optimizer's plan");
+	for (int i = 0, g = 0; i < count && status == STATUS_OK; i++) {
+		uint64_t at = slices[i].offset, end = at + slices[i].elements, until;
+		for (; at < end; at = until) {
+			while (segments[g].offset + segments[g].elements <= at)
+				g++;
+			until = segments[g].offset + segments[g].elements;
+			until = until < end ? until : end;
+			o->pieces[o->piece_count++] = (struct piece){
+				{at, until - at, segments[g].group}, slices[i].own + at - slices[i].offset};
+		}
+	}
+	free(segments);
+	return status;
+}
+
+static enum status allocate(struct optimizer *o, const struct parameter_table *table,
+	const struct optimizer_slice *updated, int count)
 {
 	struct kernels *k = o->kernels;
-	TRY(memory_alloc(
-		(void **)&o->segments, (size_t)table->count, sizeof *o->segments, "the optimizer's plan"));
-	o->segment_count = optimizer_cut(table, o->segments);
+	size_t stats = (size_t)o->measured_count * sizeof *o->stats;
+	for (int i = 0; i < count; i++)
+		o->updated += updated[i].elements;
+	TRY(cut_pieces(o, table, updated, count));
 	if (o->updated) {
 		TRY(k->memory_alloc(k, (void **)&o->exp_avg, o->updated * 4, "Adam's first moments"));
 		TRY(k->memory_alloc(k, (void **)&o->exp_avg_sq, o->updated * 4, "Adam's second moments"));
 	}
 	TRY(k->event_open(k, &o->measuring));
-	TRY(k->event_open(k, &o->measured));
+	TRY(k->event_open(k, &o->measured_all));
 	TRY(k->event_open(k, &o->updating));
 	TRY(k->event_open(k, &o->done));
-	TRY(k->memory_alloc(k, (void **)&o->stats, sizeof *o->stats, "the gradients' norm"));
-	return k->host_alloc(k, (void **)&o->host_stats, sizeof *o->host_stats, "the gradients' norm");
+	TRY(k->memory_alloc(k, (void **)&o->stats, stats, "the gradients' norm"));
+	return k->host_alloc(k, (void **)&o->host_stats, stats, "the gradients' norm");
+}
+
+static enum status open_for(const struct optimizer_config *config, const struct parameter_table *table,
+	const struct optimizer_slice *measured, int measured_count, const struct optimizer_slice *updated,
+	int updated_count, struct kernels *kernels, struct collective *ranks, struct optimizer **out)
+{
+	struct optimizer *o;
+	*out = NULL;
+	TRY(optimizer_config_check(config));
+	TRY(memory_alloc((void **)&o, 1, sizeof *o, "the optimizer"));
+	o->config = *config;
+	o->kernels = kernels;
+	o->ranks = ranks;
+	o->measured_count = measured_count;
+	enum status status = memory_alloc(
+		(void **)&o->measured, (size_t)measured_count, sizeof *o->measured, "the optimizer's plan");
+	if (status == STATUS_OK) {
+		memcpy(o->measured, measured, (size_t)measured_count * sizeof *measured);
+		status = allocate(o, table, updated, updated_count);
+	}
+	if (status != STATUS_OK) {
+		optimizer_close(o);
+		return status;
+	}
+	*out = o;
+	return STATUS_OK;
 }
 
 enum status optimizer_open(const struct optimizer_config *config, const struct parameter_table *table,
@@ -91,21 +153,15 @@ enum status optimizer_open(const struct optimizer_config *config, const struct p
 enum status optimizer_open_part(const struct optimizer_config *config, const struct parameter_table *table,
 	uint64_t elements, struct kernels *kernels, struct optimizer **out)
 {
-	struct optimizer *o;
-	*out = NULL;
-	TRY(optimizer_config_check(config));
-	TRY(memory_alloc((void **)&o, 1, sizeof *o, "the optimizer"));
-	o->config = *config;
-	o->kernels = kernels;
-	o->elements = table->elements;
-	o->updated = elements;
-	enum status status = allocate(o, table);
-	if (status != STATUS_OK) {
-		optimizer_close(o);
-		return status;
-	}
-	*out = o;
-	return STATUS_OK;
+	struct optimizer_slice all = {.elements = table->elements}, first = {.elements = elements};
+	return open_for(config, table, &all, 1, &first, 1, kernels, NULL, out);
+}
+
+enum status optimizer_open_slices(const struct optimizer_config *config, const struct parameter_table *table,
+	const struct optimizer_slice *slices, int count, struct collective *ranks, struct kernels *kernels,
+	struct optimizer **out)
+{
+	return open_for(config, table, slices, count, slices, count, kernels, ranks, out);
 }
 
 void optimizer_close(struct optimizer *o)
@@ -113,19 +169,21 @@ void optimizer_close(struct optimizer *o)
 	if (!o)
 		return;
 	struct kernels *k = o->kernels;
+	size_t stats = (size_t)o->measured_count * sizeof *o->stats;
 	if (o->exp_avg)
 		k->memory_free(k, o->exp_avg, o->updated * 4);
 	if (o->exp_avg_sq)
 		k->memory_free(k, o->exp_avg_sq, o->updated * 4);
 	if (o->stats)
-		k->memory_free(k, o->stats, sizeof *o->stats);
+		k->memory_free(k, o->stats, stats);
 	if (o->host_stats)
-		k->host_free(k, o->host_stats, sizeof *o->host_stats);
+		k->host_free(k, o->host_stats, stats);
 	k->event_close(k, o->measuring);
-	k->event_close(k, o->measured);
+	k->event_close(k, o->measured_all);
 	k->event_close(k, o->updating);
 	k->event_close(k, o->done);
-	free(o->segments);
+	free(o->measured);
+	free(o->pieces);
 	free(o);
 }
 
@@ -143,17 +201,28 @@ enum status optimizer_measure(
 	struct optimizer *o, const void *gradients, double loss_scale, struct optimizer_measure *out)
 {
 	struct kernels *k = o->kernels;
-	const struct gradient_stats *stats = o->host_stats;
+	double sum[2] = {0, 0}; /* of squares; of what is not finite */
 	k->event_record(k, o->measuring, NULL);
-	k->gradient_stats(k, NULL, o->stats, gradients, o->elements);
-	k->copy_out(k, NULL, o->host_stats, o->stats, sizeof *o->host_stats);
-	k->event_record(k, o->measured, NULL);
-	TRY(k->stream_wait(k, NULL));
-	out->seconds = k->event_seconds(k, o->measuring, o->measured);
+	for (int i = 0; i < o->measured_count; i++)
+		if (o->measured[i].elements)
+			k->gradient_stats(k, NULL, &o->stats[i],
+				(const char *)gradients + o->measured[i].offset * dtype_bytes(k->grad),
+				o->measured[i].elements);
+	k->copy_out(k, NULL, o->host_stats, o->stats, (size_t)o->measured_count * sizeof *o->stats);
+	k->event_record(k, o->measured_all, NULL);
+	enum status status = k->stream_wait(k, NULL);
+	TRY(o->ranks ? collective_agree(o->ranks, status) : status);
+	for (int i = 0; i < o->measured_count; i++) {
+		sum[0] += o->host_stats[i].sum_of_squares;
+		sum[1] += (double)o->host_stats[i].nonfinite;
+	}
+	if (o->ranks)
+		TRY(collective_sum(o->ranks, sum, 2));
+	out->seconds = k->event_seconds(k, o->measuring, o->measured_all);
 	out->update_seconds = o->update_queued ? k->event_seconds(k, o->updating, o->done) : 0;
 	o->update_queued = false;
-	out->overflow = stats->nonfinite > 0;
-	out->norm = out->overflow ? (double)INFINITY : sqrt(stats->sum_of_squares) / loss_scale;
+	out->overflow = sum[1] > 0;
+	out->norm = out->overflow ? (double)INFINITY : sqrt(sum[0]) / loss_scale;
 	return STATUS_OK;
 }
 
@@ -171,13 +240,14 @@ void optimizer_update(struct optimizer *o, float *weights, void *work, const voi
 	struct adamw args = optimizer_adamw(&o->config, learning_rate, step, multiplier);
 	size_t act = dtype_bytes(k->act), grad = dtype_bytes(k->grad);
 	k->event_record(k, o->updating, NULL);
-	for (int i = 0; i < o->segment_count && o->segments[i].offset < o->updated; i++) {
-		const struct optimizer_segment *s = &o->segments[i];
-		uint64_t left = o->updated - s->offset;
-		float *p = weights + s->offset, *m = o->exp_avg + s->offset, *v = o->exp_avg_sq + s->offset;
+	for (int i = 0; i < o->piece_count; i++) {
+		const struct optimizer_segment *s = &o->pieces[i].of;
+		uint64_t own = o->pieces[i].own;
+		float *p = weights + (work ? own : s->offset), *m = o->exp_avg + own,
+		      *v = o->exp_avg_sq + own;
 		args.weight_decay = optimizer_weight_decay(&o->config, s);
 		k->adamw(k, NULL, &args, p, m, v, work ? (char *)work + s->offset * act : NULL, p, m, v,
-			(const char *)gradients + s->offset * grad, s->elements < left ? s->elements : left);
+			(const char *)gradients + s->offset * grad, s->elements);
 	}
 	k->event_record(k, o->done, NULL);
 	o->update_queued = true;

@@ -19,6 +19,7 @@
 #ifndef ENGINE_OPTIMIZER_H
 #define ENGINE_OPTIMIZER_H
 
+#include "engine/collective.h"
 #include "engine/model.h"
 
 struct optimizer_config {
@@ -34,6 +35,11 @@ struct optimizer_measure {
 	double update_seconds; /* that the update before took, which is known now; 0: there was none */
 };
 
+/* A stretch of the flat array, and where its moments lie in the optimizer's own arrays. */
+struct optimizer_slice {
+	uint64_t offset, own, elements;
+};
+
 struct optimizer;
 
 enum status optimizer_config_check(const struct optimizer_config *config) MUST_USE;
@@ -44,16 +50,22 @@ enum status optimizer_open(const struct optimizer_config *config, const struct p
  * rest); 0: none. */
 enum status optimizer_open_part(const struct optimizer_config *config, const struct parameter_table *table,
 	uint64_t elements, struct kernels *kernels, struct optimizer **out) MUST_USE;
+/* One rank's (shards.h): it has moments for, measures and updates these slices alone (copied), in order and one
+ * behind the other in its own arrays. What it measures is added up over the ranks, in their order. */
+enum status optimizer_open_slices(const struct optimizer_config *config, const struct parameter_table *table,
+	const struct optimizer_slice *slices, int count, struct collective *ranks, struct kernels *kernels,
+	struct optimizer **out) MUST_USE;
 void optimizer_close(struct optimizer *optimizer);
 
-/* [elements], f32, in the kernels' memory; for checkpoints. */
+/* [elements] that are updated, f32, in the kernels' memory; for checkpoints. */
 float *optimizer_exp_avg(struct optimizer *optimizer);
 float *optimizer_exp_avg_sq(struct optimizer *optimizer);
 
 enum status optimizer_measure(struct optimizer *optimizer, const void *gradients /* [elements], grad */,
 	double loss_scale, struct optimizer_measure *out) MUST_USE;
 double optimizer_clip(const struct optimizer *optimizer, double norm);
-/* `work` (act, [elements]) is NULL where act is f32. `step` is 1 for the first update. */
+/* `work` (act, [elements]) is NULL where act is f32: then `weights` are [elements], else like the moments. `step` is
+ * 1 for the first update. */
 void optimizer_update(struct optimizer *optimizer, float *weights, void *work, const void *gradients,
 	double learning_rate, uint64_t step, double multiplier);
 

@@ -15,6 +15,7 @@ struct staging {
 		uint64_t bytes;
 	} parts[STAGING_PARTS];
 	int part_count;
+	struct staging_store store; /* or all NULL */
 };
 
 enum status staging_open(struct kernels *kernels, struct staging **out)
@@ -49,6 +50,11 @@ void staging_substitute(struct staging *s, const void *host, void *device, uint6
 	s->parts[s->part_count++].bytes = bytes;
 }
 
+void staging_set_store(struct staging *s, const struct staging_store *store)
+{
+	s->store = *store;
+}
+
 /* A piece of `bytes` at `address` that lies in one memory. */
 struct piece {
 	char *place;
@@ -75,8 +81,10 @@ static struct piece first_piece(const struct staging *s, const void *address, ui
 enum status staging_read(struct staging *s, const void *from, size_t bytes, const void **host)
 {
 	struct kernels *k = s->kernels;
-	struct piece piece = first_piece(s, from, bytes);
 	*host = s->block;
+	if (s->store.read)
+		return s->store.read(s->store.user, s->block, from, bytes);
+	struct piece piece = first_piece(s, from, bytes);
 	if (!piece.on_device && piece.bytes == bytes) {
 		*host = from;
 		return STATUS_OK;
@@ -100,6 +108,8 @@ enum status staging_write(struct staging *s, void *to, size_t bytes)
 {
 	struct kernels *k = s->kernels;
 	struct piece piece;
+	if (s->store.write)
+		return s->store.write(s->store.user, to, s->block, bytes);
 	for (size_t done = 0; done < bytes; done += piece.bytes) {
 		piece = first_piece(s, (char *)to + done, bytes - done);
 		if (piece.on_device)
@@ -121,8 +131,20 @@ enum status staging_copy_in(struct staging *s, void *to, const void *from, uint6
 	return STATUS_OK;
 }
 
+/* By the store's own way in, which takes values. */
+static enum status store_zeros(struct staging *s, void *to, uint64_t bytes)
+{
+	memset(s->block, 0, bytes < STAGING_BYTES ? bytes : STAGING_BYTES);
+	for (uint64_t done = 0; done < bytes; done += STAGING_BYTES)
+		TRY(staging_write(
+			s, (char *)to + done, bytes - done < STAGING_BYTES ? bytes - done : STAGING_BYTES));
+	return STATUS_OK;
+}
+
 enum status staging_zero(struct staging *s, void *to, uint64_t bytes)
 {
+	if (s->store.write)
+		return store_zeros(s, to, bytes);
 	struct kernels *k = s->kernels;
 	struct piece piece;
 	for (uint64_t done = 0; done < bytes; done += piece.bytes) {

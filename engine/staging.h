@@ -25,6 +25,14 @@ void staging_close(struct staging *staging);
  */
 void staging_substitute(struct staging *staging, const void *host, void *device, uint64_t bytes);
 
+/* For arrays that ranks hold in parts (shards.h): no address is the kernels' any more, these say what is there. */
+struct staging_store {
+	void *user;
+	enum status (*read)(void *user, void *to, const void *from, size_t bytes);
+	enum status (*write)(void *user, void *to, const void *from, size_t bytes);
+};
+void staging_set_store(struct staging *staging, const struct staging_store *store);
+
 /* At most STAGING_BYTES of the kernels' memory as host memory, valid until the next call. */
 enum status staging_read(struct staging *staging, const void *from, size_t bytes, const void **host) MUST_USE;
 

@@ -10,13 +10,29 @@
 
 /* ---- what can be said before anything is allocated ---- */
 
+static int rank_count(const struct trainer_config *c)
+{
+	return c->ranks ? c->ranks->ranks : 1;
+}
+
+/* Windows of a step on each rank. */
+static uint64_t local_batch(const struct trainer_config *c)
+{
+	return c->global_batch / (uint64_t)rank_count(c);
+}
+
 static enum status check_batches(const struct trainer_config *c)
 {
 	FAIL_IF(c->micro_batch == 0 || c->micro_batch > 1 << 20, STATUS_USAGE,
 		"a batch of %" PRIu64 " windows is not possible; give 1 or more", c->micro_batch);
+	int ranks = rank_count(c);
 	FAIL_IF(c->global_batch == 0 || c->global_batch % c->micro_batch != 0, STATUS_USAGE,
 		"the global batch, %" PRIu64 " windows, is not a multiple of the batch, %" PRIu64,
 		c->global_batch, c->micro_batch);
+	FAIL_IF(c->global_batch % (c->micro_batch * (uint64_t)ranks) != 0, STATUS_USAGE,
+		"the global batch, %" PRIu64 " windows, is not divisible by the batch, %" PRIu64
+		", times the ranks, %d; give a --global-batch-size that is a multiple of %" PRIu64,
+		c->global_batch, c->micro_batch, ranks, c->micro_batch * (uint64_t)ranks);
 	FAIL_IF(c->global_batch > 1 << 24, STATUS_USAGE,
 		"a global batch of %" PRIu64 " windows is not possible; at most 16777216", c->global_batch);
 	FAIL_IF(c->window_tokens == 0 || c->window_tokens > (uint64_t)c->model.positions, STATUS_USAGE,
@@ -51,6 +67,9 @@ static enum status check_places(const struct trainer_config *c)
 		" windows at a time only where its input is all that is kept; give "
 		"--checkpoint-activations with --layer-batch-size",
 		c->layer_batch);
+	FAIL_IF(rank_count(c) > 1 && (c->offload || c->gradients != DTYPE_F32), STATUS_UNSUPPORTED,
+		"several ranks train with the optimizer where the model is, and fp32 gradients; leave "
+		"--cpu-optimizer, --optimizer-on and --half-gradients out, or train in one process");
 	FAIL_IF(c->inputs_on_host && !(c->open_device && c->checkpoint_activations), STATUS_USAGE,
 		"layers' inputs on the host need a GPU and --checkpoint-activations; leave "
 		"--cpu-checkpointing out");
@@ -102,13 +121,15 @@ static struct model_options options_of(const struct trainer_config *c)
 		.inputs_on_host = c->inputs_on_host,
 		.layer_batch = c->layer_batch < c->micro_batch ? (int)c->layer_batch : 0,
 		.seed = c->seed,
-		.forward_uses = (int)(c->global_batch / c->micro_batch)};
+		.forward_uses = (int)(local_batch(c) / c->micro_batch)};
 	return options;
 }
 
 /* Elements whose optimizer is where the kernels are. */
 static uint64_t updated_there(const struct trainer_config *c, uint64_t elements)
 {
+	if (rank_count(c) > 1)
+		return shards_owned(elements, c->ranks->rank, c->ranks->ranks);
 	uint64_t share = (uint64_t)(c->device_share * (double)elements);
 	return c->offload ? share / PARAMETER_ALIGNED * PARAMETER_ALIGNED : elements;
 }
@@ -141,6 +162,19 @@ static enum status measure_offload(
 	return STATUS_OK;
 }
 
+/* One of several ranks has its part of the state alone. */
+static void measure_part(
+	const struct trainer_config *c, const struct parameter_table *table, struct trainer_memory *out)
+{
+	uint64_t there = updated_there(c, table->elements);
+	out->weights = 4 * (out->working ? there : table->elements);
+	out->moments = 8 * there;
+	out->exchange = shards_buffer_bytes(table->elements, rank_count(c), c->open_device);
+	if (!c->open_device)
+		out->exchange += STAGING_BYTES;
+	out->host = out->exchange;
+}
+
 /* What a GPU's operations take for themselves (kernels.h): validation's logits are f32. */
 static uint64_t measure_scratch(const struct trainer_config *c)
 {
@@ -169,12 +203,14 @@ enum status trainer_measure(const struct trainer_config *c, struct trainer_memor
 		.batch = T * 20 * c->micro_batch + sizeof(struct gradient_stats),
 		.packing = c->open_device ? 0 : c->packing,
 		.scratch = c->open_device ? measure_scratch(c) : 0,
-		.data = T * (20 * c->global_batch + 8 * c->micro_batch)};
+		.data = T * (20 * local_batch(c) + 8 * c->micro_batch)};
+	if (rank_count(c) > 1)
+		measure_part(c, &table, out);
 	enum status status = STATUS_OK;
 	if (c->offload)
 		status = measure_offload(c, &table, out);
 	else
-		*(c->open_device ? &out->device : &out->host) = out->weights + out->moments;
+		*(c->open_device ? &out->device : &out->host) += out->weights + out->moments;
 	parameter_table_close(&table);
 	TRY(status);
 	*(c->open_device ? &out->device : &out->host) +=
@@ -220,10 +256,12 @@ static enum status take_host(struct trainer *t)
 static enum status take_blocks(struct trainer *t)
 {
 	struct kernels *k = &t->kernels;
-	if (t->updated)
-		TRY(k->memory_alloc(k, (void **)&t->master, t->updated * 4, "the weights"));
+	bool apart = k->act != DTYPE_F32 || t->config.offload;
+	t->master_elements = apart ? t->updated : t->elements;
+	if (t->master_elements)
+		TRY(k->memory_alloc(k, (void **)&t->master, t->master_elements * 4, "the weights"));
 	t->working = t->master;
-	if (k->act != DTYPE_F32 || t->config.offload)
+	if (apart)
 		TRY(k->memory_alloc(
 			k, &t->working, t->elements * dtype_bytes(k->act), "the working weights"));
 	TRY(k->memory_alloc(k, &t->gradients, t->elements * dtype_bytes(k->grad), "the gradients"));
@@ -236,13 +274,35 @@ static enum status take_blocks(struct trainer *t)
 	TRY(k->event_open(k, &t->end_model));
 	TRY(k->event_open(k, &t->begin_last));
 	TRY(k->event_open(k, &t->last_head));
-	return t->config.open_device ? staging_open(k, &t->staging) : STATUS_OK;
+	return t->config.open_device || t->ranks->ranks > 1 ? staging_open(k, &t->staging) : STATUS_OK;
+}
+
+/* This rank's part of the optimizer, and what stands for all of its state. */
+static enum status take_shard(struct trainer *t)
+{
+	struct trainer_config *c = &t->config;
+	int count;
+	TRY(shards_open(t->ranks, &t->kernels, t->elements, c->open_device, &t->shards));
+	const struct optimizer_slice *slices = shards_slices(t->shards, &count);
+	TRY(optimizer_open_slices(
+		&c->optimizer, t->table, slices, count, t->ranks, &t->kernels, &t->optimizer));
+	shards_keep(t->shards, SHARDS_MASTER, t->master, t->working == (void *)t->master);
+	shards_keep(t->shards, SHARDS_EXP_AVG, optimizer_exp_avg(t->optimizer), false);
+	shards_keep(t->shards, SHARDS_EXP_AVG_SQ, optimizer_exp_avg_sq(t->optimizer), false);
+	struct staging_store store = shards_store(t->shards);
+	staging_set_store(t->staging, &store);
+	t->all_master = shards_array(t->shards, SHARDS_MASTER);
+	t->all_exp_avg = shards_array(t->shards, SHARDS_EXP_AVG);
+	t->all_exp_avg_sq = shards_array(t->shards, SHARDS_EXP_AVG_SQ);
+	return STATUS_OK;
 }
 
 /* The optimizer: where the kernels are, on the host, or a part of it in each. */
 static enum status take_optimizer(struct trainer *t)
 {
 	struct trainer_config *c = &t->config;
+	if (t->ranks->ranks > 1)
+		return take_shard(t);
 	TRY(optimizer_open_part(&c->optimizer, t->table, t->updated, &t->kernels, &t->optimizer));
 	t->all_master = t->master;
 	t->all_exp_avg = optimizer_exp_avg(t->optimizer);
@@ -294,7 +354,9 @@ static enum status take_weights(struct trainer *t, struct checkpoint *from, bool
 			checkpoint_path(from));
 		TRY(trainer_resume(t, from, s));
 	}
-	if (t->working != (void *)t->master && t->updated)
+	if (t->shards)
+		shards_round(t->shards, t->working);
+	else if (t->working != (void *)t->master && t->updated)
 		k->convert(k, NULL, t->working, k->act, t->master, DTYPE_F32, t->updated);
 	if (t->offload)
 		TRY(offload_publish(t->offload));
@@ -302,12 +364,14 @@ static enum status take_weights(struct trainer *t, struct checkpoint *from, bool
 	return k->stream_wait(k, NULL);
 }
 
+/* All that a rank does by itself. */
 static enum status open_parts(struct trainer *t, struct checkpoint *from, bool weights_only)
 {
 	struct trainer_config *c = &t->config;
 	struct kernels_config kernels = {.act = c->precision,
 		.grad = c->gradients,
 		.threads = c->threads,
+		.device = c->device,
 		.packing = c->packing,
 		.logits_bytes = c->logits};
 	struct model_options options = options_of(c);
@@ -334,9 +398,12 @@ enum status trainer_open(const struct trainer_config *config, const struct train
 	TRY(memory_alloc((void **)&t, 1, sizeof *t, "the trainer"));
 	t->config = *config;
 	t->events = *events;
-	t->ranks = collective_open_single();
-	t->local_batch = config->global_batch / (uint64_t)t->ranks.ranks;
-	enum status status = open_parts(t, from, weights_only);
+	t->alone = collective_open_single();
+	t->ranks = config->ranks ? config->ranks : &t->alone;
+	t->local_batch = local_batch(config);
+	enum status status = collective_agree(t->ranks, open_parts(t, from, weights_only));
+	if (status == STATUS_OK && t->shards)
+		status = shards_share(t->shards, t->working);
 	if (status != STATUS_OK) {
 		trainer_close(t);
 		return status;
@@ -362,7 +429,7 @@ static void free_blocks(struct trainer *t)
 	uint64_t micro = t->config.micro_batch * t->config.window_tokens;
 	if (t->working != (void *)t->master)
 		free_block(t, t->working, t->elements * dtype_bytes(t->kernels.act));
-	free_block(t, t->master, t->updated * 4);
+	free_block(t, t->master, t->master_elements * 4);
 	free_block(t, t->gradients, t->elements * dtype_bytes(t->kernels.grad));
 	free_block(t, t->spare_gradients, t->elements * dtype_bytes(t->kernels.grad));
 	free_block(t, t->device_inputs, micro * 4);
@@ -390,13 +457,13 @@ void trainer_close(struct trainer *t)
 		loader_close(t->loader);
 	offload_close(t->offload);
 	optimizer_close(t->optimizer);
+	shards_close(t->shards);
 	if (t->kernels_open)
 		free_blocks(t);
 	if (t->model)
 		model_close(t->model);
 	if (t->kernels_open)
 		t->kernels.close(&t->kernels);
-	t->ranks.close(&t->ranks);
 	cJSON_Delete(t->state.choices);
 	free(t->evaluation_tokens);
 	free(t);
@@ -412,7 +479,7 @@ static enum status settle(struct trainer *t)
 	return t->kernels.stream_wait(&t->kernels, NULL);
 }
 
-static enum status save(struct trainer *t, bool best)
+static enum status write_checkpoint(struct trainer *t, bool best, char name[CHECKPOINT_NAME])
 {
 	struct trainer_config *c = &t->config;
 	struct checkpoint_contents contents = {.config = &c->model,
@@ -425,18 +492,42 @@ static enum status save(struct trainer *t, bool best)
 		.files = c->files,
 		.file_count = c->file_count,
 		.state = &t->state};
-	char name[CHECKPOINT_NAME];
-	double start = clock_seconds();
-	TRY(settle(t)); /* a failed update is not saved */
 	TRY(trainer_record_choices(t));
 	TRY(checkpoint_write(c->save, &contents, name));
 	if (best)
 		TRY(checkpoint_mark_best(c->save, name));
-	TRY(checkpoint_prune(c->save, c->keep));
+	return checkpoint_prune(c->save, c->keep);
+}
+
+/* Rank 0 writes; the others send it what is theirs. */
+static enum status save(struct trainer *t, bool best)
+{
+	char name[CHECKPOINT_NAME];
+	double start = clock_seconds();
+	TRY(collective_agree(t->ranks, settle(t))); /* a failed update is not saved */
+	if (!t->shards) {
+		TRY(write_checkpoint(t, best, name));
+	} else if (t->ranks->rank == 0) {
+		TRY(shards_dismiss(t->shards, write_checkpoint(t, best, name)));
+	} else {
+		TRY(shards_serve(t->shards));
+	}
+	TRY(collective_broadcast(t->ranks, name, sizeof name));
 	t->saved_step = t->state.step;
 	struct trainer_saved report = {
 		.step = t->state.step, .name = name, .best = best, .seconds = clock_seconds() - start};
 	return t->events.saved ? t->events.saved(t->events.user, &report) : STATUS_OK;
+}
+
+/* What any rank was asked, by a signal or a caller, all do. To save is asked but once; NULL: not yet. */
+static enum status hear(struct trainer *t, bool *save_now)
+{
+	double asked[2] = {atomic_load(&t->stop), save_now && atomic_exchange(&t->save_soon, false)};
+	TRY(collective_maximum(t->ranks, asked, 2));
+	t->stopping = asked[0] > 0;
+	if (save_now)
+		*save_now = asked[1] > 0 || t->stopping;
+	return STATUS_OK;
 }
 
 static bool at_multiple(uint64_t step, uint64_t interval)
@@ -449,7 +540,7 @@ static enum status after_step(struct trainer *t)
 {
 	const struct trainer_config *c = &t->config;
 	uint64_t step = t->state.step;
-	bool best = false, finished = step >= c->train_iters;
+	bool best = false, finished = step >= c->train_iters, asked;
 	if (at_multiple(step, c->eval_interval))
 		TRY(trainer_validate(t, SPLIT_VALID, false, &best));
 	if (finished && !t->validated)
@@ -458,7 +549,7 @@ static enum status after_step(struct trainer *t)
 		TRY(trainer_validate(t, SPLIT_TEST, true, &best));
 	if (at_multiple(step, c->exit_interval))
 		atomic_store(&t->stop, true);
-	bool asked = atomic_exchange(&t->save_soon, false) || atomic_load(&t->stop);
+	TRY(hear(t, &asked));
 	if (c->save && (best || finished || asked || at_multiple(step, c->save_interval)))
 		TRY(save(t, best));
 	return STATUS_OK;
@@ -466,11 +557,13 @@ static enum status after_step(struct trainer *t)
 
 enum status trainer_run(struct trainer *t)
 {
-	while (t->state.step < t->config.train_iters && !atomic_load(&t->stop)) {
+	TRY(hear(t, NULL));
+	while (t->state.step < t->config.train_iters && !t->stopping) {
 		TRY(trainer_train_step(t));
 		TRY(after_step(t));
+		TRY(hear(t, NULL));
 	}
-	TRY(settle(t));
+	TRY(collective_agree(t->ranks, settle(t)));
 	/* Stopped before the first step, or between the last save and here: nothing of it is lost. */
 	if (t->config.save && t->state.step > 0 && t->saved_step != t->state.step)
 		return save(t, false);

@@ -41,6 +41,15 @@
  * the same bits, unless the update is delayed. A checkpoint ends a delay, so a run that is saved now and then
  * and one that is not differ there.
  *
+ * Several ranks (`ranks`) train one model, each on its slice of every global batch (data/loader.h), with its part of
+ * the optimizer's state (shards.h). Each opens a trainer with the same configuration but for threads and device; all
+ * call the same functions. Losses, norms and counts in events are those of the whole batch, so are validation's,
+ * whose micro-batches they share out; the events are the same on each. Checkpoints are written by rank 0, which
+ * gets the others' parts piece by piece, and read by each; they are the files of a run in one process, and any number
+ * of ranks goes on from them. Dropout is by window, gradients are added in the order of the ranks: the same number of
+ * ranks gives the same bits, another one the same but for rounding. What one rank is asked (trainer_stop), all do at
+ * the same step. Failures: collective.h.
+ *
  * The library prints nothing: events tell the tool of each step, validation and checkpoint; notices (corpus
  * repeated, validation rising) go to common/log.h. One thread calls; trainer_stop and trainer_save_soon may
  * be called by any thread and by signal handlers.
@@ -78,6 +87,8 @@ struct trainer_config {
 	uint64_t seed;
 	/* Opens the table to train on; NULL: kernels_open_cpu, whose memory is the host's. */
 	enum status (*open_device)(const struct kernels_config *config, struct kernels *out);
+	int device;                       /* its number, for open_device */
+	struct collective *ranks;         /* must outlive the trainer; NULL: one process */
 	bool offload;                     /* the optimizer on the host; needs open_device */
 	double device_share;              /* of the parameters: their optimizer stays on the device; [0, 1) */
 	struct offload_config offloading; /* where offload is set */
@@ -117,7 +128,8 @@ struct trainer_step {
 	 * What the optimizer's parts took, by events. gradients: the norm, and the gradients' way down to the
 	 * host; update: AdamW (unscaling, clipping and rounding are in its pass); allgather: the weights' way up.
 	 * Without an offload they come one after the other and are parts of `optimizer`, but for what of an update
-	 * on a device passes while the next windows are gathered; nothing goes up or down. With one they are how
+	 * on a device passes while the next windows are gathered; nothing goes up or down. Of several ranks gradients has
+	 * their way to their owners, by the clock, and allgather the weights' way back. With an offload they are how
 	 * long each was at work (offload_busy), beside the model and each other. An update is known, and told, a
 	 * step later.
 	 */
@@ -149,13 +161,14 @@ struct trainer_events {
 	enum status (*saved)(void *user, const struct trainer_saved *saved);
 };
 
-/* Bytes. On a device all but packing, data, pinned, inputs and shadows lie there; weights and moments in
+/* Bytes; of one rank. On a device all but packing, data, pinned, inputs and shadows lie there; weights and moments in
  * part. */
 struct trainer_memory {
 	uint64_t weights, working, gradients, moments, activations, batch, packing, data;
 	uint64_t shadows, pinned, incoming; /* of the offload */
 	uint64_t inputs;                    /* the layers', where they are on the host (pinned) */
 	uint64_t scratch;                   /* of a GPU's operations; its logits where the bound is given */
+	uint64_t exchange;                  /* of what goes from rank to rank (pinned) */
 	uint64_t host, device;              /* the sums; device 0: no device */
 };
 
@@ -182,7 +195,7 @@ void trainer_save_soon(struct trainer *trainer);
 
 const struct parameter_table *trainer_parameters(const struct trainer *trainer);
 /* Master and moments, [elements]: in the kernels' memory, or with an offload (of all parameters) the host's,
- * valid before and after trainer_run. */
+ * valid before and after trainer_run. Of several ranks: addresses, not to be touched (shards.h). */
 const float *trainer_weights(const struct trainer *trainer);
 const float *trainer_exp_avg(const struct trainer *trainer);
 const float *trainer_exp_avg_sq(const struct trainer *trainer);

@@ -90,11 +90,11 @@ enum status trainer_open_loader(struct trainer *t)
 		.first_ordinal = t->state.ordinal,
 		.global_batch = c->global_batch,
 		.micro_batch = c->micro_batch,
-		.rank = t->ranks.rank,
-		.ranks = t->ranks.ranks,
+		.rank = t->ranks->rank,
+		.ranks = t->ranks->ranks,
 		.threads = LOADER_THREADS,
-		.depth = (int)(c->global_batch / c->micro_batch < 64 ? c->global_batch / c->micro_batch + 1
-								     : 64)};
+		.depth = (int)(t->local_batch / c->micro_batch < 64 ? t->local_batch / c->micro_batch + 1
+								    : 64)};
 	return loader_open(&loader, &t->loader);
 }
 
@@ -117,11 +117,10 @@ enum status trainer_split_window(
 	return STATUS_OK;
 }
 
-/* All windows of the step: their targets must be counted before the first gradient is scaled. */
-enum status trainer_gather(struct trainer *t, struct trainer_gathered *out)
+/* This rank's windows. */
+static enum status gather_own(struct trainer *t, struct trainer_gathered *out)
 {
 	uint64_t tokens = t->config.window_tokens, micro = t->config.micro_batch;
-	*out = (struct trainer_gathered){0};
 	for (uint64_t at = 0; at < t->local_batch; at += micro) {
 		struct loader_batch batch;
 		TRY(loader_next(t->loader, &batch));
@@ -135,10 +134,32 @@ enum status trainer_gather(struct trainer *t, struct trainer_gathered *out)
 			t->new_epoch[batch.windows[w].source] = batch.windows[w].epoch;
 		out->last_epoch = batch.windows[micro - 1].epoch;
 	}
-	double counted = (double)out->counted;
-	TRY(t->ranks.sum(&t->ranks, &counted, 1));
+	return STATUS_OK;
+}
+
+/* What the others' windows add: targets, and epochs that begin with them. The last window is the last rank's. */
+static enum status gather_others(struct trainer *t, struct trainer_gathered *out)
+{
+	double counted = (double)out->counted, epochs[MIXTURE_LIMIT + 1];
+	bool last = t->ranks->rank == t->ranks->ranks - 1;
+	for (int i = 0; i < t->source_count; i++)
+		epochs[i] = (double)t->new_epoch[i];
+	epochs[t->source_count] = last ? (double)out->last_epoch : 0;
+	TRY(collective_sum(t->ranks, &counted, 1));
+	TRY(collective_maximum(t->ranks, epochs, t->source_count + 1));
+	for (int i = 0; i < t->source_count; i++)
+		t->new_epoch[i] = (uint64_t)epochs[i];
+	out->last_epoch = (uint64_t)epochs[t->source_count];
 	out->counted = (uint64_t)counted;
 	return STATUS_OK;
+}
+
+/* All windows of the step: their targets must be counted before the first gradient is scaled. */
+enum status trainer_gather(struct trainer *t, struct trainer_gathered *out)
+{
+	*out = (struct trainer_gathered){0};
+	TRY(collective_agree(t->ranks, gather_own(t, out)));
+	return t->ranks->ranks > 1 ? gather_others(t, out) : STATUS_OK;
 }
 
 /* Where the corpora stand after a step. */

@@ -3,6 +3,7 @@
 #define ENGINE_TRAINER_PARTS_H
 
 #include "engine/model.h"
+#include "engine/shards.h"
 #include "engine/staging.h"
 #include "engine/trainer.h"
 
@@ -13,20 +14,24 @@ struct trainer {
 	struct trainer_events events;
 	struct kernels kernels;
 	bool kernels_open;
-	struct collective ranks;
+	struct collective alone, *ranks; /* the configuration's, or itself */
 	struct model *model;
 	struct optimizer *optimizer;
 	struct loader *loader;
 	const struct parameter_table *table; /* the model's */
 	uint64_t elements;
+	struct shards *shards;       /* NULL: one rank */
 	struct offload *offload;     /* NULL: the optimizer is where the kernels are */
 	struct offload_seconds busy; /* of it, as told so far */
-	uint64_t updated;            /* elements whose optimizer is where the kernels are: the first ones */
-	float *master;               /* [updated] */
-	void *working;   /* act [elements]; the master itself where act is f32 and nothing is offloaded */
-	void *gradients; /* grad [elements] */
-	void *spare_gradients; /* likewise, of the step before, where its update is delayed; or NULL */
-	/* [elements], as the staging takes them (ordinary memory, where it is NULL). */
+	/* Elements whose optimizer is where the kernels are: the first ones; of several ranks, this one's. */
+	uint64_t updated;
+	float *master; /* [master_elements] */
+	void *working; /* act [elements]; the master itself where act is f32 and nothing is offloaded */
+	uint64_t master_elements; /* updated; elements where it is the working weights */
+	void *gradients;          /* grad [elements] */
+	void *spare_gradients;    /* likewise, of the step before, where its update is delayed; or NULL */
+	/* [elements], as the staging takes them (ordinary memory, where it is NULL; of several ranks, addresses
+	 * alone). */
 	float *all_master, *all_exp_avg, *all_exp_avg_sq;
 	uint64_t local_batch;    /* windows of a step on this rank */
 	struct staging *staging; /* NULL: the kernels' memory is the host's */
@@ -51,6 +56,7 @@ struct trainer {
 	int skips; /* in a row */
 	uint64_t saved_step;
 	bool validated; /* at the present step */
+	bool stopping;  /* any rank was asked to stop */
 	atomic_bool stop, save_soon;
 };
 

@@ -78,6 +78,10 @@ static void note_circumstances(const struct trainer *t, const struct checkpoint_
 			s->choices && strcmp(s->kernels, own->kernels) != 0
 				? "; what those kernels chose (algorithms of matrix products) is not used"
 				: "");
+	else if (s->ranks != own->ranks)
+		log_info("the checkpoint was made by %u rank%s, this is %u: the same windows, but not bit "
+			 "for bit",
+			s->ranks, s->ranks == 1 ? "" : "s", own->ranks);
 }
 
 /* The kernels go on with what they chose then, if they are the same. */
@@ -141,6 +145,7 @@ enum status trainer_resume(struct trainer *t, struct checkpoint *from, const str
 	memcpy(t->state.precision, own.precision, sizeof own.precision);
 	memcpy(t->state.kernels, own.kernels, sizeof own.kernels);
 	t->state.threads = own.threads;
+	t->state.ranks = own.ranks;
 	t->state.window_tokens = own.window_tokens;
 	t->state.schedule = own.schedule;
 	t->state.choices = NULL;
@@ -161,6 +166,7 @@ void trainer_fresh_state(struct trainer *t)
 		.loss_scale = c->loss_scale,
 		.schedule = c->schedule,
 		.threads = (uint32_t)c->threads,
+		.ranks = (uint32_t)t->ranks->ranks,
 		.source_count = t->source_count,
 		.arguments = c->arguments};
 	for (int i = 0; i < t->source_count; i++) {

@@ -109,7 +109,7 @@ static enum status sum_losses(struct trainer *t, const struct trainer_gathered *
 {
 	double sum = 0;
 	trainer_add_losses(t, t->local_batch, &sum);
-	TRY(t->ranks.sum(&t->ranks, &sum, 1));
+	TRY(collective_sum(t->ranks, &sum, 1));
 	*loss = sum / (g->counted ? (double)g->counted : 1);
 	return STATUS_OK;
 }
@@ -146,17 +146,37 @@ static void report_offload(struct trainer *t, struct trainer_step *report)
 	t->busy = now;
 }
 
+/* Those of each rank's slices, to it. */
+static enum status reduce_gradients(struct trainer *t, struct trainer_step *report)
+{
+	double start = clock_seconds();
+	TRY(shards_reduce(t->shards, t->gradients));
+	report->seconds_gradients = clock_seconds() - start;
+	return STATUS_OK;
+}
+
+/* Each rank's slices, to all. */
+static enum status share_weights(struct trainer *t, struct trainer_step *report)
+{
+	double start = clock_seconds();
+	TRY(shards_share(t->shards, t->working));
+	report->seconds_allgather = clock_seconds() - start;
+	return STATUS_OK;
+}
+
 /* The step's only wait is for the norm; the losses have come with it. */
 static enum status update(struct trainer *t, const struct trainer_gathered *g, struct trainer_step *report)
 {
 	struct checkpoint_state *s = &t->state;
 	struct optimizer_measure measure;
 	void *working = t->working == (void *)t->master ? NULL : t->working;
+	if (t->shards)
+		TRY(reduce_gradients(t, report));
 	TRY(optimizer_measure(t->optimizer, t->gradients, s->loss_scale.scale, &measure));
 	TRY(model_check(t->model));
 	report_times(t, report);
 	TRY(sum_losses(t, g, &report->loss));
-	report->seconds_gradients = measure.seconds;
+	report->seconds_gradients += measure.seconds;
 	report->seconds_update = measure.update_seconds;
 	report->gradient_norm = measure.norm;
 	report->loss_scale = s->loss_scale.scale;
@@ -172,6 +192,8 @@ static enum status update(struct trainer *t, const struct trainer_gathered *g, s
 		report->learning_rate = schedule_learning_rate(&s->schedule, s->updates + 1);
 		optimizer_update(t->optimizer, t->master, working, t->gradients, report->learning_rate,
 			s->updates + 1, report->clip / s->loss_scale.scale);
+		if (t->shards)
+			TRY(share_weights(t, report));
 		s->updates++;
 	}
 	report->next_loss_scale = loss_scale_update(&s->loss_scale, measure.overflow);
@@ -194,7 +216,7 @@ enum status trainer_train_step(struct trainer *t)
 	double start = clock_seconds();
 	TRY(trainer_gather(t, &gathered));
 	double have_data = clock_seconds();
-	TRY(forward_backward(t, &gathered));
+	TRY(collective_agree(t->ranks, forward_backward(t, &gathered)));
 	TRY(update(t, &gathered, &report));
 	double end = clock_seconds();
 	s->step++;

@@ -27,6 +27,27 @@ static enum status evaluate_windows(struct trainer *t, struct mixture *mixture, 
 	return STATUS_OK;
 }
 
+/* Micro-batch i is rank (i modulo the ranks)'s. */
+static enum status evaluate_own(
+	struct trainer *t, struct mixture *mixture, uint64_t all, double *sum, uint64_t *counted)
+{
+	uint64_t micro = t->config.micro_batch, ranks = (uint64_t)t->ranks->ranks;
+	for (uint64_t at = (uint64_t)t->ranks->rank * micro; at < all; at += ranks * micro) {
+		uint64_t windows = all - at < micro ? all - at : micro;
+		TRY(evaluate_windows(t, mixture, at, windows, sum, counted));
+	}
+	return STATUS_OK;
+}
+
+static enum status add_others(struct trainer *t, double *sum, uint64_t *counted)
+{
+	double both[2] = {*sum, (double)*counted};
+	TRY(collective_sum(t->ranks, both, 2));
+	*sum = both[0];
+	*counted = (uint64_t)both[1];
+	return STATUS_OK;
+}
+
 /* Records a validation loss; returns true where it is the best yet. */
 static bool judge(struct trainer *t, double loss)
 {
@@ -49,10 +70,8 @@ enum status trainer_validate(struct trainer *t, enum split_part part, bool final
 	double sum = 0, start = clock_seconds();
 	if (!all)
 		return STATUS_OK;
-	for (uint64_t at = 0; at < all; at += t->config.micro_batch) {
-		uint64_t windows = all - at < t->config.micro_batch ? all - at : t->config.micro_batch;
-		TRY(evaluate_windows(t, &t->evaluation[part], at, windows, &sum, &report.counted));
-	}
+	TRY(collective_agree(t->ranks, evaluate_own(t, &t->evaluation[part], all, &sum, &report.counted)));
+	TRY(add_others(t, &sum, &report.counted));
 	report.loss = sum / (report.counted ? (double)report.counted : 1);
 	report.perplexity = exp(fmin(20, report.loss));
 	if (part == SPLIT_VALID) {

@@ -5,7 +5,7 @@
  * memory_alloc's blocks lie in one region that is accessible inside operations and copies only; anybody
  * else's access is a segmentation fault. copy_out's bytes arrive at the next stream_wait; what copy_in was
  * given must not change before it. Both ends of a copy that should be pinned are looked up: fenced_unpinned
- * counts those that are not. Results are the CPU's, bit for bit. One table at a time.
+ * counts those that are not. Results are the CPU's, bit for bit. One thread a table.
  */
 #ifndef TESTS_UNIT_ENGINE_FENCED_KERNELS_H
 #define TESTS_UNIT_ENGINE_FENCED_KERNELS_H
@@ -38,7 +38,7 @@ struct fenced {
 	} pinned[FENCED_HOST];
 };
 
-static int fenced_unpinned, fenced_changed, fenced_waits;
+static _Atomic int fenced_unpinned, fenced_changed, fenced_waits; /* of all threads */
 
 static inline struct kernels *fenced_enter(struct kernels *k)
 {

@@ -1,0 +1,72 @@
+/*
+ * shards.h: ZeRO-2: which rank owns which elements of the training state, and how gradients reach their owners
+ * and weights come back.
+ *
+ * The flat array of n elements (parameters.h) is cut into blocks of SHARDS_BLOCK, each block into a slice a rank:
+ *
+ *          block 0          block 1        block 2
+ *    n  |  0 | 1 | 2 |    0 | 1 | 2 |    0 | 1 | 2  |      slices begin at multiples of PARAMETER_ALIGNED
+ *
+ * Rank r's arrays (moments; the master, where working weights are of another type) hold its slices alone, one
+ * behind the other: n / ranks elements. Of gradients and working weights every rank has n: gradients, because
+ * it adds up its micro-batches in them; working weights, because it computes with them. A step of R ranks:
+ *
+ *    shards_reduce    gradients of my slices = ((rank 0's + rank 1's) + rank 2's) + ..., in f32, in this order
+ *                     whatever the network does
+ *    optimizer        norm and overflow over all slices of all ranks; AdamW on my slices
+ *    shards_share     working weights of all slices, from their owners
+ *
+ * Files. To checkpoints the state is three whole arrays of n, that one reads and writes a piece at a time through
+ * staging.h. shards_array's addresses stand for them: nothing lies there, and touching them is a fault. What is
+ * written there, each rank keeps its own part of. Reading is for rank 0 alone, while all others are in
+ * shards_serve, which sends it what it asks for; so rank 0 needs memory for a piece, no more, and a file has the
+ * same bytes whoever owns what.
+ *
+ * Memory: in the kernels' table; host buffers of shards_buffer_bytes. In a GPU's memory, gradients and weights pass
+ * through pinned host memory a block at a time. One thread; all ranks make the same calls.
+ */
+#ifndef ENGINE_SHARDS_H
+#define ENGINE_SHARDS_H
+
+#include "engine/collective.h"
+#include "engine/optimizer.h"
+#include "engine/staging.h"
+
+enum { SHARDS_BLOCK = 4 << 20 }; /* elements */
+
+struct shards;
+
+enum shards_array { SHARDS_MASTER, SHARDS_EXP_AVG, SHARDS_EXP_AVG_SQ, SHARDS_ARRAYS };
+
+/* Elements that a rank owns. */
+uint64_t shards_owned(uint64_t elements, int rank, int ranks);
+/* Host memory that shards_open takes. */
+uint64_t shards_buffer_bytes(uint64_t elements, int ranks, bool on_device);
+
+/* Both must outlive it. on_device: the host cannot touch the kernels' memory. Gradients are f32. */
+enum status shards_open(struct collective *ranks, struct kernels *kernels, uint64_t elements, bool on_device,
+	struct shards **out) MUST_USE;
+void shards_close(struct shards *shards);
+/* This rank's slices, in order; `own` is where each begins in the rank's arrays. */
+const struct optimizer_slice *shards_slices(const struct shards *shards, int *count);
+
+/* Queues: this rank's slices of `working`, where they are of another type, from its master. */
+void shards_round(struct shards *shards, void *working /* act [elements] */);
+
+/* In the kernels' memory; both wait. Afterwards the gradients of others' slices are those of this rank alone. */
+enum status shards_reduce(struct shards *shards, float *gradients /* [elements] */) MUST_USE;
+enum status shards_share(struct shards *shards, void *working /* act [elements] */) MUST_USE;
+
+/* ---- the state as whole arrays ---- */
+
+/* Where the rank keeps its part: [owned], or with `whole` at its places in an array [elements]. */
+void shards_keep(struct shards *shards, enum shards_array array, float *memory, bool whole);
+/* [elements]; an address to tell the staging. */
+float *shards_array(const struct shards *shards, enum shards_array array);
+/* What the staging does with such addresses. */
+struct staging_store shards_store(struct shards *shards);
+/* The other ranks, while rank 0 reads; until it calls shards_dismiss. How that went is everybody's result. */
+enum status shards_serve(struct shards *shards) MUST_USE;
+enum status shards_dismiss(struct shards *shards, enum status status) MUST_USE;
+
+#endif

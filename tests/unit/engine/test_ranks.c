@@ -1,0 +1,497 @@
+/* Ranks: what they tell each other, who owns what, and that together they train as one process does. */
+#include "engine/shards.h"
+
+#include "common/memory.h"
+#include "tests/unit/engine/fenced_kernels.h"
+#include "tests/unit/engine/thread_ranks.h"
+#include "tests/unit/engine/trainer_rig.h"
+
+#include <math.h>
+
+/* ---- telling each other ---- */
+
+/* Additions that round: only one order gives these bits. */
+static double odd_value(int rank, int i)
+{
+	static const double values[CROWD] = {1e16, 1, -1e16, 3, 1e-3, 1e8, -7, 1.0 / 3};
+	return values[(rank + i) % CROWD];
+}
+
+static enum status tell(void *user, struct collective *c)
+{
+	double sum[CROWD], largest[CROWD], naive, most;
+	char text[16];
+	(void)user;
+	for (int i = 0; i < CROWD; i++)
+		sum[i] = largest[i] = odd_value(c->rank, i);
+	TRY(collective_sum(c, sum, CROWD));
+	TRY(collective_maximum(c, largest, CROWD));
+	for (int i = 0; i < CROWD; i++) {
+		naive = most = odd_value(0, i);
+		for (int r = 1; r < c->ranks; r++) {
+			naive += odd_value(r, i);
+			most = fmax(most, odd_value(r, i));
+		}
+		FAIL_IF(memcmp(&naive, &sum[i], sizeof naive) != 0, STATUS_CORRUPT, "sum %d: %g, not %g", i,
+			sum[i], naive);
+		FAIL_IF(memcmp(&most, &largest[i], sizeof most) != 0, STATUS_CORRUPT, "maximum %d", i);
+	}
+	snprintf(text, sizeof text, "from %d", c->rank);
+	TRY(collective_broadcast(c, text, sizeof text));
+	FAIL_IF(strcmp(text, "from 0") != 0, STATUS_CORRUPT, "broadcast: %s", text);
+	struct collective_place place;
+	TRY(collective_find_place(c, &place));
+	FAIL_IF(place.hosts != 1 || place.local_rank != c->rank || place.local_ranks != c->ranks ||
+			place.sharing != c->ranks,
+		STATUS_CORRUPT, "place: %d hosts, rank %d of %d, %d share", place.hosts, place.local_rank,
+		place.local_ranks, place.sharing);
+	return STATUS_OK;
+}
+
+static void sums_are_in_the_order_of_the_ranks(void **state)
+{
+	(void)state;
+	for (int ranks = 1; ranks <= CROWD; ranks++)
+		assert_ok(crowd_run(ranks, tell, NULL));
+	struct collective alone = collective_open_single();
+	assert_ok(tell(NULL, &alone));
+}
+
+static enum status fail_on_two(void *user, struct collective *c)
+{
+	(void)user;
+	enum status status = STATUS_OK;
+	TRY(collective_agree(c, status));
+	if (c->rank >= 2)
+		status = error_set(c->rank == 2 ? STATUS_CORRUPT : STATUS_IO, "page %d is bad", c->rank);
+	enum status all = collective_agree(c, status);
+	if (all != STATUS_CORRUPT || strcmp(error_message(), "rank 2: page 2 is bad") != 0 || !c->agreed) {
+		c->agreed = false;
+		return error_set(STATUS_USAGE, "rank %d heard: %s", c->rank, error_message());
+	}
+	return all;
+}
+
+static void a_failure_is_told_to_all(void **state)
+{
+	(void)state;
+	assert_int_equal(crowd_run(4, fail_on_two, NULL), STATUS_CORRUPT);
+	assert_string_equal(error_message(), "rank 2: page 2 is bad");
+}
+
+/* ---- who owns what ---- */
+
+struct shard_case {
+	uint64_t elements;
+	enum dtype act;
+};
+
+static float gradient_of(int rank, uint64_t i)
+{
+	uint64_t hash = (i * 8 + (uint64_t)rank + 1) * 0x9e3779b97f4a7c15u;
+	static const float scales[] = {1e-9f, 1, 3e4f, 1e-3f};
+	return (float)(int32_t)(hash >> 32) * scales[hash % 4];
+}
+
+static float state_of(int array, uint64_t i)
+{
+	return (float)(array + 1) * 1e6f + (float)(i % 100003);
+}
+
+/* Own places of `working` hold the rank's; then all hold everybody's. */
+static enum status check_share(
+	struct shards *s, struct kernels *k, const struct shard_case *its, void *working)
+{
+	float *values;
+	TRY(memory_alloc((void **)&values, its->elements, 4, "a test"));
+	TRY(shards_share(s, working));
+	enum status status = STATUS_OK;
+	k->convert(k, NULL, values, DTYPE_F32, working, its->act, its->elements);
+	for (uint64_t i = 0; i < its->elements && status == STATUS_OK; i++) {
+		float wanted = state_of(0, i);
+		if (its->act == DTYPE_BF16) {
+			uint16_t half;
+			k->convert(k, NULL, &half, DTYPE_BF16, &wanted, DTYPE_F32, 1);
+			k->convert(k, NULL, &wanted, DTYPE_F32, &half, DTYPE_BF16, 1);
+		}
+		if (values[i] != wanted)
+			status = error_set(STATUS_CORRUPT, "weight %" PRIu64 " is %g", i, (double)values[i]);
+	}
+	free(values);
+	return status;
+}
+
+static enum status check_reduce(
+	struct shards *s, struct collective *c, float *gradients, const struct shard_case *its)
+{
+	int count;
+	uint64_t own = 0;
+	const struct optimizer_slice *slices = shards_slices(s, &count);
+	for (uint64_t i = 0; i < its->elements; i++)
+		gradients[i] = gradient_of(c->rank, i);
+	TRY(shards_reduce(s, gradients));
+	for (int n = 0; n < count; own += slices[n++].elements) {
+		FAIL_IF(slices[n].own != own || slices[n].offset % 64, STATUS_CORRUPT, "slice %d", n);
+		for (uint64_t i = slices[n].offset; i < slices[n].offset + slices[n].elements; i++) {
+			float sum = gradient_of(0, i);
+			for (int r = 1; r < c->ranks; r++)
+				sum += gradient_of(r, i);
+			FAIL_IF(memcmp(&sum, &gradients[i], 4) != 0, STATUS_CORRUPT,
+				"gradient %" PRIu64 " is %g, not %g", i, (double)gradients[i], (double)sum);
+		}
+	}
+	FAIL_IF(own != shards_owned(its->elements, c->rank, c->ranks), STATUS_CORRUPT, "owns %" PRIu64, own);
+	double all = (double)own;
+	TRY(collective_sum(c, &all, 1));
+	FAIL_IF(all != (double)its->elements, STATUS_CORRUPT, "all own %g", all);
+	return STATUS_OK;
+}
+
+/* Every array written by all in pieces of odd sizes, and read by rank 0 in others. */
+static enum status check_arrays(struct shards *s, struct collective *c, struct staging *staging, uint64_t n)
+{
+	enum { WRITE = 700001, READ = 1000003 };
+	for (int array = 0; array < SHARDS_ARRAYS; array++)
+		for (uint64_t at = 0; at < n; at += WRITE) {
+			uint64_t some = n - at < WRITE ? n - at : WRITE;
+			float *block = staging_block(staging);
+			for (uint64_t i = 0; i < some; i++)
+				block[i] = state_of(array, at + i);
+			TRY(staging_write(staging, shards_array(s, (enum shards_array)array) + at, some * 4));
+		}
+	TRY(staging_zero(staging, shards_array(s, SHARDS_EXP_AVG_SQ) + n - 64, 64 * 4));
+	if (c->rank > 0)
+		return shards_serve(s);
+	enum status status = STATUS_OK;
+	for (int array = 0; array < SHARDS_ARRAYS; array++)
+		for (uint64_t at = 0; at < n && status == STATUS_OK; at += READ) {
+			uint64_t some = n - at < READ ? n - at : READ;
+			const void *host;
+			TRY(staging_read(
+				staging, shards_array(s, (enum shards_array)array) + at, some * 4, &host));
+			for (uint64_t i = 0; i < some && status == STATUS_OK; i++) {
+				bool zeroed = array == SHARDS_EXP_AVG_SQ && at + i >= n - 64;
+				if (((const float *)host)[i] != (zeroed ? 0 : state_of(array, at + i)))
+					status = error_set(
+						STATUS_CORRUPT, "array %d, element %" PRIu64, array, at + i);
+			}
+		}
+	return shards_dismiss(s, status);
+}
+
+static enum status check_shards(void *user, struct collective *c)
+{
+	const struct shard_case *its = user;
+	struct kernels k;
+	struct kernels_config config = {.act = its->act, .grad = DTYPE_F32, .threads = 1};
+	struct shards *s;
+	struct staging *staging;
+	float *gradients, *kept[SHARDS_ARRAYS], *working;
+	bool whole = its->act == DTYPE_F32;
+	uint64_t owned = shards_owned(its->elements, c->rank, c->ranks);
+	TRY(kernels_open_cpu(&config, &k));
+	TRY(k.memory_alloc(&k, (void **)&gradients, its->elements * 4, "a test"));
+	TRY(k.memory_alloc(&k, (void **)&working, its->elements * dtype_bytes(its->act), "a test"));
+	TRY(shards_open(c, &k, its->elements, false, &s));
+	TRY(staging_open(&k, &staging));
+	for (int i = 0; i < SHARDS_ARRAYS; i++) {
+		TRY(k.memory_alloc(&k, (void **)&kept[i], owned * 4, "a test"));
+		shards_keep(s, (enum shards_array)i, kept[i], false);
+	}
+	if (whole)
+		shards_keep(s, SHARDS_MASTER, working, true);
+	struct staging_store store = shards_store(s);
+	staging_set_store(staging, &store);
+	TRY(check_reduce(s, c, gradients, its));
+	TRY(check_arrays(s, c, staging, its->elements));
+	shards_round(s, working);
+	TRY(check_share(s, &k, its, working));
+	shards_close(s);
+	staging_close(staging);
+	for (int i = 0; i < SHARDS_ARRAYS; i++)
+		k.memory_free(&k, kept[i], owned * 4);
+	k.memory_free(&k, gradients, its->elements * 4);
+	k.memory_free(&k, working, its->elements * dtype_bytes(its->act));
+	k.close(&k);
+	return STATUS_OK;
+}
+
+static void owners_have_the_ordered_sums_and_all_get_the_weights(void **state)
+{
+	(void)state;
+	static const uint64_t elements[] = {64, 192, 6400, SHARDS_BLOCK + 64 * 5};
+	for (size_t i = 0; i < sizeof elements / sizeof *elements; i++)
+		for (int ranks = 2; ranks <= 5; ranks += elements[i] > 10000 ? 4 : 1) {
+			struct shard_case its = {elements[i], ranks % 2 ? DTYPE_BF16 : DTYPE_F32};
+			assert_ok(crowd_run(ranks, check_shards, &its));
+		}
+}
+
+/* ---- training together ---- */
+
+struct team {
+	struct trainer_config config;
+	const char *load;              /* or NULL */
+	struct story stories[CROWD];   /* a rank's each; trainers are closed */
+	struct checkpoint_state state; /* rank 0's at the end */
+	int stopping;                  /* the rank that stops, after stop_after */
+	uint64_t stop_after;
+	int broken; /* the rank whose kernels do not open; -1: none */
+};
+
+static enum status refuse_to_open(const struct kernels_config *config, struct kernels *out)
+{
+	(void)config, (void)out;
+	return error_set(STATUS_UNSUPPORTED, "no such device");
+}
+
+static enum status train_in_team(void *user, struct collective *c)
+{
+	struct team *team = user;
+	struct story *story = &team->stories[c->rank];
+	struct trainer_config config = team->config;
+	struct checkpoint *from = NULL;
+	config.ranks = c;
+	if (team->broken == c->rank)
+		config.open_device = refuse_to_open;
+	if (team->stop_after && team->stopping == c->rank)
+		story->stop_after = team->stop_after;
+	if (team->load)
+		TRY(checkpoint_open(team->load, &from));
+	enum status status = open_story(story, &config, from, false);
+	checkpoint_close(from);
+	if (status == STATUS_OK)
+		status = trainer_run(story->trainer);
+	if (status == STATUS_OK && c->rank == 0)
+		team->state = *trainer_state(story->trainer);
+	struct error_copy copy;
+	error_save(status, &copy);
+	trainer_close(story->trainer);
+	return error_restore(&copy);
+}
+
+static struct team *form_team(struct trainer_config config)
+{
+	static struct team team;
+	memset(&team, 0, sizeof team);
+	team.config = config;
+	team.broken = -1;
+	return &team;
+}
+
+static struct trainer_config shared_config(void)
+{
+	struct trainer_config config = base_config();
+	config.global_batch = 12;
+	config.train_iters = 20;
+	config.schedule.decay_iters = 20;
+	config.eval_interval = 5;
+	config.eval_iters = 2;
+	config.eod_mask_loss = true; /* ranks' targets differ in number */
+	config.save = NULL;
+	return config;
+}
+
+static void assert_near(const char *what, int step, double a, double b, double tolerance)
+{
+	if (a != b && !(fabs(a - b) <= tolerance * fabs(b)))
+		fail_msg("%s of step %d: %.17g and %.17g", what, step, a, b);
+}
+
+static void assert_same_story(const struct story *a, const struct story *b, double tolerance)
+{
+	assert_int_equal(a->step_count, b->step_count);
+	assert_int_equal(a->validation_count, b->validation_count);
+	for (int i = 0; i < a->step_count; i++) {
+		const struct trainer_step *x = &a->steps[i], *y = &b->steps[i];
+		/* The first step's differ by the order of additions alone. */
+		assert_near("loss", i, x->loss, y->loss, i == 0 ? fmin(tolerance, 1e-7) : tolerance);
+		assert_near("norm", i, x->gradient_norm, y->gradient_norm, 20 * tolerance);
+		assert_true(x->step == y->step && x->updates == y->updates && x->skipped == y->skipped);
+		assert_true(x->counted == y->counted && x->tokens == y->tokens && x->ordinal == y->ordinal);
+		assert_int_equal(x->epoch, y->epoch);
+		assert_same_bits(x->learning_rate, y->learning_rate);
+		assert_same_bits(x->loss_scale, y->loss_scale);
+	}
+	for (int i = 0; i < a->validation_count; i++) {
+		const struct trainer_validation *x = &a->validations[i], *y = &b->validations[i];
+		assert_near("validation", i, x->loss, y->loss, tolerance);
+		assert_true(x->windows == y->windows && x->counted == y->counted && x->step == y->step);
+	}
+}
+
+static void check_like_one_process(struct trainer_config config, double tolerance, uint64_t least_skips)
+{
+	static struct story alone;
+	memset(&alone, 0, sizeof alone);
+	go(&alone, &config);
+	trainer_close(alone.trainer);
+	assert_int_equal(alone.step_count, 20);
+	assert_true(alone.steps[19].skipped >= least_skips);
+	assert_true(alone.validation_count > 3);
+	for (int ranks = 2; ranks <= 3; ranks++) {
+		struct team *team = form_team(config);
+		assert_ok(crowd_run(ranks, train_in_team, team));
+		assert_same_story(&team->stories[0], &alone, tolerance);
+		for (int r = 1; r < ranks; r++)
+			assert_same_story(&team->stories[r], &team->stories[0], 0);
+	}
+}
+
+static void ranks_train_like_one_process(void **state)
+{
+	(void)state;
+	check_like_one_process(shared_config(), 2e-5, 0);
+}
+
+static void ranks_skip_overflows_alike(void **state)
+{
+	(void)state;
+	struct trainer_config config = shared_config();
+	config.precision = DTYPE_F16;
+	config.loss_scale = loss_scale_dynamic(24, 3, 1, 1);
+	check_like_one_process(config, 2e-3, 3);
+}
+
+static void assert_same_checkpoint(const char *a, const char *b)
+{
+	assert_same_file(a, b, "model.safetensors");
+	assert_same_file(a, b, "optimizer.safetensors");
+	assert_same_file(a, b, "trainer.json");
+}
+
+/* A run of two ranks is saved half way, and gone on from. */
+static void a_resume_on_as_many_ranks_is_exact(void **state)
+{
+	(void)state;
+	char straight[100], stopped[100];
+	struct trainer_config config = shared_config();
+	struct team *team;
+	for (int precision = 0; precision < 2; precision++) {
+		assert_ok(directory_remove(run));
+		config.precision = precision ? DTYPE_BF16 : DTYPE_F32;
+		snprintf(straight, sizeof straight, "%s/straight", run);
+		snprintf(stopped, sizeof stopped, "%s/stopped", run);
+		config.save = straight;
+		team = form_team(config);
+		assert_ok(crowd_run(2, train_in_team, team));
+		config.save = stopped;
+		team = form_team(config);
+		team->stopping = 1;
+		team->stop_after = 7;
+		assert_ok(crowd_run(2, train_in_team, team));
+		assert_int_equal(team->stories[0].step_count, 7);
+		assert_int_equal(team->stories[1].step_count, 7);
+		assert_string_equal(
+			team->stories[0].saved[team->stories[0].saved_count - 1], "step-00000007");
+		team = form_team(config);
+		team->load = stopped;
+		assert_ok(crowd_run(2, train_in_team, team));
+		strcat(straight, "/step-00000020");
+		strcat(stopped, "/step-00000020");
+		assert_same_checkpoint(straight, stopped);
+	}
+}
+
+/* What two ranks saved, one process and three ranks go on from. */
+static void other_numbers_of_ranks_go_on(void **state)
+{
+	(void)state;
+	struct story alone = {0};
+	struct trainer_config config = shared_config();
+	go(&alone, &config);
+	trainer_close(alone.trainer);
+	config.save = run;
+	config.exit_interval = 8;
+	struct team *team = form_team(config);
+	assert_ok(crowd_run(2, train_in_team, team));
+	assert_int_equal(team->stories[0].step_count, 8);
+	config.save = NULL;
+	config.exit_interval = 0;
+	for (int ranks = 1; ranks <= 3; ranks += 2) {
+		team = form_team(config);
+		team->load = run;
+		assert_ok(crowd_run(ranks, train_in_team, team));
+		assert_int_equal(team->stories[0].step_count, 12);
+		for (int i = 0; i < 12; i++) {
+			const struct trainer_step *x = &team->stories[0].steps[i], *y = &alone.steps[8 + i];
+			assert_near("loss", (int)x->step, x->loss, y->loss, 2e-5);
+			assert_true(x->tokens == y->tokens && x->ordinal == y->ordinal);
+		}
+	}
+}
+
+/* A device's memory the host never touches; the results are the host's, to the bit. */
+static void ranks_on_devices_give_the_same_bits(void **state)
+{
+	(void)state;
+	char here[100], there[100];
+	struct trainer_config config = shared_config();
+	config.precision = DTYPE_BF16;
+	config.train_iters = 6;
+	snprintf(here, sizeof here, "%s/here", run);
+	snprintf(there, sizeof there, "%s/there", run);
+	fenced_unpinned = fenced_changed = 0;
+	config.save = here;
+	assert_ok(crowd_run(3, train_in_team, form_team(config)));
+	config.save = there;
+	config.open_device = fenced_open;
+	assert_ok(crowd_run(3, train_in_team, form_team(config)));
+	assert_int_equal(fenced_unpinned, 0);
+	assert_int_equal(fenced_changed, 0);
+	strcat(here, "/step-00000006");
+	strcat(there, "/step-00000006");
+	assert_same_checkpoint(here, there);
+}
+
+static void a_rank_that_cannot_begin_ends_all(void **state)
+{
+	(void)state;
+	struct team *team = form_team(shared_config());
+	team->broken = 1;
+	assert_int_equal(crowd_run(3, train_in_team, team), STATUS_UNSUPPORTED);
+	assert_string_equal(error_message(), "rank 1: no such device");
+	assert_int_equal(team->stories[0].step_count, 0);
+}
+
+/* Rank 0 alone writes, and alone sees that it cannot. */
+static void a_checkpoint_that_cannot_be_written_ends_all(void **state)
+{
+	(void)state;
+	struct trainer_config config = shared_config();
+	char path[100];
+	snprintf(path, sizeof path, "%s/corpus.json/run", data.directory);
+	config.save = path;
+	struct team *team = form_team(config);
+	assert_int_equal(crowd_run(3, train_in_team, team), STATUS_IO);
+	assert_non_null(strstr(error_message(), "rank 0: "));
+	assert_non_null(strstr(error_message(), "corpus.json"));
+	assert_true(team->stories[0].step_count == team->stories[2].step_count);
+}
+
+static void batches_that_do_not_divide_are_refused(void **state)
+{
+	(void)state;
+	struct trainer_config config = shared_config();
+	config.micro_batch = 4;
+	assert_int_equal(crowd_run(2, train_in_team, form_team(config)), STATUS_USAGE);
+	assert_non_null(strstr(error_message(), "multiple of 8"));
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(sums_are_in_the_order_of_the_ranks),
+		cmocka_unit_test(a_failure_is_told_to_all),
+		cmocka_unit_test(owners_have_the_ordered_sums_and_all_get_the_weights),
+		cmocka_unit_test_setup(ranks_train_like_one_process, setup),
+		cmocka_unit_test_setup(ranks_skip_overflows_alike, setup),
+		cmocka_unit_test_setup(a_resume_on_as_many_ranks_is_exact, setup),
+		cmocka_unit_test_setup(other_numbers_of_ranks_go_on, setup),
+		cmocka_unit_test_setup(ranks_on_devices_give_the_same_bits, setup),
+		cmocka_unit_test_setup(a_rank_that_cannot_begin_ends_all, setup),
+		cmocka_unit_test_setup(a_checkpoint_that_cannot_be_written_ends_all, setup),
+		cmocka_unit_test_setup(batches_that_do_not_divide_are_refused, setup),
+	};
+	return cmocka_run_group_tests(tests, open_all, close_all);
+}
