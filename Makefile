@@ -140,6 +140,18 @@ $(B)/opt/ferry:
 	$(MAKE) MODE=opt $@
 endif
 
+# ---- MPI: a shared object that the program loads where mpirun or srun started it -----------------------------------------
+
+MPICC ?= mpicc
+$(B)/ferry-mpi.so: engine/mpi/mpi_ranks.c engine/mpi/mpi_interface.h engine/collective.h common/error.h
+	@mkdir -p $(@D)
+	$(Q)$(MPICC) -std=gnu11 -g -O2 -fPIC -fvisibility=hidden -Wall -Wextra -Werror $(CPPFLAGS) -shared -o $@ $<
+mpi: $(B)/ferry-mpi.so ## training on several processes, build/ferry-mpi.so (needs mpicc; built by make where that is there)
+.PHONY: mpi
+ifneq ($(HAVE_MPI),)
+all: mpi
+endif
+
 # ---- CUDA: a shared object that the program loads at run time ---------------------------------------------------
 
 NVCC ?= $(firstword $(shell command -v nvcc) /usr/local/cuda/bin/nvcc)
@@ -274,7 +286,7 @@ $(B)/ferry.1: tools/ferry.1 $(B)/ferry VERSION
 		{ gsub(/@VERSION@/, version); print }' $< >$@.tmp && mv $@.tmp $@
 install: $(B)/ferry $(B)/ferry.1 ## install the program and its man page under PREFIX (/usr/local)
 	install -D -m 755 $(B)/ferry $(DESTDIR)$(PREFIX)/bin/ferry
-	if [ -e $(B)/ferry-cuda.so ]; then install -D -m 755 $(B)/ferry-cuda.so $(DESTDIR)$(PREFIX)/lib/ferry/ferry-cuda.so; fi
+	for so in cuda mpi; do if [ -e $(B)/ferry-$$so.so ]; then install -D -m 755 $(B)/ferry-$$so.so $(DESTDIR)$(PREFIX)/lib/ferry/ferry-$$so.so; fi; done
 	install -D -m 644 $(B)/ferry.1 $(DESTDIR)$(PREFIX)/share/man/man1/ferry.1
 clean: ## remove what was built
 	rm -rf $(B)

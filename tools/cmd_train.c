@@ -11,6 +11,7 @@
 #include "engine/trainer.h"
 #include "tokenizer/tokenizer.h"
 #include "tools/device.h"
+#include "tools/ranks.h"
 #include "tools/terminal.h"
 #include "tools/train_log.h"
 #include "tools/train_offload.h"
@@ -20,6 +21,7 @@
 
 #include <fcntl.h>
 #include <inttypes.h>
+#include <limits.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
@@ -43,7 +45,15 @@ struct job {
 	struct train_machine machine;
 	struct train_log *log;
 	struct trainer *trainer;
+	struct collective *ranks;
+	struct collective_place place;
 };
+
+/* Of several ranks, the one that prints and writes. */
+static bool leads(const struct job *job)
+{
+	return job->ranks->rank == 0;
+}
 
 /* ---- signals ---- */
 
@@ -80,6 +90,8 @@ static void on_notice(enum log_level level, const char *line, void *user)
 {
 	struct job *job = user;
 	const char *prefix = level == LOG_WARN ? "WARNING: " : " > ";
+	if (!leads(job))
+		return;
 	if (job->log)
 		train_log_line(job->log, "%s%s", prefix, line);
 	else
@@ -88,22 +100,41 @@ static void on_notice(enum log_level level, const char *line, void *user)
 
 /* ---- what goes on, and with which data ---- */
 
-static enum status open_source(struct job *job, int argc, char **argv)
+/* Rank 0 finds the newest that is whole; all open that one. */
+static enum status open_checkpoint(struct job *job, const char *path)
+{
+	char chosen[PATH_MAX] = "";
+	enum status status = STATUS_OK;
+	if (leads(job))
+		status = checkpoint_open(path, &job->from);
+	if (job->from)
+		snprintf(chosen, sizeof chosen, "%s", checkpoint_path(job->from));
+	TRY(collective_agree(job->ranks, status));
+	TRY(collective_broadcast(job->ranks, chosen, sizeof chosen));
+	return collective_agree(job->ranks, leads(job) ? STATUS_OK : checkpoint_open(chosen, &job->from));
+}
+
+static enum status open_source(struct job *job)
+{
+	const struct train_settings *s = &job->options.settings;
+	FAIL_IF(s->finetune && !s->load, STATUS_USAGE,
+		"--finetune starts from a model's weights: give --load DIR as well");
+	return s->load ? open_checkpoint(job, s->load) : STATUS_OK;
+}
+
+static enum status layer_options(struct job *job, int argc, char **argv)
 {
 	const struct train_settings *s = &job->options.settings;
 	const cJSON *recorded = NULL;
-	FAIL_IF(s->finetune && !s->load, STATUS_USAGE,
-		"--finetune starts from a model's weights: give --load DIR as well");
-	if (s->load) {
-		TRY(checkpoint_open(s->load, &job->from));
-		job->resuming = !s->finetune;
-		FAIL_IF(job->resuming && !checkpoint_get_state(job->from), STATUS_USAGE,
-			"%s: is a model without a training state; start from its weights with --finetune",
-			s->load);
-	}
+	job->resuming = job->from && !s->finetune;
+	FAIL_IF(job->resuming && !checkpoint_get_state(job->from), STATUS_USAGE,
+		"%s: is a model without a training state; start from its weights with --finetune", s->load);
 	if (job->resuming)
 		recorded = checkpoint_get_state(job->from)->arguments;
-	return train_options_layer(&job->options, argc, argv, recorded);
+	TRY(train_options_layer(&job->options, argc, argv, recorded));
+	if (!train_options_chosen(&job->options, "--global-batch-size"))
+		job->options.settings.global_batch *= (uint64_t)job->ranks->ranks;
+	return STATUS_OK;
 }
 
 /* Opens a corpus and puts its full path into the settings. */
@@ -243,6 +274,17 @@ static enum status choose_length(struct job *job)
 	return STATUS_OK;
 }
 
+/* Several ranks train on the processors. */
+static enum status choose_device_of_ranks(struct job *job)
+{
+	struct train_settings *s = &job->options.settings;
+	FAIL_IF(s->device == DEVICE_GPU, STATUS_UNSUPPORTED,
+		"--device gpu: several processes train on the processors only; start one, or leave --device "
+		"out");
+	s->device = DEVICE_CPU;
+	return STATUS_OK;
+}
+
 static enum status compose_config(struct job *job)
 {
 	struct train_settings *s = &job->options.settings;
@@ -252,6 +294,11 @@ static enum status compose_config(struct job *job)
 	int vocabulary = job->from ? checkpoint_config(job->from)->vocabulary
 				   : (int)corpus_get_info(job->corpus)->vocabulary;
 	TRY(train_config_precision(&job->options, c));
+	if (job->ranks->ranks > 1) {
+		c->ranks = job->ranks;
+		c->threads = ranks_threads(&job->place);
+		TRY(choose_device_of_ranks(job));
+	}
 	TRY(device_choose((enum device)s->device, c->precision, s->logits_memory, &job->machine.device));
 	job->machine.host_memory = memory_available();
 	TRY(train_config_step(s, vocabulary, &job->machine, c));
@@ -362,9 +409,10 @@ static enum status check_memory(struct job *job, struct trainer_memory *m, uint6
 {
 	*available = memory_available();
 	TRY(trainer_measure(&job->config, m));
-	FAIL_IF(*available && m->host > *available, STATUS_USAGE,
+	uint64_t needed = m->host * (uint64_t)job->place.local_ranks;
+	FAIL_IF(*available && needed > *available, STATUS_USAGE,
 		"this needs %s of memory and %s are available; " LESS_MEMORY,
-		human_bytes((double)m->host).text, human_bytes((double)*available).text);
+		human_bytes((double)needed).text, human_bytes((double)*available).text);
 	FAIL_IF(job->machine.device.unused && m->device > job->machine.device.unused, STATUS_USAGE,
 		"this needs %s of the GPU's memory and %s are free; " LESS_MEMORY
 		", and so do --half-gradients, --cpu-checkpointing and --logits-memory",
@@ -372,9 +420,21 @@ static enum status check_memory(struct job *job, struct trainer_memory *m, uint6
 	return STATUS_OK;
 }
 
+static void print_ranks(struct job *job)
+{
+	const struct collective *c = job->ranks;
+	const struct trainer_config *config = &job->config;
+	if (c->ranks == 1)
+		return;
+	train_log_line(job->log, " > %d ranks on %d host%s, %s; a step is %" PRIu64 " windows on each",
+		c->ranks, job->place.hosts, job->place.hosts == 1 ? "" : "s", c->name,
+		config->global_batch / (uint64_t)c->ranks);
+}
+
 static void print_memory(struct job *job, const struct trainer_memory *m, uint64_t available)
 {
 	bool gpu = job->machine.device.gpu;
+	print_ranks(job);
 	if (*job->machine.device.why)
 		train_log_line(job->log, " > on the CPU: %s", job->machine.device.why);
 	train_log_line(job->log,
@@ -447,7 +507,8 @@ static enum status open_log(struct job *job)
 	struct train_log_config config = {.run = job->run.directory,
 		.resumed_step = job->resuming ? checkpoint_get_state(job->from)->step : 0,
 		.train_iters = job->config.train_iters,
-		.log_interval = job->options.settings.log_interval};
+		.log_interval = job->options.settings.log_interval,
+		.silent = !leads(job)};
 	return train_log_open(&config, &job->log);
 }
 
@@ -471,6 +532,8 @@ static enum status compare_forecast(struct job *job)
 	char name[96];
 	uint64_t steps;
 	double taken = train_log_step_seconds(job->log, &steps);
+	if (job->ranks->ranks > 1) /* the forecast knows nothing of their exchange */
+		return STATUS_OK;
 	if (taken * (double)steps < FORECAST_FROM_SECONDS)
 		return STATUS_OK;
 	trainer_close(job->trainer); /* its memory, for the measurement */
@@ -506,6 +569,8 @@ static enum status train(struct job *job)
  */
 static enum status already_there(struct job *job)
 {
+	if (!leads(job))
+		return STATUS_OK;
 	if (train_run_goes_on(&job->run)) {
 		TRY(train_run_prepare(&job->run, &job->options.settings));
 		TRY(checkpoint_prune(job->run.directory, job->config.keep));
@@ -516,23 +581,40 @@ static enum status already_there(struct job *job)
 	return STATUS_OK;
 }
 
-static enum status prepare_and_train(struct job *job, int argc, char **argv)
+/* All that is decided, and all that can be refused, before the run's directory is touched. */
+static enum status prepare(
+	struct job *job, int argc, char **argv, struct trainer_memory *memory, uint64_t *available)
 {
-	uint64_t available;
-	struct trainer_memory memory;
-	TRY(open_source(job, argc, argv));
+	TRY(layer_options(job, argc, argv));
 	TRY(open_data(job));
 	TRY(compose_config(job));
-	TRY(check_memory(job, &memory, &available));
+	TRY(check_memory(job, memory, available));
 	TRY(train_run_choose(&job->options, job->resuming ? job->from : NULL, &job->run));
 	job->record = train_options_record(&job->options);
 	FAIL_IF(!job->record, STATUS_MEMORY, "no memory to record the flags");
 	job->config.arguments = job->record;
 	job->config.save = job->run.directory;
+	return STATUS_OK;
+}
+
+static enum status prepare_files(struct job *job)
+{
+	if (leads(job))
+		TRY(train_run_prepare(&job->run, &job->options.settings));
+	return open_log(job);
+}
+
+static enum status prepare_and_train(struct job *job, int argc, char **argv)
+{
+	uint64_t available = 0;
+	struct trainer_memory memory;
+	TRY(ranks_check_arguments(job->ranks, argc, argv));
+	TRY(collective_find_place(job->ranks, &job->place));
+	TRY(open_source(job));
+	TRY(collective_agree(job->ranks, prepare(job, argc, argv, &memory, &available)));
 	if (job->resuming && checkpoint_get_state(job->from)->step >= job->config.train_iters)
-		return already_there(job);
-	TRY(train_run_prepare(&job->run, &job->options.settings));
-	TRY(open_log(job));
+		return collective_agree(job->ranks, already_there(job));
+	TRY(collective_agree(job->ranks, prepare_files(job)));
 	print_rates(job);
 	TRY(print_data(job));
 	TRY(print_model(job));
@@ -557,12 +639,15 @@ static void close_job(struct job *job)
 	train_options_free(&job->options);
 }
 
-static enum status run(int argc, char **argv)
+static enum status run(int argc, char **argv, struct collective *ranks)
 {
 	struct job *job;
 	TRY(memory_alloc((void **)&job, 1, sizeof *job, "the command"));
 	job->run.lock = -1;
-	enum status status = train_options_parse(&job->options, argc, argv);
+	job->ranks = ranks;
+	enum status status = ranks_open(ranks);
+	if (status == STATUS_OK)
+		status = collective_agree(ranks, train_options_parse(&job->options, argc, argv));
 	if (status == STATUS_OK && !job->options.options.help) {
 		signal(SIGUSR1, SIG_IGN); /* it would end the program: there is nothing to save yet */
 		log_set_sink(on_notice, job);
@@ -577,5 +662,7 @@ static enum status run(int argc, char **argv)
 
 int cmd_train(int argc, char **argv)
 {
-	return command_finish("train", run(argc, argv));
+	struct collective ranks = collective_open_single();
+	enum status status = run(argc, argv, &ranks);
+	return ranks_finish("train", status, &ranks);
 }

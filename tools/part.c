@@ -47,7 +47,7 @@ static bool get_array_rank(uint32_t *rank, uint32_t *size)
 	return *rank < *size;
 }
 
-static bool get_launched_rank(uint32_t *rank, uint32_t *size)
+bool part_launched(uint32_t *rank, uint32_t *size)
 {
 	return get_rank("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE", rank, size) ||
 	       get_rank("PMI_RANK", "PMI_SIZE", rank, size) ||
@@ -57,7 +57,7 @@ static bool get_launched_rank(uint32_t *rank, uint32_t *size)
 static enum status find(struct part *out)
 {
 	uint32_t rank = 0, size = 1, task = 0, tasks = 1;
-	bool launched = get_launched_rank(&rank, &size);
+	bool launched = part_launched(&rank, &size);
 	out->array = getenv("SLURM_ARRAY_TASK_ID");
 	FAIL_IF(out->array && !get_array_rank(&task, &tasks), STATUS_USAGE,
 		"--part auto: the tasks of this job array are not numbered evenly (a-b or a-b:step); say "

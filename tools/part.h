@@ -21,6 +21,10 @@ struct part {
 	bool array;             /* a job array: they need not run at the same time */
 };
 
+/* Of the processes that one mpirun or srun started: this one's number, from 0, and how many they are. False: it was
+ * started alone. */
+bool part_launched(uint32_t *rank, uint32_t *size);
+
 /* STATUS_USAGE: neither "i/n" nor "auto", or nothing in the environment tells. */
 enum status part_parse(const char *text, struct part *out) MUST_USE;
 

@@ -41,7 +41,8 @@ static struct model_config compose_model(const struct train_settings *s, int voc
 static uint64_t choose_packing(const struct trainer_config *c)
 {
 	struct parameter_table table;
-	if (c->open_device || c->global_batch == c->micro_batch ||
+	uint64_t ranks = c->ranks ? (uint64_t)c->ranks->ranks : 1;
+	if (c->open_device || c->global_batch == c->micro_batch * ranks ||
 		parameter_table_open(&c->model, &table) != STATUS_OK)
 		return 0;
 	uint64_t bytes = 2 * table.elements * dtype_bytes(c->precision);
@@ -59,7 +60,10 @@ enum status train_config_step(const struct train_settings *s, int vocabulary, st
 	c->window_tokens = s->seq_length;
 	c->checkpoint_activations = s->checkpoint_activations;
 	c->layer_batch = s->layer_batch;
-	c->threads = s->threads ? s->threads : threads_available();
+	if (s->threads)
+		c->threads = s->threads;
+	else if (!c->threads)
+		c->threads = threads_available();
 	c->open_device = machine->device.gpu ? kernels_open_cuda : NULL;
 	c->packing = choose_packing(c);
 	return train_offload_choose(s, machine, c);

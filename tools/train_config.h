@@ -14,7 +14,8 @@ enum status train_config_precision(struct train_options *options, struct trainer
 
 /*
  * Then what decides the work and the memory of a step: the model (checked), batches, window, threads, packed weights,
- * and where everything is on the machine (train_offload.h).
+ * and where everything is on the machine (train_offload.h). The configuration's ranks are set
+ * already, and threads where they are not all available.
  */
 enum status train_config_step(const struct train_settings *settings, int vocabulary,
 	struct train_machine *machine, struct trainer_config *config) MUST_USE;

@@ -178,6 +178,8 @@ static void write_text(struct train_log *log, const char *line)
 void train_log_text(void *user, const char *line)
 {
 	struct train_log *log = user;
+	if (log->config.silent)
+		return;
 	if (log->live)
 		progress_line_clear(&log->progress);
 	puts(line);
@@ -345,7 +347,7 @@ static enum status open_files(struct train_log *log)
 {
 	char *path = NULL;
 	const char *run = log->config.run;
-	if (!run)
+	if (!run || log->config.silent)
 		return STATUS_OK;
 	TRY(log_file_open(run, "log.txt", &log->text));
 	TRY(path_join(&path, run, "metrics.jsonl"));
@@ -361,7 +363,7 @@ enum status train_log_open(const struct train_log_config *config, struct train_l
 	*out = NULL;
 	TRY(memory_alloc((void **)&log, 1, sizeof *log, "the log"));
 	log->config = *config;
-	log->live = terminal_is_interactive(stderr);
+	log->live = !config->silent && terminal_is_interactive(stderr);
 	log->progress = progress_line_start(stderr, "train");
 	enum status status = open_files(log);
 	if (status != STATUS_OK) {

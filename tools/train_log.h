@@ -32,6 +32,7 @@ struct train_log_config {
 	const char *run;       /* NULL: no files */
 	uint64_t resumed_step; /* 0: a fresh start; old metrics are dropped */
 	uint64_t train_iters, log_interval;
+	bool silent; /* tells nothing, and writes no files: of several ranks, all but the first */
 };
 
 enum status train_log_open(const struct train_log_config *config, struct train_log **out) MUST_USE;

@@ -1,0 +1,69 @@
+#include "tools/ranks.h"
+
+#include "common/hash.h"
+#include "common/threads.h"
+#include "engine/mpi.h"
+#include "tools/command.h"
+#include "tools/part.h"
+
+#include <stdio.h>
+#include <string.h>
+
+enum status ranks_open(struct collective *out)
+{
+	uint32_t rank, size;
+	struct collective mpi;
+	*out = collective_open_single();
+	if (!part_launched(&rank, &size) || size == 1)
+		return STATUS_OK;
+	TRY(collective_open_mpi((int)size, &mpi));
+	*out = mpi;
+	return STATUS_OK;
+}
+
+static enum status hash_arguments(int argc, char **argv, struct hash128 *out)
+{
+	struct hash_stream *stream;
+	TRY(hash_stream_open(&stream));
+	for (int i = 0; i < argc; i++)
+		hash_stream_add(stream, argv[i], strlen(argv[i]) + 1);
+	*out = hash_stream_digest(stream);
+	hash_stream_close(stream);
+	return STATUS_OK;
+}
+
+enum status ranks_check_arguments(struct collective *ranks, int argc, char **argv)
+{
+	struct hash128 own = {0}, first;
+	TRY(collective_agree(ranks, hash_arguments(argc, argv, &own)));
+	first = own;
+	TRY(collective_broadcast(ranks, &first, sizeof first));
+	enum status status = STATUS_OK;
+	if (hash128_compare(own, first) != 0)
+		status = error_set(STATUS_USAGE,
+			"its arguments are others than rank 0's; start all with one command line");
+	return collective_agree(ranks, status);
+}
+
+int ranks_threads(const struct collective_place *place)
+{
+	int threads = threads_available() / place->sharing;
+	return threads > 1 ? threads : 1;
+}
+
+int ranks_finish(const char *name, enum status status, struct collective *ranks)
+{
+	bool agreed = ranks->agreed;
+	if (status != STATUS_OK && ranks->ranks > 1 && !agreed)
+		status = error_context(status, "rank %d", ranks->rank);
+	int code = status != STATUS_OK && agreed && ranks->rank > 0 ? error_exit_code(status)
+								    : command_finish(name, status);
+	double said = 1;
+	if (status != STATUS_OK && !agreed)
+		ranks->abort(ranks, code);
+	else if (status !=
+		 STATUS_OK) /* the first that exits like this ends the others, with what they have to say */
+		status = collective_maximum(ranks, &said, 1);
+	ranks->close(ranks);
+	return code;
+}

@@ -1,0 +1,25 @@
+/*
+ * ranks.h: `ferry train` as one of several processes that train one model, and how it begins and ends then.
+ *
+ * mpirun or srun starts the processes; the environment says so (part.h). Each opens MPI (engine/mpi.h): several that
+ * knew nothing of each other would all train by themselves, into one folder. All are started with the same command
+ * line. Rank 0 alone prints and writes.
+ */
+#ifndef TOOLS_RANKS_H
+#define TOOLS_RANKS_H
+
+#include "engine/collective.h"
+
+/* One process, where it was started alone; `out` is that too where this fails. */
+enum status ranks_open(struct collective *out) MUST_USE;
+/* All were started with these arguments. */
+enum status ranks_check_arguments(struct collective *ranks, int argc, char **argv) MUST_USE;
+/* Processors of the host that are this rank's share, at least 1. */
+int ranks_threads(const struct collective_place *place);
+/*
+ * The end of a command, as command_finish (command.h), and of the ranks: what all failed with, rank 0 says; what this one
+ * alone failed with it says itself, and ends the others. Returns the exit code.
+ */
+int ranks_finish(const char *name, enum status status, struct collective *ranks);
+
+#endif
