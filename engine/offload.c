@@ -88,9 +88,10 @@ static int layers_of(const struct parameter_table *table)
 static enum status take_buckets(const struct offload_config *c, const struct parameter_table *table,
 	uint64_t first, struct offload_bucket **out, int *count, uint64_t *shadows)
 {
-	*count = cut_buckets(c, table, first, NULL);
-	TRY(memory_alloc((void **)out, (size_t)*count + 1, sizeof **out, "the buckets"));
-	cut_buckets(c, table, first, *out);
+	int cut = cut_buckets(c, table, first, NULL);
+	*count = 0; /* while there are none */
+	TRY(memory_alloc((void **)out, (size_t)cut + 1, sizeof **out, "the buckets"));
+	*count = cut_buckets(c, table, first, *out);
 	*shadows = choose_shadows(c, *out, *count, layers_of(table));
 	return STATUS_OK;
 }
