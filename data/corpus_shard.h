@@ -1,5 +1,5 @@
 /*
- * corpus_shard.h: one shard's four files, for corpus.c and corpus_verify.c alone.
+ * corpus_shard.h: one shard's four files, for corpus.c, corpus_shard.c and corpus_verify.c alone.
  *
  * A shard's .sum is opened on first use, each of its other files is mapped on first use, so that training
  * maps .bin alone; all stay until corpus_close. .sum is not mapped, but read a page at a time and kept in a
@@ -12,10 +12,25 @@
 #include "data/corpus.h"
 #include "data/hashed_file.h"
 
+#include <pthread.h>
 #include <stdatomic.h>
 
 enum shard_file { SHARD_BIN, SHARD_IDX, SHARD_KEY, SHARD_FILES };
 enum { IDX_HEADER = 34, SUM_HEADER = 64 };
+
+struct corpus {
+	struct corpus_info info;
+	char *directory;
+	char *next;                    /* DIRECTORY/next, where files may be still; NULL: nowhere else */
+	int shard_bits;                /* log2 of the number of shards */
+	pthread_mutex_t mutex;         /* of opening and mapping */
+	struct shard *_Atomic *shards; /* [shard_count]; NULL until opened */
+	uint64_t *first_hash_page;     /* [shard_count]: of each shard, in the cache */
+	struct hash_cache *hashes;
+};
+
+/* The folder that file NAME is in. */
+const char *corpus_folder(const struct corpus *corpus, const char *name);
 
 /* One of a shard's files, and where its tree begins in .sum. */
 struct shard_tree {
@@ -50,6 +65,8 @@ uint64_t shard_file_bytes(
 /* Shard `index`, its .sum's size and header checked. */
 enum status shard_get(struct corpus *corpus, uint64_t index, struct shard **out) MUST_USE;
 
+void shard_free(struct shard *shard); /* NULL is fine */
+
 /* Maps a file, its size and header checked; the functions below do so themselves. */
 enum status shard_map_file(struct corpus *corpus, struct shard *shard, enum shard_file file) MUST_USE;
 
@@ -62,6 +79,9 @@ enum status shard_page(struct corpus *corpus, struct shard *shard, enum shard_fi
 /* Verified bytes [offset, offset + bytes) of one of its files; within it. */
 enum status shard_read(struct corpus *corpus, struct shard *shard, enum shard_file file, uint64_t offset,
 	size_t bytes, void *out) MUST_USE;
+
+enum status shard_read_u64(struct corpus *corpus, struct shard *shard, enum shard_file file, uint64_t offset,
+	uint64_t *out) MUST_USE;
 
 /* The first document of the shard that ends after byte `offset` of .bin, by .idx; all of them when none does.
  */
