@@ -32,31 +32,86 @@ static enum status number_hash_pages(struct corpus *corpus)
 
 static bool holds(const char *directory, const char *name)
 {
-	char path[SHARD_PATH];
-	return snprintf(path, sizeof path, "%s/%s", directory, name) < SHARD_PATH && file_exists(path);
+	char *path;
+	if (path_join(&path, directory, name) != STATUS_OK)
+		return false;
+	bool there = file_exists(path);
+	free(path);
+	return there;
 }
 
-/* The manifest, where it is. */
-static enum status read_manifest(struct corpus *corpus, const char *directory)
+/* The folder that file NAME is in. What is in both is the manifest, of an old corpus and of the new one, or
+ * another file, of which next/ has the right one. */
+static const char *find_folder(const struct corpus *corpus, const char *name, bool manifest)
 {
-	if (!holds(directory, "corpus.json")) {
-		TRY(path_join(&corpus->next, directory, "next"));
-		if (holds(corpus->next, "corpus.json"))
-			return manifest_read(corpus->next, &corpus->info);
+	if (!corpus->next || (manifest && holds(corpus->directory, name)))
+		return corpus->directory;
+	return holds(corpus->next, name) ? corpus->next : corpus->directory;
+}
+
+const char *corpus_folder(const struct corpus *corpus, const char *name)
+{
+	return find_folder(corpus, name, false);
+}
+
+static enum status use_in(const char *folder, const char *name, corpus_file_use *use, void *user)
+{
+	char *path;
+	TRY(path_join(&path, folder, name));
+	enum status status = use(user, path);
+	free(path);
+	return status;
+}
+
+/* An old manifest goes, the new one is in next/, and then beside it; other files move once. */
+enum { LOOKS = 3 };
+
+static enum status use_where_it_is(
+	const struct corpus *corpus, const char *name, bool manifest, corpus_file_use *use, void *user)
+{
+	for (int look = 1;; look++) {
+		const char *folder = find_folder(corpus, name, manifest);
+		enum status status = use_in(folder, name, use, user);
+		if (status != STATUS_IO || look == LOOKS || find_folder(corpus, name, manifest) == folder)
+			return status;
+	}
+}
+
+enum status corpus_use_file(const struct corpus *corpus, const char *name, corpus_file_use *use, void *user)
+{
+	return use_where_it_is(corpus, name, false, use, user);
+}
+
+static enum status read_manifest(void *user, const char *path)
+{
+	struct corpus *corpus = user;
+	char *folder = strndup(path, (size_t)(strrchr(path, '/') - path));
+	FAIL_IF(!folder, STATUS_MEMORY, "no memory for a path");
+	enum status status = manifest_read(folder, &corpus->info);
+	corpus->moving = status == STATUS_OK && strcmp(folder, corpus->next) == 0;
+	free(folder);
+	return status;
+}
+
+static enum status find_manifest(struct corpus *corpus)
+{
+	TRY(path_join(&corpus->next, corpus->directory, "next"));
+	TRY(use_where_it_is(corpus, "corpus.json", true, read_manifest, corpus));
+	if (!corpus->moving) { /* all its files are in their place */
 		free(corpus->next);
 		corpus->next = NULL;
 	}
-	return manifest_read(directory, &corpus->info);
+	return STATUS_OK;
 }
 
 static enum status open_parts(struct corpus *corpus, const char *directory)
 {
-	TRY(read_manifest(corpus, directory));
+	corpus->directory = strdup(directory);
+	FAIL_IF(!corpus->directory, STATUS_MEMORY, "no memory for a path");
+	TRY(find_manifest(corpus));
 	TRY(memory_alloc((void **)&corpus->shards, (size_t)corpus->info.shard_count, sizeof *corpus->shards,
 		"the list of shards"));
 	TRY(number_hash_pages(corpus));
-	corpus->directory = strdup(directory);
-	FAIL_IF(!corpus->directory, STATUS_MEMORY, "no memory for a path");
 	while (UINT64_C(1) << corpus->shard_bits < corpus->info.shard_count)
 		corpus->shard_bits++;
 	return STATUS_OK;
@@ -101,16 +156,6 @@ const struct corpus_info *corpus_get_info(const struct corpus *corpus)
 const char *corpus_directory(const struct corpus *corpus)
 {
 	return corpus->directory;
-}
-
-const char *corpus_folder(const struct corpus *corpus, const char *name)
-{
-	return corpus->next && holds(corpus->next, name) ? corpus->next : corpus->directory;
-}
-
-enum status corpus_file_path(const struct corpus *corpus, const char *name, char **out)
-{
-	return path_join(out, corpus_folder(corpus, name), name);
 }
 
 /* ---- tokens ---- */

@@ -47,7 +47,8 @@
  * .key empty). A corpus that is not GPT-2's also holds the tokenizer's vocab.json and merges.txt.
  *
  * A directory without corpus.json, but with next/corpus.json, holds that corpus: its writer was ended as it
- * put the files in place (data/corpus_output.h). Each is read where it is, in next/ or beside it.
+ * put the files in place (data/corpus_output.h). Each is read where it is, in next/ or beside it, also while
+ * they move.
  *
  * Nothing read from disk is trusted: each 4 KiB page is checked against its hash at every read (corpus_read),
  * the hash pages against their parents on first use, the roots against the manifest (data/hashed_file.h).
@@ -96,8 +97,12 @@ enum status corpus_open(const char *directory, struct corpus **out) MUST_USE;
 void corpus_close(struct corpus *corpus);
 const struct corpus_info *corpus_get_info(const struct corpus *corpus);
 const char *corpus_directory(const struct corpus *corpus);
-/* malloc'ed path of one of its files ("rejects.jsonl"), there or not. */
-enum status corpus_file_path(const struct corpus *corpus, const char *name, char **out) MUST_USE;
+/* Does `use` with the path of one of its files ("rejects.jsonl"), there or not. A file that is put in place
+ * meanwhile is not found where it was when the path was made: then `use` is done once more, with its new path;
+ * so it undoes what it began before it fails. */
+typedef enum status corpus_file_use(void *user, const char *path);
+enum status corpus_use_file(
+	const struct corpus *corpus, const char *name, corpus_file_use *use, void *user) MUST_USE;
 
 /* Tokens [first, first + count) of the corpus, documents back to back, across shards; every page touched is
  * verified, every id is below the vocabulary. After an error `tokens` holds nothing of use. */

@@ -96,13 +96,26 @@ static void keep_or_close(struct shard *shard, int fd)
 	file_system->close(fd);
 }
 
+static enum status use_shard_file(
+	const struct shard *shard, const char *suffix, corpus_file_use *use, void *user)
+{
+	char name[32];
+	snprintf(name, sizeof name, "%s.%s", shard->entry->name, suffix);
+	return corpus_use_file(shard->corpus, name, use, user);
+}
+
+static enum status open_to_read(void *user, const char *path)
+{
+	return file_open_read(path, user);
+}
+
 enum status shard_read_sum(struct shard *shard, uint64_t offset, void *out, size_t bytes)
 {
 	char path[SHARD_PATH];
 	int fd = shard->sum_fd;
-	shard_path(shard->corpus, shard->entry, "sum", path);
 	if (fd < 0)
-		TRY(file_open_read(path, &fd));
+		TRY(use_shard_file(shard, "sum", open_to_read, &fd));
+	shard_path(shard->corpus, shard->entry, "sum", path);
 	enum status status = file_read_at(fd, path, out, bytes, offset);
 	if (shard->sum_fd < 0)
 		file_system->close(fd);
@@ -138,17 +151,16 @@ static enum status check_sum_header(const struct corpus *corpus, struct shard *s
 	return STATUS_OK;
 }
 
-static enum status open_sum(struct corpus *corpus, struct shard *shard)
+static enum status open_sum(void *user, const char *path)
 {
-	char path[SHARD_PATH];
+	struct shard *shard = user;
 	struct stat info;
 	int fd;
-	shard_path(corpus, shard->entry, "sum", path);
 	TRY(file_stat(path, &info));
 	TRY(check_size(shard->entry, path, (uint64_t)info.st_size, shard->sum_bytes));
 	TRY(file_open_read(path, &fd));
 	keep_or_close(shard, fd);
-	return check_sum_header(corpus, shard);
+	return STATUS_OK;
 }
 
 static enum status shard_open(struct corpus *corpus, struct shard *shard)
@@ -169,7 +181,8 @@ static enum status shard_open(struct corpus *corpus, struct shard *shard)
 		number += hashed_file_hash_pages(file->bytes);
 		shard->sum_bytes += 8 * file->shape.total;
 	}
-	return open_sum(corpus, shard);
+	TRY(use_shard_file(shard, "sum", open_sum, shard));
+	return check_sum_header(corpus, shard);
 }
 
 enum status shard_get(struct corpus *corpus, uint64_t index, struct shard **out)
@@ -333,25 +346,38 @@ static enum status check_idx_header(struct corpus *corpus, struct shard *shard)
 	return STATUS_OK;
 }
 
-static enum status map_file(struct corpus *corpus, struct shard *shard, enum shard_file file)
+struct mapping {
+	struct shard *shard;
+	enum shard_file file;
+};
+
+static enum status map_path(void *user, const char *path)
 {
-	struct hashed_file *out = &shard->files[file];
-	char path[SHARD_PATH];
+	const struct mapping *mapping = user;
+	struct hashed_file *out = &mapping->shard->files[mapping->file];
 	const uint8_t *data;
 	size_t bytes;
-	TRY(file_map(shard_path(corpus, shard->entry, shard_suffixes[file], path), &data, &bytes));
-	enum status status = check_size(shard->entry, path, bytes, out->bytes);
+	TRY(file_map(path, &data, &bytes));
+	enum status status = check_size(mapping->shard->entry, path, bytes, out->bytes);
+	if (status != STATUS_OK) {
+		file_unmap(data, bytes);
+		return status;
+	}
 	/* Windows come in random order: read-ahead around each would read what nobody asked for. */
 	if (data)
 		madvise((void *)data, bytes, MADV_RANDOM);
-	if (status == STATUS_OK) {
-		out->data = data;
-		if (file == SHARD_IDX)
-			status = check_idx_header(corpus, shard);
-	}
+	out->data = data;
+	return STATUS_OK;
+}
+
+static enum status map_file(struct corpus *corpus, struct shard *shard, enum shard_file file)
+{
+	struct mapping mapping = {shard, file};
+	TRY(use_shard_file(shard, shard_suffixes[file], map_path, &mapping));
+	enum status status = file == SHARD_IDX ? check_idx_header(corpus, shard) : STATUS_OK;
 	if (status != STATUS_OK) {
-		out->data = NULL;
-		file_unmap(data, bytes);
+		file_unmap(shard->files[file].data, (size_t)shard->files[file].bytes);
+		shard->files[file].data = NULL;
 	}
 	return status;
 }

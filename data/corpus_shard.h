@@ -22,6 +22,7 @@ struct corpus {
 	struct corpus_info info;
 	char *directory;
 	char *next;                    /* DIRECTORY/next, where files may be still; NULL: nowhere else */
+	bool moving;                   /* the manifest was there, when it was read */
 	int shard_bits;                /* log2 of the number of shards */
 	pthread_mutex_t mutex;         /* of opening and mapping */
 	struct shard *_Atomic *shards; /* [shard_count]; NULL until opened */
@@ -29,7 +30,7 @@ struct corpus {
 	struct hash_cache *hashes;
 };
 
-/* The folder that file NAME is in. */
+/* The folder that file NAME is in, for messages. To open it: corpus_use_file. */
 const char *corpus_folder(const struct corpus *corpus, const char *name);
 
 /* One of a shard's files, and where its tree begins in .sum. */
@@ -92,7 +93,7 @@ enum status shard_document_at(
 void shard_prefetch(
 	struct corpus *corpus, struct shard *shard, enum shard_file file, uint64_t first, uint64_t end);
 
-/* "DIR/00000.bin", into `path` (truncated to fit). */
+/* "DIR/00000.bin" as it is in messages, into `path` (truncated to fit). */
 enum { SHARD_PATH = 512 };
 const char *shard_path(const struct corpus *corpus, const struct corpus_shard *entry, const char *suffix,
 	char path[SHARD_PATH]);

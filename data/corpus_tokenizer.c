@@ -1,20 +1,31 @@
 #include "data/corpus.h"
 #include "tokenizer/tokenizer.h"
 
-#include <stdlib.h>
 #include <string.h>
+
+struct opening {
+	const struct corpus *corpus;
+	const char *merges; /* path */
+	struct tokenizer **out;
+};
+
+static enum status open_with_vocabulary(void *user, const char *path)
+{
+	const struct opening *opening = user;
+	return tokenizer_open_files(opening->merges, path, opening->out);
+}
+
+static enum status open_with_merges(void *user, const char *path)
+{
+	struct opening *opening = user;
+	opening->merges = path;
+	return corpus_use_file(opening->corpus, "vocab.json", open_with_vocabulary, opening);
+}
 
 static enum status open_files(const struct corpus *corpus, struct tokenizer **out)
 {
-	char *merges = NULL, *vocab = NULL;
-	enum status status = corpus_file_path(corpus, "merges.txt", &merges);
-	if (status == STATUS_OK)
-		status = corpus_file_path(corpus, "vocab.json", &vocab);
-	if (status == STATUS_OK)
-		status = tokenizer_open_files(merges, vocab, out);
-	free(merges);
-	free(vocab);
-	return status;
+	struct opening opening = {.corpus = corpus, .out = out};
+	return corpus_use_file(corpus, "merges.txt", open_with_merges, &opening);
 }
 
 /* By its name: only the built-in one has no files. */

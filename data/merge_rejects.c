@@ -69,15 +69,24 @@ static enum status read_reject(struct reject_source *source)
 				   : error_context(status, "%s: line %" PRIu64, source->path, source->number);
 }
 
+static enum status open_source(void *user, const char *path)
+{
+	struct reject_source *source = user;
+	free(source->path);
+	source->path = strdup(path);
+	FAIL_IF(!source->path, STATUS_MEMORY, "no memory for a path");
+	return file_open_read(path, &source->fd);
+}
+
 static enum status open_rejects(struct corpus *const *corpora, size_t count, struct reject_source *sources)
 {
 	for (size_t i = 0; i < count; i++) {
 		struct reject_source *source = &sources[i];
-		TRY(corpus_file_path(corpora[i], "rejects.jsonl", &source->path));
-		if (!file_exists(source->path))
+		enum status status = corpus_use_file(corpora[i], "rejects.jsonl", open_source, source);
+		if (status == STATUS_IO && !file_exists(source->path))
 			continue;
+		TRY(status);
 		TRY(memory_alloc((void **)&source->buffer, REJECT_LINE, 1, source->path));
-		TRY(file_open_read(source->path, &source->fd));
 		TRY(read_reject(source));
 	}
 	return STATUS_OK;

@@ -260,7 +260,13 @@ enum status sources_writer_check(const char *directory, const char *name, struct
 	return status;
 }
 
-static enum status load_file(struct sources *sources, const char *path, const struct corpus_shard *entry)
+static void unload(struct sources *sources)
+{
+	free(sources->data);
+	sources->data = NULL;
+}
+
+static enum status read_parts(struct sources *sources, const char *path, const struct corpus_shard *entry)
 {
 	size_t bytes;
 	TRY(read_hashed(path, entry->src_hash, &sources->data, &bytes));
@@ -268,29 +274,26 @@ static enum status load_file(struct sources *sources, const char *path, const st
 	return check_contents(sources, path);
 }
 
-static void unload(struct sources *sources)
+/* Shard number sources->shard. */
+static enum status load_file(void *user, const char *path)
 {
-	free(sources->data);
-	sources->data = NULL;
+	struct sources *sources = user;
+	enum status status =
+		read_parts(sources, path, &corpus_get_info(sources->corpus)->shards[sources->shard]);
+	if (status != STATUS_OK)
+		unload(sources);
+	return status;
 }
 
 static enum status load_shard(struct sources *sources, uint64_t shard)
 {
-	const struct corpus_shard *entry = &corpus_get_info(sources->corpus)->shards[shard];
-	char name[32], *path;
+	char name[32];
 	if (sources->data && sources->shard == shard)
 		return STATUS_OK;
 	unload(sources);
-	snprintf(name, sizeof name, "%s.src", entry->name);
-	TRY(corpus_file_path(sources->corpus, name, &path));
-	enum status status = load_file(sources, path, entry);
-	free(path);
-	if (status != STATUS_OK) {
-		unload(sources);
-		return status;
-	}
 	sources->shard = shard;
-	return STATUS_OK;
+	snprintf(name, sizeof name, "%s.src", corpus_get_info(sources->corpus)->shards[shard].name);
+	return corpus_use_file(sources->corpus, name, load_file, sources);
 }
 
 enum status sources_open(const struct corpus *corpus, struct sources **out)

@@ -8,6 +8,7 @@
 #include "tools/html_page.h"
 #include "tools/terminal.h"
 
+#include <errno.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -176,6 +177,7 @@ struct reasons {
 	} list[MOST_REASONS];
 	size_t count;
 	uint64_t others; /* that found no room, or are no rejects */
+	bool missing;    /* there is no list of them */
 };
 
 static enum status describe_place(const cJSON *reject, char **text)
@@ -258,13 +260,15 @@ static void print_reasons(struct html_page *page, struct reasons *reasons)
 	html_page_print(page, "</table></div>\n");
 }
 
-static enum status read_rejects(const char *path, struct reasons *reasons)
+static enum status read_rejects(void *user, const char *path)
 {
+	struct reasons *reasons = user;
 	char *line = NULL;
 	size_t room = 0;
 	ssize_t length;
 	FILE *file = fopen(path, "re");
 	enum status status = STATUS_OK;
+	reasons->missing = !file && errno == ENOENT;
 	if (!file)
 		return error_set_errno(STATUS_IO, "%s: cannot open", path);
 	while (status == STATUS_OK && (length = getline(&line, &room, file)) > 0)
@@ -281,16 +285,16 @@ static enum status print_dropped(struct html_page *page, const struct corpus *co
 	struct reasons reasons = {0};
 	enum status status = STATUS_OK;
 	const struct corpus_info *info = corpus_get_info(corpus);
-	char *path;
 	print_fates(page, info);
 	if (info->dropped_rejected) {
-		TRY(corpus_file_path(corpus, "rejects.jsonl", &path));
-		if (!file_exists(path))
+		status = corpus_use_file(corpus, "rejects.jsonl", read_rejects, &reasons);
+		if (status == STATUS_OK)
+			print_reasons(page, &reasons);
+		if (reasons.missing) {
 			html_page_print(page, "<p class=\"note\">rejects.jsonl, which tells why, is not "
 					      "there.</p>\n");
-		else if ((status = read_rejects(path, &reasons)) == STATUS_OK)
-			print_reasons(page, &reasons);
-		free(path);
+			status = STATUS_OK;
+		}
 	}
 	for (size_t i = 0; i < reasons.count; i++) {
 		free(reasons.list[i].text);
