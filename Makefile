@@ -201,6 +201,14 @@ $(O)/tests/emu/test_ops_emu: $(O)/tests/emu/test_ops_emu.o $(O)/kernels/cuda.o $
 $(O)/tests/emu/planted: $(O)/emu/tests/emu/faulty/planted.o $(filter $(O)/emu/tests/emu/%,$(EMU_OBJECTS))
 	@mkdir -p $(@D)
 	$(Q)$(CXX) $(EMU_OPTIMIZE_$(MODE)) -rdynamic -o $@ $^ -ldl -pthread
+# The programs of tests/gpu, for machines that may have none of ferry's Debian packages: these sources need none.
+GPU_PROGRAMS := $(patsubst %.c,$(O)/%,$(wildcard tests/gpu/*.c))
+GPU_OBJECTS := $(addsuffix .o,$(addprefix $(O)/common/,clock error memory simd threads) \
+               $(addprefix $(O)/engine/,kept_inputs model model_pass optimizer parameters)) $(OBJECTS_kernels)
+$(GPU_PROGRAMS): %: %.o $(GPU_OBJECTS)
+	$(Q)$(LINK) -o $@ $^ $(GEMM_LIB_$(GEMM)) -ldl -lm
+gpu-programs: $(GPU_PROGRAMS)
+.PHONY: gpu-programs
 emu: $(EMU)/ferry-cuda.so ## the CUDA backend on the CPU, for tests: build/emu/ferry-cuda.so (FERRY_CUDA names it to the program)
 .PHONY: emu
 
