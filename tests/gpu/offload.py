@@ -116,6 +116,9 @@ def prove(ferry, out, work):
 # layers, hidden, heads, sequence, micro-batch, windows a step, dropout, steps, more flags
 SHAPES = {
     "reference-24": (4, 1024, 16, 1024, 24, 24, 0.1, 60, []),
+    # With half gradients on the host: 1.2 GB (ferry plan), beside CUDA's own.
+    "reference-24-small": (4, 1024, 16, 1024, 24, 24, 0.1, 60,
+                           ["--checkpoint-activations", "--layer-batch-size", 8, "--cpu-checkpointing", "--logits-memory", "32M"]),
     "reference-32": (4, 1024, 16, 1024, 32, 32, 0.1, 60, []),
     "gpt2-124M": (12, 768, 12, 1024, 32, 32, 0, 60, []),
     "gpt-1.3B": (24, 2048, 16, 1024, 8, 32, 0, 14, []),
@@ -125,7 +128,7 @@ PLACES = {"gpu": ["--optimizer-on", "gpu"], "cpu": ["--optimizer-on", "cpu"], "h
           "cpu, half gradients": ["--optimizer-on", "cpu", "--half-gradients"],
           "cpu, delayed": ["--optimizer-on", "cpu", "--delayed-update"]}
 if DRY:
-    SHAPES = {"tiny": (2, 16, 2, 16, 2, 4, 0.1, 10, []), "tiny-recompute": (2, 16, 2, 16, 2, 4, 0, 10, ["--checkpoint-activations"])}
+    SHAPES = {"tiny": (2, 16, 2, 16, 2, 4, 0.1, 10, []), "tiny-recompute": (2, 16, 2, 16, 2, 4, 0, 10, ["--checkpoint-activations", "--layer-batch-size", 1])}
 LINE = re.compile(r"iteration +(\d+)/.*per iteration \(ms\): ([\d.]+).*tokens/s: (\d+).*TFLOPs: ([\d.e+-]+) \|(?: MFU: ([\d.]+)%)?")
 
 
