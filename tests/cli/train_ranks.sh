@@ -11,7 +11,7 @@ if ! command -v mpirun >/dev/null || [ ! -e "$mpi" ]; then
 fi
 # As root in a container, on fewer processors than ranks.
 export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 OMPI_MCA_rmaps_base_oversubscribe=1
-export OMPI_MCA_hwloc_base_binding_policy=none OMPI_MCA_btl_vader_single_copy_mechanism=none
+export OMPI_MCA_hwloc_base_binding_policy=none OMPI_MCA_btl_vader_single_copy_mechanism=none OMPI_MCA_mpi_yield_when_idle=1
 cd "$dir" || exit 1
 awk 'BEGIN { srand(3); for (d = 0; d < 200; d++) { s = ""; for (i = 0; i < 60 + d % 50; i++) s = s " w" int(rand() * 40); print "{\"text\": \"" s "\"}" } }' >text.jsonl
 "$ferry" preprocess text.jsonl --output text >/dev/null 2>&1

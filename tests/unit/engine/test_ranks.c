@@ -227,6 +227,131 @@ static void owners_have_the_ordered_sums_and_all_get_the_weights(void **state)
 		}
 }
 
+/* ---- the optimizer of slices ---- */
+
+struct whole {
+	struct parameter_table table;
+	struct optimizer_measure measure;
+	float *gradients, *weights, *updated, *exp_avg, *exp_avg_sq; /* [elements]; what one process has */
+	void *work;                                                  /* bf16 */
+	enum dtype act;
+};
+
+static const struct optimizer_config adam = {0.9, 0.999, 1e-8, 0.1, 1};
+
+static void update_whole(struct whole *w)
+{
+	struct kernels k;
+	struct kernels_config config = {.act = w->act, .grad = DTYPE_F32, .threads = 1};
+	struct optimizer *o;
+	size_t bytes = w->table.elements * 4;
+	assert_ok(kernels_open_cpu(&config, &k));
+	assert_ok(optimizer_open(&adam, &w->table, &k, &o));
+	assert_ok(optimizer_measure(o, w->gradients, 1, &w->measure));
+	memcpy(w->updated, w->weights, bytes);
+	optimizer_update(o, w->updated, w->act == DTYPE_F32 ? NULL : w->work, w->gradients, 1e-2, 1, 0.5);
+	memcpy(w->exp_avg, optimizer_exp_avg(o), bytes);
+	memcpy(w->exp_avg_sq, optimizer_exp_avg_sq(o), bytes);
+	optimizer_close(o);
+	k.close(&k);
+}
+
+/* A value that is not finite, and that one rank alone sees. */
+static enum status check_overflow(
+	struct optimizer *o, struct collective *c, float *gradients, const struct optimizer_slice *slices)
+{
+	struct optimizer_measure measure;
+	float was = gradients[slices[0].offset];
+	if (c->rank == 1)
+		gradients[slices[0].offset] = (float)NAN;
+	TRY(optimizer_measure(o, gradients, 1, &measure));
+	gradients[slices[0].offset] = was;
+	FAIL_IF(!measure.overflow || !isinf(measure.norm), STATUS_CORRUPT, "a NaN on rank 1 is not seen");
+	return STATUS_OK;
+}
+
+static enum status compare_slice(const struct whole *w, const struct optimizer_slice *s, const float *weights,
+	const void *work, const float *exp_avg, const float *exp_avg_sq)
+{
+	size_t bytes = s->elements * 4;
+	bool same = !memcmp(weights, w->updated + s->offset, bytes) &&
+		    !memcmp(exp_avg + s->own, w->exp_avg + s->offset, bytes) &&
+		    !memcmp(exp_avg_sq + s->own, w->exp_avg_sq + s->offset, bytes);
+	if (w->act != DTYPE_F32)
+		same = same && !memcmp((const uint16_t *)work + s->offset,
+				       (const uint16_t *)w->work + s->offset, bytes / 2);
+	FAIL_IF(!same, STATUS_CORRUPT, "the slice from %" PRIu64 " is another", s->offset);
+	return STATUS_OK;
+}
+
+static enum status update_slices(void *user, struct collective *c)
+{
+	const struct whole *w = user;
+	struct kernels k;
+	struct kernels_config config = {.act = w->act, .grad = DTYPE_F32, .threads = 1};
+	struct shards *s;
+	struct optimizer *o;
+	struct optimizer_measure measure;
+	uint64_t n = w->table.elements;
+	bool whole = w->act == DTYPE_F32;
+	float *gradients, *weights;
+	uint16_t *work;
+	int count;
+	TRY(kernels_open_cpu(&config, &k));
+	TRY(shards_open(c, &k, n, false, &s));
+	const struct optimizer_slice *slices = shards_slices(s, &count);
+	TRY(optimizer_open_slices(&adam, &w->table, slices, count, c, &k, &o));
+	TRY(memory_alloc((void **)&gradients, n, 4, "a test"));
+	TRY(memory_alloc((void **)&weights, n, 4, "a test"));
+	TRY(memory_alloc((void **)&work, n, 2, "a test"));
+	memcpy(gradients, w->gradients, n * 4);
+	for (int i = 0; i < count; i++)
+		memcpy(weights + (whole ? slices[i].offset : slices[i].own), w->weights + slices[i].offset,
+			slices[i].elements * 4);
+	TRY(check_overflow(o, c, gradients, slices));
+	TRY(optimizer_measure(o, gradients, 1, &measure));
+	FAIL_IF(measure.overflow || fabs(measure.norm - w->measure.norm) > 1e-12 * w->measure.norm,
+		STATUS_CORRUPT, "a norm of %.17g, not %.17g", measure.norm, w->measure.norm);
+	optimizer_update(o, weights, whole ? NULL : work, gradients, 1e-2, 1, 0.5);
+	for (int i = 0; i < count; i++)
+		TRY(compare_slice(w, &slices[i], weights + (whole ? slices[i].offset : slices[i].own), work,
+			optimizer_exp_avg(o), optimizer_exp_avg_sq(o)));
+	free(gradients);
+	free(weights);
+	free(work);
+	optimizer_close(o);
+	shards_close(s);
+	k.close(&k);
+	return STATUS_OK;
+}
+
+/* With all bits: weights, moments, rounded weights; decay where it belongs. */
+static void slices_are_updated_as_the_whole_is(void **state)
+{
+	(void)state;
+	struct whole w = {0};
+	struct trainer_config config = base_config();
+	assert_ok(parameter_table_open(&config.model, &w.table));
+	float **arrays[] = {&w.gradients, &w.weights, &w.updated, &w.exp_avg, &w.exp_avg_sq};
+	for (int i = 0; i < 5; i++)
+		assert_ok(memory_alloc((void **)arrays[i], w.table.elements, 4, "a test"));
+	assert_ok(memory_alloc(&w.work, w.table.elements, 2, "a test"));
+	for (uint64_t i = 0; i < w.table.elements; i++) {
+		w.gradients[i] = (float)((i * 2654435761u >> 7) % 2001) * 1e-3f - 1;
+		w.weights[i] = (float)((i * 40503u >> 3) % 1999) * 1e-3f - 1;
+	}
+	for (int half = 0; half < 2; half++) {
+		w.act = half ? DTYPE_BF16 : DTYPE_F32;
+		update_whole(&w);
+		for (int ranks = 2; ranks <= 5; ranks++)
+			assert_ok(crowd_run(ranks, update_slices, &w));
+	}
+	for (int i = 0; i < 5; i++)
+		free(*arrays[i]);
+	free(w.work);
+	parameter_table_close(&w.table);
+}
+
 /* ---- training together ---- */
 
 struct team {
@@ -288,6 +413,7 @@ static struct trainer_config shared_config(void)
 	config.eval_interval = 5;
 	config.eval_iters = 2;
 	config.eod_mask_loss = true; /* ranks' targets differ in number */
+	config.split = "20,50,30";   /* epochs begin within steps */
 	config.save = NULL;
 	return config;
 }
@@ -413,6 +539,9 @@ static void other_numbers_of_ranks_go_on(void **state)
 		team->load = run;
 		assert_ok(crowd_run(ranks, train_in_team, team));
 		assert_int_equal(team->stories[0].step_count, 12);
+		assert_int_equal(team->state.ranks, ranks);
+		assert_non_null(strstr(notices, "made by 2 ranks"));
+		notices[0] = 0;
 		for (int i = 0; i < 12; i++) {
 			const struct trainer_step *x = &team->stories[0].steps[i], *y = &alone.steps[8 + i];
 			assert_near("loss", (int)x->step, x->loss, y->loss, 2e-5);
@@ -484,6 +613,7 @@ int main(void)
 		cmocka_unit_test(sums_are_in_the_order_of_the_ranks),
 		cmocka_unit_test(a_failure_is_told_to_all),
 		cmocka_unit_test(owners_have_the_ordered_sums_and_all_get_the_weights),
+		cmocka_unit_test(slices_are_updated_as_the_whole_is),
 		cmocka_unit_test_setup(ranks_train_like_one_process, setup),
 		cmocka_unit_test_setup(ranks_skip_overflows_alike, setup),
 		cmocka_unit_test_setup(a_resume_on_as_many_ranks_is_exact, setup),

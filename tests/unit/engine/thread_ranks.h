@@ -4,7 +4,8 @@
  *
  * crowd_run(ranks, work, user) calls work(user, collective) on a thread each and returns when all are done. What
  * failed first is its result, with its message. A rank that fails otherwise than by agreement ends the crowd, as the
- * program's does: operations of the others fail with STATUS_INTERRUPTED. Threads must not call cmocka's asserts.
+ * program's does: operations of the others fail with STATUS_INTERRUPTED. So they do when a rank has returned, for it
+ * will not come. Threads must not call cmocka's asserts.
  */
 #ifndef TESTS_UNIT_ENGINE_THREAD_RANKS_H
 #define TESTS_UNIT_ENGINE_THREAD_RANKS_H
@@ -104,14 +105,11 @@ static inline void *crowd_member(void *argument)
 	struct collective *c = argument;
 	struct crowd *w = c->self;
 	enum status status = w->work(w->user, c);
-	if (status == STATUS_OK || (c->agreed && c->rank > 0))
-		return NULL;
 	pthread_mutex_lock(&w->mutex);
-	if (w->failure.status == STATUS_OK)
+	if (status != STATUS_OK && (!c->agreed || c->rank == 0) && w->failure.status == STATUS_OK)
 		error_save(status, &w->failure);
 	pthread_mutex_unlock(&w->mutex);
-	if (!c->agreed)
-		c->abort(c, 1);
+	c->abort(c, 0); /* it comes no more */
 	return NULL;
 }
 
