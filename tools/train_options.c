@@ -98,11 +98,11 @@ static void fill_table(struct train_options *o)
 		{OPTION_DOUBLE("--layernorm-epsilon", &s->epsilon, 1e-12, 1, "E", "inside LayerNorm's root")},
 
 		{OPTION_HEADING("Steps")},
-		{OPTION_U64(
-			"--batch-size", &s->batch, 1, 1 << 20, "N", "windows at a time: decides the memory")},
+		{OPTION_U64("--batch-size", &s->batch, 1, 1 << 20, "N",
+			"windows at a time, on each process: decides the memory")},
 		{OPTION_U64("--global-batch-size", &s->global_batch, 0, 1 << 24, "N",
 			 "windows of a step; gradients of its batches are added up"),
-			.default_text = "--batch-size"},
+			.default_text = "--batch-size, times the processes of mpirun or srun"},
 		{OPTION_U64("--seq-length", &s->seq_length, 1, 1 << 20, "N", "tokens of a window")},
 		{OPTION_U64("--train-iters", &s->train_iters, 1, UINT64_C(1) << 40, "N",
 			 "steps, those of a resumed run included"),
@@ -172,7 +172,7 @@ static void fill_table(struct train_options *o)
 			"delayed parameter update); faster where the host is slow, and not the same "
 			"results")},
 		{OPTION_INT("--threads", &s->threads, 0, 4096, "N", "threads of the CPU"),
-			.default_text = "all"},
+			.default_text = "all; of several processes, each its share"},
 
 		{OPTION_HEADING("Log, validation, checkpoints")},
 		{OPTION_U64("--log-interval", &s->log_interval, 1, ANY, "N", "steps between lines")},
