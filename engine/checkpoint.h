@@ -33,10 +33,10 @@
  *    "validation" {"evaluations", "best_step", "best_loss", "best_train_loss", "since_best", "warned"}
  *                 (overfitting.h; the last five matter once evaluations > 0)
  *    "train_loss" {"smoothed", "weight"}: exponential means (overfitting.h)
- *    "made_with"  what a bit-exact resume needs alike: {"precision", "kernels", "threads" (of a rank)}; "ranks", where
- *                 they were several; and "choices",
- *                 where the kernels chose anything: an array of strings (kernels.h; kernels/cuda/gemm.cu has
- *                 cuBLASLt's), for kernels of the same name
+ *    "made_with"  what a bit-exact resume needs alike: {"precision", "kernels", "threads" (of a rank)}; "ranks",
+ *                 where they were several; "choices", where the kernels chose anything: an array of strings
+ *                 (kernels.h, choices; cuBLASLt's algorithms are in kernels/cuda/gemm.cu), for kernels of
+ *                 the same name
  *    "arguments"  an object of the caller's (ferry train: the flags in force), or {}
  *    "files"      {name: {"bytes", "xxh3_128"}} of every other file of the directory
  *    "hash"       XXH3-128 of this object without "hash", printed without white space

@@ -198,7 +198,7 @@ def checkpoint():
     keys = "n_layer n_embd n_head n_positions vocab_size embd_pdrop layer_norm_epsilon n_inner eos_token_id model_type gpt2 activation_function " \
            "gelu_new step updates skipped tokens data split seed window_tokens ordinal sources corpus share epoch epoch_window epoch_tokens " \
            "loss_scale dynamic scale minimum window hysteresis schedule style cosine learning_rate warmup decay_iters validation evaluations " \
-           "train_loss made_with precision kernels threads arguments files hash dtype shape data_offsets F32"
+           "train_loss made_with precision kernels threads ranks choices arguments files hash dtype shape data_offsets F32"
     dictionary("checkpoint_open", [f'"{key}"'.encode() for key in keys.split()] + [b"transformer.h.0.attn.c_attn.weight", b"18446744073709551615", b"-1", b"1e308",
                                                                                    b"9007199254740993", b"null", b"true", b"[]", b"{}"])
 
