@@ -17,7 +17,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { BAR = 40, LENGTHS_AT_ONCE = 1 << 16 };
+enum { BAR = 40 };
 
 struct settings {
 	const char *directory, *split, *html;
@@ -77,28 +77,6 @@ static enum status print_document(struct corpus *corpus, const struct settings *
 }
 
 /* ---- the whole ---- */
-
-static enum status count_lengths(struct corpus *corpus, struct corpus_lengths *lengths)
-{
-	const uint64_t documents = corpus_get_info(corpus)->documents;
-	uint32_t *read;
-	enum status status = STATUS_OK;
-	*lengths = (struct corpus_lengths){0};
-	TRY(memory_alloc((void **)&read, LENGTHS_AT_ONCE, sizeof *read, "lengths"));
-	for (uint64_t at = 0; at < documents && status == STATUS_OK; at += LENGTHS_AT_ONCE) {
-		uint64_t count = documents - at < LENGTHS_AT_ONCE ? documents - at : LENGTHS_AT_ONCE;
-		status = corpus_document_lengths(corpus, at, count, read);
-		for (uint64_t i = 0; i < count && status == STATUS_OK; i++) {
-			lengths->bin[31 - __builtin_clz(read[i] | 1)]++;
-			if (read[i] > lengths->longest) {
-				lengths->longest = read[i];
-				lengths->longest_document = at + i;
-			}
-		}
-	}
-	free(read);
-	return status;
-}
 
 /* Windows of an epoch that begins at the split's first token. */
 static uint64_t windows_of(const struct split_range *range, uint64_t seq_length)
@@ -255,12 +233,10 @@ static enum status print_json(struct corpus *corpus, const struct corpus_lengths
 /* ---- as a page ---- */
 
 static enum status write_html(struct corpus *corpus, const struct split_shares *shares,
-	const struct corpus_lengths *lengths, const struct split_range ranges[SPLIT_PARTS],
-	const struct settings *settings)
+	const struct split_range ranges[SPLIT_PARTS], const struct settings *settings)
 {
 	struct split_keys keys[SPLIT_PARTS];
 	struct corpus_report report = {.corpus = corpus,
-		.lengths = lengths,
 		.split = settings->split,
 		.keys = keys,
 		.ranges = ranges,
@@ -282,10 +258,10 @@ static enum status inspect(
 	struct corpus_lengths lengths;
 	if (settings->one_document)
 		return print_document(corpus, settings);
-	TRY(count_lengths(corpus, &lengths));
 	TRY(split_corpus(corpus, shares, ranges));
 	if (settings->html)
-		return write_html(corpus, shares, &lengths, ranges, settings);
+		return write_html(corpus, shares, ranges, settings);
+	TRY(corpus_lengths_read(corpus, &lengths, NULL, NULL));
 	if (settings->json)
 		return print_json(corpus, &lengths, ranges, settings);
 	print_summary(corpus);

@@ -337,6 +337,35 @@ static void print_bar(struct html_page *page, int bin, uint64_t documents, uint6
 			CHART_BOTTOM + 16, power_of_two(bin).text);
 }
 
+static enum status take_length(struct corpus_lengths *out, uint64_t document, uint32_t tokens,
+	corpus_length_visitor *visit, void *user)
+{
+	out->bin[31 - __builtin_clz(tokens | 1)]++;
+	if (tokens > out->longest) {
+		out->longest = tokens;
+		out->longest_document = document;
+	}
+	return visit ? visit(user, document, tokens) : STATUS_OK;
+}
+
+enum status corpus_lengths_read(
+	struct corpus *corpus, struct corpus_lengths *out, corpus_length_visitor *visit, void *user)
+{
+	uint64_t documents = corpus_get_info(corpus)->documents;
+	uint32_t *lengths;
+	enum status status = STATUS_OK;
+	*out = (struct corpus_lengths){0};
+	TRY(memory_alloc((void **)&lengths, LENGTHS_AT_ONCE, sizeof *lengths, "lengths"));
+	for (uint64_t at = 0; at < documents && status == STATUS_OK; at += LENGTHS_AT_ONCE) {
+		uint64_t count = documents - at < LENGTHS_AT_ONCE ? documents - at : LENGTHS_AT_ONCE;
+		status = corpus_document_lengths(corpus, at, count, lengths);
+		for (uint64_t i = 0; i < count && status == STATUS_OK; i++)
+			status = take_length(out, at + i, lengths[i], visit, user);
+	}
+	free(lengths);
+	return status;
+}
+
 struct lengths_shown corpus_lengths_shown(const struct corpus_lengths *lengths)
 {
 	struct lengths_shown shown = {.first = LENGTH_BINS, .last = -1};
@@ -444,6 +473,7 @@ struct origin {
 };
 
 struct origins {
+	struct sources *sources;
 	struct origin *list;
 	size_t count, capacity;
 	size_t *table; /* [size], a power of two: 1 + index of an origin, 0 empty */
@@ -487,24 +517,13 @@ static enum status add_origin(struct origins *origins, const char *path, uint64_
 	return STATUS_OK;
 }
 
-static enum status read_origins(struct corpus *corpus, struct sources *sources, struct origins *origins)
+/* A corpus_length_visitor. */
+static enum status count_origin(void *user, uint64_t document, uint32_t tokens)
 {
-	uint64_t documents = corpus_get_info(corpus)->documents;
-	uint32_t *lengths;
-	enum status status = STATUS_OK;
-	TRY(memory_alloc((void **)&lengths, LENGTHS_AT_ONCE, sizeof *lengths, "lengths"));
-	for (uint64_t at = 0; at < documents && status == STATUS_OK; at += LENGTHS_AT_ONCE) {
-		uint64_t count = documents - at < LENGTHS_AT_ONCE ? documents - at : LENGTHS_AT_ONCE;
-		status = corpus_document_lengths(corpus, at, count, lengths);
-		for (uint64_t i = 0; i < count && status == STATUS_OK; i++) {
-			struct source source;
-			status = sources_get(sources, at + i, &source);
-			if (status == STATUS_OK)
-				status = add_origin(origins, source.path, lengths[i]);
-		}
-	}
-	free(lengths);
-	return status;
+	struct origins *origins = user;
+	struct source source;
+	TRY(sources_get(origins->sources, document, &source));
+	return add_origin(origins, source.path, tokens);
 }
 
 static int compare_origins(const void *a, const void *b)
@@ -542,17 +561,12 @@ static void print_origins(struct html_page *page, struct origins *origins, uint6
 	end_section(page);
 }
 
-static enum status print_sources(struct html_page *page, struct corpus *corpus, struct sources *sources)
+static void free_origins(struct origins *origins)
 {
-	struct origins origins = {0};
-	enum status status = read_origins(corpus, sources, &origins);
-	if (status == STATUS_OK)
-		print_origins(page, &origins, corpus_get_info(corpus)->tokens);
-	for (size_t i = 0; i < origins.count; i++)
-		free(origins.list[i].path);
-	free(origins.list);
-	free(origins.table);
-	return status;
+	for (size_t i = 0; i < origins->count; i++)
+		free(origins->list[i].path);
+	free(origins->list);
+	free(origins->table);
 }
 
 /* ---- samples ---- */
@@ -638,21 +652,30 @@ static enum status print_samples(
 
 /* ---- */
 
-static enum status print_report(struct html_page *page, const struct corpus_report *report)
+static enum status print_sections(
+	struct html_page *page, const struct corpus_report *report, struct origins *origins)
 {
 	const struct corpus_info *info = corpus_get_info(report->corpus);
-	struct sources *sources = NULL;
+	struct corpus_lengths lengths;
+	TRY(corpus_lengths_read(report->corpus, &lengths, origins->sources ? count_origin : NULL, origins));
 	print_header(page, report);
 	TRY(print_dropped(page, report->corpus));
-	print_lengths(page, report->lengths);
+	print_lengths(page, &lengths);
 	print_splits(page, report);
-	if (info->sources)
-		TRY(sources_open(report->corpus, &sources));
-	enum status status = sources ? print_sources(page, report->corpus, sources) : STATUS_OK;
+	if (origins->sources)
+		print_origins(page, origins, info->tokens);
 	print_shards(page, info);
-	if (status == STATUS_OK)
-		status = print_samples(page, report, sources);
-	sources_close(sources);
+	return print_samples(page, report, origins->sources);
+}
+
+static enum status print_report(struct html_page *page, const struct corpus_report *report)
+{
+	struct origins origins = {0};
+	if (corpus_get_info(report->corpus)->sources)
+		TRY(sources_open(report->corpus, &origins.sources));
+	enum status status = print_sections(page, report, &origins);
+	free_origins(&origins);
+	sources_close(origins.sources);
 	return status;
 }
 

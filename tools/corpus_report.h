@@ -20,6 +20,11 @@ struct corpus_lengths {
 	uint64_t longest_document;
 };
 
+/* Reads them all; `visit` (may be NULL) gets each, in order, and may end the reading. */
+typedef enum status corpus_length_visitor(void *user, uint64_t document, uint32_t tokens);
+enum status corpus_lengths_read(
+	struct corpus *corpus, struct corpus_lengths *out, corpus_length_visitor *visit, void *user) MUST_USE;
+
 /* What a table of them has to show. */
 struct lengths_shown {
 	int first, last; /* bins that are not empty; last < first: none is */
@@ -29,7 +34,6 @@ struct lengths_shown corpus_lengths_shown(const struct corpus_lengths *lengths);
 
 struct corpus_report {
 	struct corpus *corpus;
-	const struct corpus_lengths *lengths;
 	const char *split;                /* "949,50,1" */
 	const struct split_keys *keys;    /* [SPLIT_PARTS] */
 	const struct split_range *ranges; /* [SPLIT_PARTS] */
