@@ -16,6 +16,7 @@ enum {
 	BAND_WIDTH = 3, /* of a near file's records */
 	KEY_WIDTH = 2,  /* of a drop file's */
 	MOST_BITS = 20,
+	MOST_FILES = 256,     /* of keys: each key range of the second pass looks into all of them */
 	LEAST_RECORDS = 1024, /* that a worker holds */
 };
 
@@ -183,7 +184,7 @@ enum status near_unit_check(const char *path, const struct near_format *format)
 
 /* ---- between the passes ---- */
 
-/* One worker's: the records of a part of a band, and the keys that they drop. */
+/* One worker's: the records of a part of a band, and the keys that its parts of a file drop. */
 struct sieve {
 	uint64_t *records; /* [count][BAND_WIDTH] */
 	size_t count, capacity, limit;
@@ -200,11 +201,26 @@ struct search {
 	_Atomic uint64_t done; /* parts */
 };
 
-static void drop_path(
-	const struct near_search *search, int bits, int band, uint64_t part, char path[NEAR_PATH])
+static void drop_path(const struct near_search *search, int bits, uint64_t file, char path[NEAR_PATH])
 {
-	snprintf(path, NEAR_PATH, "%s/drop-%02d-%03d-%07llu", search->directory, bits, band,
-		(unsigned long long)part);
+	snprintf(path, NEAR_PATH, "%s/drops-%02d-%03d", search->directory, bits, (int)file);
+}
+
+/* Parts are numbered through all bands; file f has parts [first_part(f), first_part(f + 1)). */
+static uint64_t count_parts(const struct near_search *search, int bits)
+{
+	return (uint64_t)search->format.bands << bits;
+}
+
+static uint64_t count_files(const struct near_search *search, int bits)
+{
+	uint64_t parts = count_parts(search, bits);
+	return parts < MOST_FILES ? parts : MOST_FILES;
+}
+
+static uint64_t first_part(const struct near_search *search, int bits, uint64_t file)
+{
+	return count_parts(search, bits) * file / count_files(search, bits);
 }
 
 static enum status flush_keys(struct sieve *sieve)
@@ -259,7 +275,7 @@ static enum status take_records(void *user, uint64_t *records, size_t count)
 static enum status tell_progress(struct search *search)
 {
 	const struct near_search *config = search->config;
-	uint64_t total = (uint64_t)config->format.bands << search->bits;
+	uint64_t total = count_parts(config, search->bits);
 	return config->progress ? config->progress(config->user, atomic_load(&search->done), total)
 				: STATUS_OK;
 }
@@ -271,52 +287,65 @@ static uint64_t most_records(const struct near_search *config)
 	return most < LEAST_RECORDS ? LEAST_RECORDS : most;
 }
 
-static enum status sift_part(struct search *search, struct sieve *sieve, int band, uint64_t part)
+static enum status sift_part(struct search *search, struct sieve *sieve, uint64_t number)
 {
 	const struct near_search *config = search->config;
 	struct record_format format = record_format(&config->format, BAND_WIDTH);
 	int bits = search->bits;
+	uint64_t band = number >> bits, part = number & ((UINT64_C(1) << bits) - 1);
 	uint64_t first = bits ? part << (64 - bits) : 0;
 	uint64_t last = bits ? first + (UINT64_MAX >> bits) : UINT64_MAX;
 	char path[NEAR_PATH];
-	sieve->limit = sieve->key_limit = most_records(config);
-	sieve->count = sieve->key_count = 0;
+	sieve->limit = most_records(config);
+	sieve->count = 0;
 	for (size_t unit = 0; unit < config->units; unit++) {
 		near_unit_path(config->directory, unit, path);
 		TRY(tell_progress(search));
-		TRY(record_file_read(path, &format, (uint64_t)band, first, last, take_records, sieve));
+		TRY(record_file_read(path, &format, band, first, last, take_records, sieve));
 	}
-	TRY(sift(sieve));
+	return sift(sieve);
+}
+
+static enum status sift_parts(struct search *search, struct sieve *sieve, uint64_t file)
+{
+	uint64_t end = first_part(search->config, search->bits, file + 1);
+	sieve->key_limit = most_records(search->config);
+	sieve->key_count = 0;
+	for (uint64_t part = first_part(search->config, search->bits, file); part < end; part++) {
+		TRY(sift_part(search, sieve, part));
+		atomic_fetch_add(&search->done, 1);
+	}
 	return flush_keys(sieve);
 }
 
-static enum status make_part(struct search *search, struct sieve *sieve, uint64_t task)
+static enum status make_file(struct search *search, struct sieve *sieve, uint64_t number)
 {
-	struct record_format format = record_format(&search->config->format, KEY_WIDTH);
-	int band = (int)(task >> search->bits);
-	uint64_t part = task & ((UINT64_C(1) << search->bits) - 1);
+	const struct near_search *config = search->config;
+	struct record_format format = record_format(&config->format, KEY_WIDTH);
 	char path[NEAR_PATH];
-	drop_path(search->config, search->bits, band, part, path);
-	if (!file_exists(path) || check_lists(path, &format, 1) != STATUS_OK) {
-		TRY(record_writer_open(path, &format, &sieve->file));
-		enum status status = sift_part(search, sieve, band, part);
-		struct record_writer *file = sieve->file;
-		sieve->file = NULL;
-		if (status != STATUS_OK) {
-			record_writer_abandon(file);
-			return status;
-		}
-		TRY(record_writer_publish(file, false));
+	drop_path(config, search->bits, number, path);
+	if (file_exists(path) && check_lists(path, &format, 1) == STATUS_OK) {
+		atomic_fetch_add(&search->done, first_part(config, search->bits, number + 1) -
+							first_part(config, search->bits, number));
+		return tell_progress(search);
 	}
-	atomic_fetch_add(&search->done, 1);
+	TRY(record_writer_open(path, &format, &sieve->file));
+	enum status status = sift_parts(search, sieve, number);
+	struct record_writer *file = sieve->file;
+	sieve->file = NULL;
+	if (status != STATUS_OK) {
+		record_writer_abandon(file);
+		return status;
+	}
+	TRY(record_writer_publish(file, false));
 	return tell_progress(search);
 }
 
-static enum status take_part(void *context, int worker, uint64_t task)
+static enum status take_file(void *context, int worker, uint64_t task)
 {
 	struct search *search = context;
 	double start = threads_processor_seconds(), *seconds = search->config->seconds;
-	enum status status = make_part(search, &search->sieves[worker], task);
+	enum status status = make_file(search, &search->sieves[worker], task);
 	if (seconds && worker > 0) /* worker 0 is the caller of near_search_run, all of which is counted */
 		seconds[worker] += threads_processor_seconds() - start;
 	return status;
@@ -339,10 +368,10 @@ static enum status remove_others(const struct near_search *config, int bits)
 	size_t count;
 	TRY(directory_list(config->directory, &names, &count));
 	enum status status = STATUS_OK;
-	snprintf(own, sizeof own, "drop-%02d-", bits);
+	snprintf(own, sizeof own, "drops-%02d-", bits);
 	for (size_t i = 0; i < count && status == STATUS_OK; i++) {
 		char *path;
-		if (strncmp(names[i], "drop-", 5) != 0 || strncmp(names[i], own, strlen(own)) == 0)
+		if (strncmp(names[i], "drops-", 6) != 0 || strncmp(names[i], own, strlen(own)) == 0)
 			continue;
 		status = path_join(&path, config->directory, names[i]);
 		if (status == STATUS_OK) {
@@ -392,14 +421,14 @@ static enum status count_documents(struct search *search)
 	return STATUS_OK;
 }
 
-/* Those parts that are not there. */
-static enum status find_parts(struct search *search)
+/* Those files that are not there. */
+static enum status make_files(struct search *search)
 {
 	const struct near_search *config = search->config;
 	size_t workers = (size_t)config->workers;
 	TRY(memory_alloc((void **)&search->sieves, workers, sizeof *search->sieves, "workers"));
-	enum status status = threads_run(
-		config->workers, (uint64_t)config->format.bands << search->bits, take_part, search);
+	enum status status =
+		threads_run(config->workers, count_files(config, search->bits), take_file, search);
 	for (size_t i = 0; i < workers; i++) {
 		free(search->sieves[i].records);
 		free(search->sieves[i].keys);
@@ -411,11 +440,11 @@ static enum status find_parts(struct search *search)
 static enum status find(struct search *search, const char *found_path)
 {
 	if (recall_found(found_path, &search->bits))
-		return find_parts(search);
+		return make_files(search);
 	TRY(count_documents(search));
 	search->bits = choose_bits(search->config, search->documents);
 	TRY(remove_others(search->config, search->bits));
-	TRY(find_parts(search));
+	TRY(make_files(search));
 	return publish_found(found_path, search->bits);
 }
 
@@ -479,10 +508,9 @@ enum status near_search_mark(const struct near_search *search, int bits, uint64_
 	struct record_format format = record_format(&search->format, KEY_WIDTH);
 	char path[NEAR_PATH];
 	struct marking marking = {path, documents, count, drop};
-	for (int band = 0; band < search->format.bands; band++)
-		for (uint64_t part = 0; part < UINT64_C(1) << bits; part++) {
-			drop_path(search, bits, band, part, path);
-			TRY(record_file_read(path, &format, 0, first, last, mark, &marking));
-		}
+	for (uint64_t file = 0; file < count_files(search, bits); file++) {
+		drop_path(search, bits, file, path);
+		TRY(record_file_read(path, &format, 0, first, last, mark, &marking));
+	}
 	return STATUS_OK;
 }

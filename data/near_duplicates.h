@@ -15,17 +15,20 @@
  *    DIR/near-000000 ...          pass 1, beside each unit: {band hash, key} of each document that has a
  *                                 signature, a list for each band (data/record_file.h, width 3: u64 band
  *                                 hash, u64 key high, u64 key low), the more runs the less memory
- *    DIR/drop-04-013-0000005 ...  between the passes: the keys that band 13 drops by its hashes in part 5 of
- *                                 2^4 equal parts of the hashes (width 2: u64 key high, u64 key low; list 0)
+ *    DIR/drops-04-013 ...         between the passes: the keys that are dropped (width 2: u64 key high, u64
+ *                                 key low; list 0), by the bands' hashes, each band's cut into 2^4 equal
+ *                                 parts. The parts of all bands are shared out, in order, to at most 256
+ *                                 files, of which this is number 13
  *    DIR/drop.json                all of those are there: {"partition bits": 4}
  *
  * The hashes of a band are cut into as many parts as it takes to sort one in a worker's share of the memory.
  * One hash that very many documents share needs no more: what has a smaller key beside it is written out and
- * forgotten whenever the memory is full. Each part's file appears when complete, so a search that was stopped
- * goes on; with another memory it may begin anew. Nothing but drop.json is synced: what an earlier run left
- * is read whole before it is used, and made anew if a power failure damaged it. Pass 2 marks the documents of
- * a range of keys with no memory but the index and a block of a file. On the disk: 24 bytes a document and
- * band in near-*, and at most 16 in drop-*.
+ * forgotten whenever the memory is full. Each file appears when complete, so a search that was stopped goes
+ * on; with another memory it may begin anew. Nothing but drop.json is synced: what an earlier run left is read
+ * whole before it is used, and made anew if a power failure damaged it. Pass 2 marks the documents of a range
+ * of keys with no memory but the index and a block of a file; for each range it looks into every file of keys,
+ * so their number is bounded, and their runs are as long as a worker's share of the memory. On the disk: 24
+ * bytes a document and band in near-*, and at most 16 in drops-*.
  */
 #ifndef DATA_NEAR_DUPLICATES_H
 #define DATA_NEAR_DUPLICATES_H

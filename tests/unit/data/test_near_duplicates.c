@@ -11,7 +11,7 @@
 
 enum { BANDS = 5, MOST = 2500 };
 
-static const struct near_format format = {BANDS, 3, {7, 9}};
+static struct near_format format = {BANDS, 3, {7, 9}}; /* of more bands, BANDS are different */
 
 struct document {
 	struct hash128 key;
@@ -72,14 +72,14 @@ static void write_units(uint64_t *seed, size_t units)
 		assert_int_equal(record_writer_open(path, &records, &writer), STATUS_OK);
 		uint64_t runs = 1 + random_number(seed) % 3, choice = *seed;
 		for (uint64_t run = 0; run < runs; run++)
-			for (int b = 0; b < BANDS; b++) {
+			for (int b = 0; b < format.bands; b++) {
 				size_t n = 0;
 				uint64_t s = choice;
 				for (size_t i = 0; i < count; i++) {
 					bool here = i % units == unit || random_number(&s) % 8 == 0;
 					if (!documents[i].has || !here || i / units % runs != run)
 						continue;
-					list[n * 3] = documents[i].hashes[b];
+					list[n * 3] = documents[i].hashes[b % BANDS];
 					list[n * 3 + 1] = documents[i].key.high;
 					list[n++ * 3 + 2] = documents[i].key.low;
 				}
@@ -160,6 +160,40 @@ static void rule(void **state)
 	}
 }
 
+/* Any number of parts goes to a bounded number of files: each range of pass 2 opens all of them. */
+static void files_are_few(void **state)
+{
+	(void)state;
+	char **names;
+	size_t files, found = 0;
+	uint64_t seed = 2;
+	int bits;
+	struct near_search search = {
+		.directory = root, .units = 2, .workers = 2, .memory = 1}; /* 8 parts a band */
+	clean();
+	make_documents(&seed, 2500, 3000);
+	format.bands = 60;
+	search.format = format;
+	write_units(&seed, search.units);
+	assert_int_equal(near_search_run(&search, &bits), STATUS_OK);
+	assert_true(format.bands << bits > 400);
+	expect_oracle(&search, bits);
+	must(directory_list(root, &names, &files));
+	for (size_t i = 0; i < files; i++)
+		found += strncmp(names[i], "drop", 4) == 0;
+	directory_list_free(names, files);
+	assert_int_equal(found, 256 + 1); /* and drop.json */
+	/* What is lost, the first or the last, is made anew with what it had. */
+	for (int lost = 0; lost < 256; lost += 255) {
+		char path[NEAR_PATH];
+		snprintf(path, sizeof path, "%s/drops-%02d-%03d", root, bits, lost);
+		must(file_remove(path));
+		assert_int_equal(near_search_run(&search, &bits), STATUS_OK);
+		expect_oracle(&search, bits);
+	}
+	format.bands = BANDS;
+}
+
 /* ---- stops ---- */
 
 struct stopping {
@@ -203,7 +237,7 @@ static void stopped_and_gone_on_with(void **state)
 	char path[NEAR_PATH];
 	search.progress = NULL;
 	for (int damage = 0; damage < 3; damage++) {
-		snprintf(path, sizeof path, "%s/drop-%02d-002-0000000", root, bits);
+		snprintf(path, sizeof path, "%s/drops-%02d-002", root, bits);
 		if (damage == 1)
 			assert_int_equal(file_remove(path), STATUS_OK);
 		if (damage == 2)
@@ -239,7 +273,7 @@ static void damage_is_named(void **state)
 	assert_int_equal(near_unit_check(path, &other), STATUS_CORRUPT);
 	assert_int_equal(near_search_run(&search, &bits), STATUS_OK);
 	assert_int_equal(near_search_mark(&search, bits, 0, UINT64_MAX, sorted, 1, drop), STATUS_CORRUPT);
-	assert_non_null(strstr(error_message(), "drop-00-000-0000000: names a document"));
+	assert_non_null(strstr(error_message(), "drops-00-000: names a document"));
 	clean();
 	write_units(&seed, 2);
 	assert_int_equal(file_publish(path, "rubbish", 7), STATUS_OK);
@@ -351,6 +385,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(rule),
+		cmocka_unit_test(files_are_few),
 		cmocka_unit_test(stopped_and_gone_on_with),
 		cmocka_unit_test(damage_is_named),
 		cmocka_unit_test(writer_writes_every_signature),
