@@ -201,12 +201,16 @@ $(O)/tests/emu/test_ops_emu: $(O)/tests/emu/test_ops_emu.o $(O)/kernels/cuda.o $
 $(O)/tests/emu/planted: $(O)/emu/tests/emu/faulty/planted.o $(filter $(O)/emu/tests/emu/%,$(EMU_OBJECTS))
 	@mkdir -p $(@D)
 	$(Q)$(CXX) $(EMU_OPTIMIZE_$(MODE)) -rdynamic -o $@ $^ -ldl -pthread
-# The programs of tests/gpu, for machines that may have none of ferry's Debian packages: these sources need none.
+# The programs of tests/gpu, for machines that may have none of ferry's Debian packages: of the sources that include
+# nothing of these, the linker takes what it needs.
+ifneq ($(filter gpu-programs,$(MAKECMDGOALS)),)
+PACKAGES := cJSON.h|xxhash.h|zstd.h|zlib.h|simdjson.h
+BARE_SOURCES := $(shell for f in common/*.c engine/*.c; do $(CC) $(CPPFLAGS) -M -MG $$f | grep -E '$(PACKAGES)' >/dev/null || echo $$f; done)
+endif
+$(O)/libbare.a: $(BARE_SOURCES:%.c=$(O)/%.o)
 GPU_PROGRAMS := $(patsubst %.c,$(O)/%,$(wildcard tests/gpu/*.c))
-GPU_OBJECTS := $(addsuffix .o,$(addprefix $(O)/common/,clock error memory simd threads) \
-               $(addprefix $(O)/engine/,kept_inputs model model_pass optimizer parameters)) $(OBJECTS_kernels)
-$(GPU_PROGRAMS): %: %.o $(GPU_OBJECTS)
-	$(Q)$(LINK) -o $@ $^ $(GEMM_LIB_$(GEMM)) -ldl -lm
+$(GPU_PROGRAMS): %: %.o $(O)/libbare.a $(OBJECTS_kernels)
+	$(Q)$(LINK) -o $@ $< $(OBJECTS_kernels) $(O)/libbare.a $(GEMM_LIB_$(GEMM)) -ldl -lm
 gpu-programs: $(GPU_PROGRAMS)
 .PHONY: gpu-programs
 emu: $(EMU)/ferry-cuda.so ## the CUDA backend on the CPU, for tests: build/emu/ferry-cuda.so (FERRY_CUDA names it to the program)

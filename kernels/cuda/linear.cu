@@ -212,6 +212,8 @@ static void input_gradient(struct backend *b, struct stream *s, void *din, const
 	g.ldd = K;
 	g.in = g.out = b->act;
 	if (pre && b->fused_epilogues) {
+		/* Not DGELU_BGRAD, which would sum the columns too, for the layer below's bias: its sums are rounded
+		 * to the output's type, and cannot be added to what is there. */
 		g.epilogue = CUBLASLT_EPILOGUE_DGELU;
 		g.aux = (void *)pre;
 		if (gemm_run(b, s, &g))

@@ -2,6 +2,7 @@
  * test_ops_emu [short]: every operation of the CUDA table on the emulated device ($FERRY_CUDA names it)
  * against the op tester's formulas, in each pair of types. short: fewer shapes, for the sanitizers.
  */
+#include "tests/ops/choices.h"
 #include "tests/ops/op_tester.h"
 
 #include <stdlib.h>
@@ -37,34 +38,6 @@ static bool classifier_is_bounded(void)
 	return good;
 }
 
-/* What `k` chose, set in a fresh table, is what that one says; a text cut short, or changed, is no choice. */
-static bool choices_are_kept(struct kernels *k, const struct kernels_config *config, int *count)
-{
-	char text[KERNELS_CHOICE], other[KERNELS_CHOICE];
-	struct kernels fresh;
-	if (kernels_open_cuda(config, &fresh) != STATUS_OK)
-		return false;
-	bool good = !fresh.choice_get(&fresh, 0, text);
-	for (*count = 0; k->choice_get(k, *count, text); ++*count) {
-		for (size_t cut = 0; cut < strlen(text); cut++) {
-			snprintf(other, cut + 1, "%s", text);
-			good = good && !fresh.choice_set(&fresh, other);
-		}
-		snprintf(other, sizeof other, "%s0", text);
-		good = good && !fresh.choice_set(&fresh, other);
-		snprintf(other, sizeof other, "%s", text);
-		other[5]++; /* its version */
-		good = good && !fresh.choice_set(&fresh, other);
-		good = good && fresh.choice_set(&fresh, text) && !fresh.choice_set(&fresh, text);
-	}
-	for (int i = 0; i < *count; i++)
-		good = good && k->choice_get(k, i, text) && fresh.choice_get(&fresh, i, other) &&
-		       strcmp(text, other) == 0;
-	good = good && !fresh.choice_get(&fresh, *count, other);
-	fresh.close(&fresh);
-	return good && *count > 10;
-}
-
 int main(int argc, char **argv)
 {
 	static const enum dtype types[][2] = {{DTYPE_F32, DTYPE_F32}, {DTYPE_BF16, DTYPE_F32},
@@ -93,8 +66,8 @@ int main(int argc, char **argv)
 			i + 1, dtype_name(types[i][0]), dtype_name(types[i][1]), checks);
 		fflush(stdout);
 		failed += !good;
-		int count = 0;
-		kept = choices_are_kept(&k, &config, &count) && kept;
+		int count = choices_kept(&k, &config);
+		kept = kept && count > 10;
 		choices += count;
 		k.close(&k);
 	}

@@ -4,6 +4,7 @@
  * cmocka), so that it builds on a bare GPU machine. Usage: test_ops_cuda [small]  (small: the op tester
  * alone, for the sanitizers). With GPU_DRY_RUN defined it is a trial of itself, on the emulated device.
  */
+#include "tests/ops/choices.h"
 #include "tests/ops/op_tester.h"
 
 #include <stdarg.h>
@@ -400,6 +401,8 @@ static void test_large(enum dtype act)
 	large_linear(p, 2048 / SMALLER, 1024 / SMALLER, 3072 / SMALLER);
 	large_linear(p, 1024 / SMALLER, 768 / SMALLER, 2304 / SMALLER);
 	large_linear(p, 333, 260, 130);
+	int choices = choices_kept(&k[0], &config);
+	ok(choices > 10, "%s: %d choices of algorithms, as text and back", dtype_name(act), choices);
 	k[0].close(&k[0]);
 	k[1].close(&k[1]);
 }
