@@ -30,40 +30,36 @@ static float span_exp(float *x, float max, int n)
 	return (float)total;
 }
 
-/* Rounds a row to halves at `to`, which is the row's own start or lies in front of it. */
-static void round_row(uint16_t *to, enum dtype act, const float *row, int n)
+/* to = row * factor, rounded; `to` is the row's own start or lies in front of it. */
+static void scale_row(void *to, enum dtype act, const float *row, float factor, int n)
 {
-	float buffer[256];
 	for (int i = 0; i < n; i += 256) {
+		float buffer[256];
 		int some = n - i < 256 ? n - i : 256;
-		memcpy(buffer, row + i, (size_t)some * sizeof *row);
-		span_from_f32(to + i, act, buffer, some);
+#pragma omp simd
+		for (int j = 0; j < some; j++)
+			buffer[j] = row[i + j] * factor;
+		span_from_f32((char *)to + (size_t)i * dtype_bytes(act), act, buffer, some);
 	}
 }
 
-/* The loss of one row of logits, which become their gradient. */
-static float classify_row(float *row, int target, int V, int VP, float scale, bool backward)
+/* The loss of one row of logits; with `gradient` [VP], theirs is written there. */
+static float classify_row(float *row, void *gradient, enum dtype act, int target, int V, int VP, float scale)
 {
-	float loss = 0, factor = 0;
-	if (target >= 0) {
-		assert(target < V);
-		float max = span_max(row, V), hit = row[target];
-		float sum = span_exp(row, max, V);
-		loss = logf(sum) + (max - hit);
-		factor = scale / sum;
+	if (target < 0) {
+		if (gradient)
+			memset(gradient, 0, (size_t)VP * dtype_bytes(act));
+		return 0;
 	}
-	if (!backward)
-		return loss;
-	if (target >= 0) {
-#pragma omp simd
-		for (int i = 0; i < V; i++)
-			row[i] *= factor;
-		row[target] -= scale;
-		memset(row + V, 0, (size_t)(VP - V) * sizeof *row);
-	} else {
-		memset(row, 0, (size_t)VP * sizeof *row);
+	assert(target < V);
+	float max = span_max(row, V), hit = row[target], sum = span_exp(row, max, V);
+	if (gradient) {
+		row[target] -= sum; /* times scale / sum: less one scale */
+		scale_row(gradient, act, row, scale / sum, V);
+		memset((char *)gradient + (size_t)V * dtype_bytes(act), 0,
+			(size_t)(VP - V) * dtype_bytes(act));
 	}
-	return loss;
+	return logf(sum) + (max - hit);
 }
 
 struct chunk {
@@ -85,10 +81,10 @@ static void classify_rows(const struct chunk *x, int from, int end, int threads)
 	(void)threads;
 #pragma omp parallel for num_threads(threads) schedule(static)
 	for (int r = from; r < end; r++) {
-		float *row = x->logits + (size_t)r * x->VP;
-		x->loss[r] = classify_row(row, x->targets[r], x->V, x->VP, x->scale, x->backward);
-		if (x->backward && x->act != DTYPE_F32)
-			round_row((uint16_t *)x->logits + (size_t)r * x->VP, x->act, row, x->VP);
+		size_t at = (size_t)r * x->VP;
+		void *gradient = x->backward ? (char *)x->logits + at * dtype_bytes(x->act) : NULL;
+		x->loss[r] =
+			classify_row(x->logits + at, gradient, x->act, x->targets[r], x->V, x->VP, x->scale);
 	}
 }
 
