@@ -75,8 +75,8 @@ static void test_attentions(struct op_tester *t)
 static void test_classifiers(struct op_tester *t)
 {
 	static const int sizes[][4] = {{1, 8, 97, 128}, {13, 24, 128, 128}, {70, 64, 300, 384},
-		{130, 32, 1000, 1024}, {7, 128, 50, 128}};
-	for (int i = 0; i < 5; i++)
+		{130, 32, 1000, 1024}, {7, 128, 50, 128}, {6, 8, 4200, 4224}};
+	for (int i = 0; i < 6; i++)
 		for (int variant = 0; variant < 3; variant++) {
 			if (skipped(t, i, variant, 3) || (t->brief && i == 3))
 				continue;
