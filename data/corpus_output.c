@@ -62,6 +62,70 @@ enum status corpus_output_remove_file(const char *directory, const char *name)
 	return status;
 }
 
+/* ---- which job made it ---- */
+
+static const char job_name[] = ".job";
+
+static enum status write_job(const char *work, struct hash128 job, struct hash128 corpus)
+{
+	char *path;
+	TRY(path_join(&path, work, job_name));
+	cJSON *json = cJSON_CreateObject();
+	bool good = json && cJSON_AddStringToObject(json, "format", "ferry-job") &&
+		    json_add_u64(json, "version", 1) && json_add_hash128(json, "job", job) &&
+		    json_add_hash128(json, "corpus", corpus);
+	enum status status = good ? json_publish(path, json)
+				  : error_set(STATUS_MEMORY, "no memory to tell which job this was");
+	cJSON_Delete(json);
+	free(path);
+	return status;
+}
+
+static enum status read_job(const char *path, struct hash128 *job, struct hash128 *corpus)
+{
+	cJSON *json;
+	const char *format;
+	uint64_t version;
+	TRY(json_read_file(path, &json));
+	enum status status = json_get_string(path, json, "format", &format);
+	if (status == STATUS_OK)
+		status = json_get_u64(path, json, "version", &version);
+	if (status == STATUS_OK && (strcmp(format, "ferry-job") != 0 || version != 1))
+		status = error_set(STATUS_UNSUPPORTED, "%s: is not of this version", path);
+	if (status == STATUS_OK)
+		status = json_get_hash128(path, json, "job", job);
+	if (status == STATUS_OK)
+		status = json_get_hash128(path, json, "corpus", corpus);
+	cJSON_Delete(json);
+	return status;
+}
+
+/* Is there a DIRECTORY/.job, of the corpus of this hash? Of *job then. */
+static enum status find_job(const char *directory, struct hash128 corpus, struct hash128 *job, bool *found)
+{
+	char *path;
+	struct hash128 of;
+	*found = false;
+	TRY(path_join(&path, directory, job_name));
+	if (file_exists(path) && read_job(path, job, &of) == STATUS_OK)
+		*found = hash128_compare(of, corpus) == 0;
+	free(path);
+	return STATUS_OK;
+}
+
+enum status corpus_output_is_of(const char *directory, struct hash128 job, bool *same)
+{
+	struct hash128 made_by;
+	struct corpus_info info = {0};
+	enum status status = STATUS_OK;
+	*same = false;
+	if (manifest_read(directory, &info) == STATUS_OK)
+		status = find_job(directory, info.hash, &made_by, same);
+	*same = *same && hash128_compare(made_by, job) == 0;
+	free((void *)info.shards);
+	return status;
+}
+
 /* ---- putting a corpus in place ---- */
 
 static bool holds_rejects(const struct corpus_info *info)
@@ -107,18 +171,20 @@ static enum status move(const char *from, const char *to, const char *name)
 	return status;
 }
 
-static const char job_name[] = ".job";
-
-/* Removes from DIRECTORY what this corpus has not, and what tells of the old one's job. */
+/* Removes from DIRECTORY what this corpus has not, and what tells of the old one's job. (A run that was ended may have
+ * put this one's there already.) */
 static enum status remove_stale(const char *directory, const struct corpus_info *info)
 {
 	char **names;
 	size_t count;
-	bool wanted;
+	struct hash128 job;
+	bool wanted, told;
+	TRY(find_job(directory, info->hash, &job, &told));
 	TRY(directory_list(directory, &names, &count));
 	enum status status = STATUS_OK;
 	for (size_t i = 0; i < count && status == STATUS_OK; i++)
-		if (strcmp(names[i], job_name) == 0 || (is_corpus_file(names[i], info, &wanted) && !wanted))
+		if (strcmp(names[i], job_name) == 0 ? !told
+						    : is_corpus_file(names[i], info, &wanted) && !wanted)
 			status = corpus_output_remove_file(directory, names[i]);
 	directory_list_free(names, count);
 	return status;
@@ -332,57 +398,6 @@ static enum status write_manifest(const struct corpus_output *output, const char
 	}
 	cJSON_Delete(json);
 	return status;
-}
-
-/* ---- which job made it ---- */
-
-static enum status write_job(const char *work, struct hash128 job, struct hash128 corpus)
-{
-	char *path;
-	TRY(path_join(&path, work, job_name));
-	cJSON *json = cJSON_CreateObject();
-	bool good = json && cJSON_AddStringToObject(json, "format", "ferry-job") &&
-		    json_add_u64(json, "version", 1) && json_add_hash128(json, "job", job) &&
-		    json_add_hash128(json, "corpus", corpus);
-	enum status status = good ? json_publish(path, json)
-				  : error_set(STATUS_MEMORY, "no memory to tell which job this was");
-	cJSON_Delete(json);
-	free(path);
-	return status;
-}
-
-static enum status read_job(const char *path, struct hash128 *job, struct hash128 *corpus)
-{
-	cJSON *json;
-	const char *format;
-	uint64_t version;
-	TRY(json_read_file(path, &json));
-	enum status status = json_get_string(path, json, "format", &format);
-	if (status == STATUS_OK)
-		status = json_get_u64(path, json, "version", &version);
-	if (status == STATUS_OK && (strcmp(format, "ferry-job") != 0 || version != 1))
-		status = error_set(STATUS_UNSUPPORTED, "%s: is not of this version", path);
-	if (status == STATUS_OK)
-		status = json_get_hash128(path, json, "job", job);
-	if (status == STATUS_OK)
-		status = json_get_hash128(path, json, "corpus", corpus);
-	cJSON_Delete(json);
-	return status;
-}
-
-enum status corpus_output_is_of(const char *directory, struct hash128 job, bool *same)
-{
-	char *path;
-	struct hash128 made_by, corpus;
-	struct corpus_info info = {0};
-	*same = false;
-	TRY(path_join(&path, directory, job_name));
-	if (file_exists(path) && read_job(path, &made_by, &corpus) == STATUS_OK &&
-		manifest_read(directory, &info) == STATUS_OK)
-		*same = hash128_compare(made_by, job) == 0 && hash128_compare(corpus, info.hash) == 0;
-	free((void *)info.shards);
-	free(path);
-	return STATUS_OK;
 }
 
 static enum status publish(const struct corpus_output *output, const char *work)
