@@ -370,9 +370,10 @@ uint64_t file_writer_offset(const struct file_writer *writer)
 	return writer->flushed + writer->used;
 }
 
-/* Closes the file and gives it its name. */
-static enum status finish_writer(struct file_writer *writer, bool synced)
+static enum status complete_writer(struct file_writer *writer, bool synced)
 {
+	if (writer->fd < 0)
+		return STATUS_OK;
 	enum status status = writer_flush(writer);
 	if (status == STATUS_OK && synced)
 		status = sync_descriptor(writer->fd, writer->temporary);
@@ -381,6 +382,23 @@ static enum status finish_writer(struct file_writer *writer, bool synced)
 	else
 		close_quietly(writer->fd);
 	writer->fd = -1;
+	return status;
+}
+
+enum status file_writer_complete(struct file_writer *writer)
+{
+	return complete_writer(writer, true);
+}
+
+const char *file_writer_temporary(const struct file_writer *writer)
+{
+	return writer->temporary;
+}
+
+/* Closes the file and gives it its name. */
+static enum status finish_writer(struct file_writer *writer, bool synced)
+{
+	enum status status = complete_writer(writer, synced);
 	if (status == STATUS_OK && file_system->rename(writer->temporary, writer->path) < 0)
 		status = error_set_errno(
 			STATUS_IO, "%s: cannot rename to %s", writer->temporary, writer->path);

@@ -75,15 +75,20 @@ static enum status copy_tokens(
 	return STATUS_OK;
 }
 
-static enum status write_all_tokens(struct export *export)
+/* PREFIX.bin, complete. */
+static enum status write_all_tokens(struct export *export, struct file_writer **out)
 {
-	struct file_writer *file;
-	TRY(open_output(export, ".bin", &file));
-	enum status status = copy_tokens(export, file, 0, export->info->tokens);
-	if (status == STATUS_OK)
-		return file_writer_publish(file);
-	file_writer_abandon(file);
-	return status;
+	TRY(open_output(export, ".bin", out));
+	TRY(copy_tokens(export, *out, 0, export->info->tokens));
+	return file_writer_complete(*out);
+}
+
+/* *file is gone, whatever comes. */
+static enum status publish(struct file_writer **file)
+{
+	struct file_writer *published = *file;
+	*file = NULL;
+	return file_writer_publish(published);
 }
 
 /* ---- Megatron-LM's index ---- */
@@ -127,25 +132,45 @@ static enum status write_index(struct export *export, struct file_writer *file)
 	return file_writer_write(file, last, sizeof last);
 }
 
-/* The old index goes before the new ids come, so that they never stand together. */
+static enum status remove_index(const struct export *export)
+{
+	char *path;
+	TRY(output_path(export, ".idx", &path));
+	enum status status = file_remove_synced(path);
+	free(path);
+	return status;
+}
+
+/* The old index goes before the new ids come, so that they never stand together; and the old pair stays until the new
+ * one is on the disk, which may be full. */
 static enum status export_megatron(struct export *export)
 {
-	struct file_writer *file;
-	char *path;
-	TRY(open_output(export, ".idx", &file));
-	enum status status = write_index(export, file);
-	if (status == STATUS_OK && export->config->overwrite) {
-		status = output_path(export, ".idx", &path);
-		if (status == STATUS_OK) {
-			status = file_remove_synced(path);
-			free(path);
-		}
-	}
+	struct file_writer *index = NULL, *tokens = NULL;
+	enum status status = open_output(export, ".idx", &index);
 	if (status == STATUS_OK)
-		status = write_all_tokens(export);
+		status = write_index(export, index);
 	if (status == STATUS_OK)
-		return file_writer_publish(file);
-	file_writer_abandon(file);
+		status = file_writer_complete(index);
+	if (status == STATUS_OK)
+		status = write_all_tokens(export, &tokens);
+	if (status == STATUS_OK && export->config->overwrite)
+		status = remove_index(export);
+	if (status == STATUS_OK)
+		status = publish(&tokens);
+	if (status == STATUS_OK)
+		status = publish(&index);
+	file_writer_abandon(tokens);
+	file_writer_abandon(index);
+	return status;
+}
+
+static enum status export_nanogpt(struct export *export)
+{
+	struct file_writer *tokens = NULL;
+	enum status status = write_all_tokens(export, &tokens);
+	if (status == STATUS_OK)
+		status = publish(&tokens);
+	file_writer_abandon(tokens);
 	return status;
 }
 
@@ -222,7 +247,7 @@ static enum status export_corpus(struct export *export, uint64_t *files)
 		return export_llmc(export, files);
 	case TOKEN_FORMAT_NANOGPT:
 		*files = 1;
-		return write_all_tokens(export);
+		return export_nanogpt(export);
 	case TOKEN_FORMAT_NONE:
 		break;
 	}

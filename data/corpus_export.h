@@ -11,8 +11,8 @@
  * Documents keep the corpus's order (that of their keys: a shuffle) and their ids. llmc and nanogpt have u16
  * ids: a vocabulary of more than 65,536 is STATUS_UNSUPPORTED. Every page is verified as it is read. A file
  * of a name that would be written and is there already is an error unless `overwrite`: then each file is
- * replaced at once; Megatron-LM's old .idx goes first, so that where there is one, it is its .bin's. llm.c's
- * files are replaced one by one, and nothing tells which belong together: after a run that was ended there
+ * replaced at once, when what comes is on the disk; Megatron-LM's old .idx goes first, so that where there is
+ * one, it is its .bin's, and not before both new files are complete. llm.c's files are replaced one by one, and nothing tells which belong together: after a run that was ended there
  * may be new and old ones, each whole, and old ones of higher numbers stay. Export into a new folder, or
  * until the run has said that it is done. Memory: some MiB, or the longest document. One thread.
  */

@@ -203,47 +203,88 @@ static enum status count_words(struct training *training, struct train_tokenizer
 
 /* ---- writing ---- */
 
-/* tokenizer.json last: where it is, the others are. */
-static enum status publish_files(const char *directory, const struct tokenizer_file *files)
+/* DIR/name with these bytes, complete but for its name. */
+static enum status write_file(
+	const char *directory, const char *name, const void *data, size_t bytes, struct file_writer **out)
 {
-	for (int last = 0; last < 2; last++)
-		for (int i = 0; i < TOKENIZER_FILES; i++) {
-			char *path;
-			if ((strcmp(files[i].name, "tokenizer.json") == 0) != (last == 1))
-				continue;
-			TRY(path_join(&path, directory, files[i].name));
-			enum status status = file_remove_temporaries(path); /* cut-off runs' */
-			if (status == STATUS_OK)
-				status = file_publish(path, files[i].data, files[i].bytes);
-			free(path);
-			TRY(status);
-		}
-	return STATUS_OK;
+	char *path;
+	TRY(path_join(&path, directory, name));
+	enum status status = file_remove_temporaries(path); /* cut-off runs' */
+	if (status == STATUS_OK)
+		status = file_writer_open(path, out);
+	free(path);
+	if (status == STATUS_OK)
+		status = file_writer_write(*out, data, bytes);
+	return status == STATUS_OK ? file_writer_complete(*out) : status;
 }
 
 /* Reading the merges back is how the other files come about, and a check of them. */
+static enum status read_back(const char *directory, const struct bpe_merges *merges, struct tokenizer **out)
+{
+	struct file_writer *file = NULL;
+	enum status status = write_file(directory, "merges.txt", merges->text, merges->bytes, &file);
+	if (status == STATUS_OK)
+		status = tokenizer_open_files(file_writer_temporary(file), NULL, out);
+	file_writer_abandon(file);
+	return status;
+}
+
+static enum status remove_old(const char *directory)
+{
+	char *path;
+	TRY(path_join(&path, directory, "tokenizer.json"));
+	enum status status = file_remove_synced(path);
+	free(path);
+	return status;
+}
+
+static bool is_last(const struct tokenizer_file *file)
+{
+	return strcmp(file->name, "tokenizer.json") == 0;
+}
+
+/* tokenizer.json goes first and comes last: where it is, the others are. */
+static enum status replace(const char *directory, const struct tokenizer_file *files,
+	struct file_writer *writers[TOKENIZER_FILES])
+{
+	enum status status = remove_old(directory);
+	for (int last = 0; last < 2; last++)
+		for (int i = 0; i < TOKENIZER_FILES && status == STATUS_OK; i++) {
+			if (is_last(&files[i]) != (last == 1))
+				continue;
+			struct file_writer *writer = writers[i];
+			writers[i] = NULL;
+			status = file_writer_publish(writer);
+		}
+	return status;
+}
+
+static enum status publish_files(const char *directory, const struct tokenizer_file *files)
+{
+	struct file_writer *writers[TOKENIZER_FILES] = {NULL};
+	enum status status = STATUS_OK;
+	for (int i = 0; i < TOKENIZER_FILES && status == STATUS_OK; i++)
+		status = write_file(directory, files[i].name, files[i].data, files[i].bytes, &writers[i]);
+	if (status == STATUS_OK)
+		status = replace(directory, files, writers);
+	for (int i = 0; i < TOKENIZER_FILES; i++)
+		file_writer_abandon(writers[i]);
+	return status;
+}
+
 static enum status publish(const struct training *training, const struct bpe_merges *merges,
 	struct train_tokenizer_result *result)
 {
+	const char *directory = training->config->output;
 	struct tokenizer_file files[TOKENIZER_FILES];
 	struct tokenizer *tokenizer;
-	char *path;
-	TRY(directory_create(training->config->output));
-	TRY(path_join(&path, training->config->output, "tokenizer.json"));
-	enum status status = file_remove_synced(path);
-	free(path);
-	TRY(status);
-	TRY(path_join(&path, training->config->output, "merges.txt"));
-	status = file_publish(path, merges->text, merges->bytes);
-	if (status == STATUS_OK)
-		status = tokenizer_open_files(path, NULL, &tokenizer);
-	free(path);
-	TRY(status);
+	TRY(directory_create(directory));
+	TRY(read_back(directory, merges, &tokenizer));
 	result->vocabulary = tokenizer_vocabulary(tokenizer);
-	status = tokenizer_export(tokenizer, files);
+	enum status status = tokenizer_export(tokenizer, files);
 	tokenizer_close(tokenizer);
 	TRY(status);
-	status = publish_files(training->config->output, files);
+	status = publish_files(directory, files);
 	tokenizer_export_free(files);
 	return status;
 }

@@ -8,8 +8,8 @@
  * not on their order, copies counted as often as they come, nor on workers.
  *
  * DIR gets merges.txt, vocab.json, tokenizer_config.json, special_tokens_map.json and, last, tokenizer.json,
- * each published when complete; an old tokenizer.json goes before the first of them comes, so that where it
- * is, all are of one run. Hugging Face's AutoTokenizer and tokenizers load it, `ferry preprocess
+ * each published when all are complete on the disk, which may be full; an old tokenizer.json goes before the
+ * first of them comes, so that where it is, all are of one run. Hugging Face's AutoTokenizer and tokenizers load it, `ferry preprocess
  * --merge-file DIR/merges.txt` uses it. The vocabulary is the 256 bytes, one token a merge, and
  * <|endoftext|>, the last id.
  */

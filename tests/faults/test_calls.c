@@ -22,8 +22,14 @@ static void put_back(void)
 	scene_copy(scene_path("old"), scene_path("out"));
 }
 
-/* What must hold after the command ended in `status`. */
-static const char *examine(const struct scene *scene, enum status status, int error)
+/* Where the disk is full, all that was there is there still; but llm.c's files are replaced one by one. */
+static bool keeps_everything(const struct scene *scene, char call)
+{
+	return strchr("wP", call) && scene->command != command_llmc;
+}
+
+/* What must hold after the command ended in `status`, as a call failed. */
+static const char *examine(const struct scene *scene, enum status status, char call, int error)
 {
 	if (status == STATUS_OK) {
 		const char *complaint = scene_compare(scene_path("out"), scene_path("new"), false);
@@ -34,6 +40,11 @@ static const char *examine(const struct scene *scene, enum status status, int er
 			return complain("\"%s\" does not say why", error_message());
 		if (!strstr(error_message(), scenes.root))
 			return complain("\"%s\" does not say where", error_message());
+		const char *lost = keeps_everything(scene, call)
+					   ? scene_compare(scene_path("out"), scene_path("old"), false)
+					   : NULL;
+		if (lost)
+			return lost;
 	}
 	const char *complaint = scene->check(status == STATUS_OK);
 	return complaint ? complaint : scene_finish(scene);
@@ -51,10 +62,11 @@ static void each_call_fails(void **state)
 			int error = errors[(n + dead) % 3];
 			put_back();
 			enum status status = run_with(scene, n, error, dead);
-			const char *complaint = examine(scene, status, error);
+			char call = n < (long)faults.logged ? faults.log[n] : '?';
+			const char *complaint = examine(scene, status, call, error);
 			if (complaint)
-				fail_msg("call %ld (%c) of %ld%s: %s", n, n < 511 ? faults.log[n] : '?',
-					calls, dead ? " and all after it" : "", complaint);
+				fail_msg("call %ld (%c) of %ld%s: %s", n, call, calls,
+					dead ? " and all after it" : "", complaint);
 			failed += status != STATUS_OK;
 			tried++;
 		}
