@@ -59,13 +59,25 @@ static uint64_t first_ordinal(const struct loader *loader, uint64_t number)
 	       within * config->micro_batch;
 }
 
+/* Windows that follow one another (in validation) are asked for at once: the disk reads them in one piece. */
 static void prefetch(struct loader *loader, struct mixture *mixture, uint64_t number)
 {
-	uint64_t ordinal = first_ordinal(loader, number);
+	uint64_t ordinal = first_ordinal(loader, number), first = 0, end = 0;
+	int source = 0;
 	for (uint64_t i = 0; i < loader->config.micro_batch && !atomic_load(&loader->stop); i++) {
 		struct sampler_window window = mixture_get(mixture, ordinal + i);
-		corpus_prefetch(mixture->sources[window.source].corpus, window.first_token, loader->row);
+		bool follows =
+			window.source == source && window.first_token >= first && window.first_token <= end;
+		if (!follows) {
+			if (end > first)
+				corpus_prefetch(mixture->sources[source].corpus, first, end - first);
+			source = window.source;
+			first = window.first_token;
+		}
+		end = window.first_token + loader->row;
 	}
+	if (end > first)
+		corpus_prefetch(mixture->sources[source].corpus, first, end - first);
 }
 
 static enum status fill(struct loader *loader, struct mixture *mixture, uint64_t number, struct slot *slot)

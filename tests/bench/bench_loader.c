@@ -9,6 +9,10 @@
  *            directly and through the loader; median of the rounds, and the fastest.
  * disk       the same corpus dropped from the page cache: WINDOWS random windows (20,000) through the loader,
  *            beside 16 threads that pread the same pages and do nothing else.
+ * large      only if named: a corpus of GIGABYTES (8) in $TMPDIR, dropped from the page cache: WINDOWS windows in the
+ *            order of training and one after another through the loader, beside programs that only read the same
+ *            bytes, with the page cache and without (O_DIRECT), in turns; medians of ROUNDS (3). It is of use where
+ *            memory is less than the corpus: tests/bench/larger_than_memory.sh sees to that.
  */
 #include "common/clock.h"
 #include "common/memory.h"
@@ -32,13 +36,19 @@ static void check(enum status status)
 	}
 }
 
-static void open_data(const char *directory, struct corpus **corpus, struct sampler *sampler)
+static void open_ordered(
+	const char *directory, bool shuffled, struct corpus **corpus, struct sampler *sampler)
 {
 	struct split_shares shares = {{949, 50, 1}};
 	struct split_range ranges[SPLIT_PARTS];
 	check(corpus_open(directory, corpus));
 	check(split_corpus(*corpus, &shares, ranges));
-	check(sampler_open(sampler, &ranges[SPLIT_TRAIN], SPLIT_TRAIN, T, 1234, true));
+	check(sampler_open(sampler, &ranges[SPLIT_TRAIN], SPLIT_TRAIN, T, 1234, shuffled));
+}
+
+static void open_data(const char *directory, struct corpus **corpus, struct sampler *sampler)
+{
+	open_ordered(directory, true, corpus, sampler);
 }
 
 static struct loader *open_loader(
@@ -188,7 +198,7 @@ static void measure_loader(struct corpus *corpus, const struct sampler *sampler,
 struct raw {
 	const struct sparse_corpus *sparse;
 	struct sampler sampler;
-	int *fds;
+	int fds[16];
 	uint64_t windows;
 	atomic_uint_fast64_t next;
 };
@@ -197,7 +207,7 @@ static void *read_raw(void *argument)
 {
 	struct raw *raw = argument;
 	struct sampler sampler = raw->sampler;
-	char room[16384];
+	_Alignas(4096) char room[16384];
 	uint64_t at, ordinal;
 	while ((ordinal = atomic_fetch_add(&raw->next, 1)) < raw->windows) {
 		at = 2 * sampler_get(&sampler, ordinal).first_token;
@@ -209,26 +219,38 @@ static void *read_raw(void *argument)
 	return NULL;
 }
 
-static double time_raw(const struct sparse_corpus *sparse, const struct sampler *sampler, uint64_t windows)
+static void open_files(const struct sparse_corpus *sparse, int flags, int fds[16])
 {
-	struct raw raw = {.sparse = sparse, .sampler = *sampler, .windows = windows};
-	pthread_t threads[DISK_THREADS];
-	int fds[16];
 	for (uint64_t s = 0; s < sparse->shards; s++) {
 		char path[256];
 		snprintf(path, sizeof path, "%s/%05" PRIu64 ".bin", sparse->directory, s);
-		fds[s] = open(path, O_RDONLY);
-		posix_fadvise(fds[s], 0, 0, POSIX_FADV_RANDOM);
+		fds[s] = open(path, O_RDONLY | flags);
+		sparse_check(fds[s] >= 0, path);
 	}
-	raw.fds = fds;
+}
+
+static void close_files(const struct sparse_corpus *sparse, const int fds[16])
+{
+	for (uint64_t s = 0; s < sparse->shards; s++)
+		close(fds[s]);
+}
+
+/* The windows' pages by DISK_THREADS threads that do nothing else. */
+static double time_raw(
+	const struct sparse_corpus *sparse, const struct sampler *sampler, uint64_t windows, int flags)
+{
+	struct raw raw = {.sparse = sparse, .sampler = *sampler, .windows = windows};
+	pthread_t threads[DISK_THREADS];
+	open_files(sparse, flags, raw.fds);
+	for (uint64_t s = 0; s < sparse->shards; s++)
+		posix_fadvise(raw.fds[s], 0, 0, POSIX_FADV_RANDOM);
 	double started = clock_seconds();
 	for (int i = 0; i < DISK_THREADS; i++)
 		pthread_create(&threads[i], NULL, read_raw, &raw);
 	for (int i = 0; i < DISK_THREADS; i++)
 		pthread_join(threads[i], NULL);
 	double took = clock_seconds() - started;
-	for (uint64_t s = 0; s < sparse->shards; s++)
-		close(fds[s]);
+	close_files(sparse, raw.fds);
 	return took;
 }
 
@@ -263,7 +285,8 @@ static void measure_disk(const struct sparse_corpus *sparse, uint64_t windows)
 	open_data(sparse->directory, &corpus, &sampler);
 	for (int round = 0; round < 2; round++) {
 		drop(sparse, "bin");
-		print_disk("16 threads of pread, nothing else", time_raw(sparse, &sampler, windows), windows);
+		print_disk(
+			"16 threads of pread, nothing else", time_raw(sparse, &sampler, windows, 0), windows);
 		for (size_t i = 0; i < sizeof ways / sizeof *ways; i++) {
 			char label[64];
 			/* A map keeps its pages from being dropped. */
@@ -282,6 +305,86 @@ static void measure_disk(const struct sparse_corpus *sparse, uint64_t windows)
 		open_data(sparse->directory, &corpus, &sampler);
 	}
 	corpus_close(corpus);
+}
+
+/* ---- larger than memory ---- */
+
+/* As many bytes as the windows have, one after another, in pieces of a MiB. */
+static double time_stream(const struct sparse_corpus *sparse, uint64_t windows, int flags)
+{
+	enum { PIECE = 1 << 20 };
+	static _Alignas(4096) char room[PIECE];
+	int fds[16];
+	uint64_t bytes = windows * 2 * T, at = 0;
+	open_files(sparse, flags, fds);
+	double started = clock_seconds();
+	for (; at < bytes; at += PIECE)
+		sparse_check(pread(fds[at / sparse->shard_bytes], room, PIECE,
+				     (off_t)(at % sparse->shard_bytes)) == PIECE,
+			"reading");
+	double took = clock_seconds() - started;
+	close_files(sparse, fds);
+	return took;
+}
+
+enum { WAYS = 5, MOST_ROUNDS = 15 };
+
+static double time_way(const struct sparse_corpus *sparse, bool shuffled, uint64_t windows, int way)
+{
+	static const struct {
+		int threads, depth;
+	} loaders[WAYS] = {[2] = {1, 4}, {2, 8}, {4, 16}};
+	struct corpus *corpus;
+	struct sampler sampler;
+	drop(sparse, "bin");
+	drop(sparse, "sum");
+	open_ordered(sparse->directory, shuffled, &corpus, &sampler);
+	int flags = way == 0 ? O_DIRECT : 0;
+	double took =
+		way >= 2   ? time_loader(corpus, &sampler, windows, loaders[way].threads, loaders[way].depth)
+		: shuffled ? time_raw(sparse, &sampler, windows, flags)
+			   : time_stream(sparse, windows, flags);
+	corpus_close(corpus);
+	return took;
+}
+
+static void measure_order(const struct sparse_corpus *sparse, bool shuffled, uint64_t windows, int rounds)
+{
+	static const char *const labels[2][WAYS] = {
+		{"one read after another, O_DIRECT", "with the page cache, read ahead",
+			"loader, threads 1, depth 4", "loader, threads 2, depth 8",
+			"loader, threads 4, depth 16"},
+		{"16 threads of pread, O_DIRECT", "with the page cache", "loader, threads 1, depth 4",
+			"loader, threads 2, depth 8", "loader, threads 4, depth 16"}};
+	double took[WAYS][MOST_ROUNDS];
+	printf("%s, %" PRIu64 " windows of 1025 tokens\n", shuffled ? "shuffled" : "in order", windows);
+	for (int round = 0; round < rounds; round++)
+		for (int way = 0; way < WAYS; way++)
+			took[way][round] = time_way(sparse, shuffled, windows, way);
+	for (int way = 0; way < WAYS; way++)
+		print_disk(labels[shuffled][way], median(took[way], rounds), windows);
+}
+
+static uint64_t setting(const char *name, uint64_t otherwise, uint64_t most)
+{
+	const char *text = getenv(name);
+	uint64_t value = text ? strtoull(text, NULL, 10) : otherwise;
+	return value < 1 ? 1 : value > most ? most : value;
+}
+
+static void measure_large(uint64_t windows)
+{
+	uint64_t gigabytes = setting("GIGABYTES", 8, 16);
+	int rounds = (int)setting("ROUNDS", 3, MOST_ROUNDS);
+	struct sparse_corpus large = {"", 8, gigabytes << 27, 10000, 1};
+	printf("a corpus of %" PRIu64 " GiB, not in the page cache, medians of %d\n", gigabytes, rounds);
+	fflush(stdout);
+	make(&large);
+	if (windows > large.shard_bytes * 7 / (2 * T))
+		windows = large.shard_bytes * 7 / (2 * T);
+	measure_order(&large, true, windows, rounds);
+	measure_order(&large, false, windows, rounds);
+	sparse_corpus_remove(&large);
 }
 
 static bool wants(const char *part, int argc, char **argv)
@@ -313,6 +416,8 @@ int main(int argc, char **argv)
 	struct sparse_corpus filled = {"", 8, UINT64_C(256) << 20, 10000, 1};
 	if (argc == 3 && strcmp(argv[1], "--start-up") == 0)
 		return start_up(argv[2]);
+	if (argc > 2 && wants("large", argc, argv))
+		measure_large(windows);
 	if (wants("terabyte", argc, argv))
 		measure_terabyte();
 	if (!wants("memory", argc, argv) && !wants("disk", argc, argv))
