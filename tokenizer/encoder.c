@@ -57,7 +57,7 @@ static void cache_insert(struct encoder *encoder, struct cache_line *line, const
 }
 
 /* To the head of its line from the neighbour: what is in use comes to stand where it is looked for first. */
-static const struct cache_slot *cache_promote(struct cache_line *line, struct cache_slot *beside)
+static struct cache_slot *cache_promote(struct cache_line *line, struct cache_slot *beside)
 {
 	struct cache_slot slot = *beside;
 	*beside = line->slots[1];
@@ -82,19 +82,20 @@ static struct cache_slot slot_make(
 	return slot;
 }
 
-static const struct cache_slot *line_find(const struct cache_line *line, struct word_key key)
+/* The word's slot in a line, its key marked or not; NULL: none. */
+static struct cache_slot *line_find(struct cache_line *line, struct word_key key)
 {
 	for (int i = 0; i < 2; i++)
-		if (line->slots[i].key.low == key.low && line->slots[i].key.high == key.high)
+		if (line->slots[i].key.low == key.low && (line->slots[i].key.high & ~KEY_MARK) == key.high)
 			return &line->slots[i];
 	return NULL;
 }
 
 /* In the word's line or the one beside. */
-static const struct cache_slot *cache_find(
-	const struct encoder *encoder, const struct cache_line *line, struct word_key key)
+static struct cache_slot *cache_find(
+	const struct encoder *encoder, struct cache_line *line, struct word_key key)
 {
-	const struct cache_slot *slot = line_find(line, key);
+	struct cache_slot *slot = line_find(line, key);
 	return slot ? slot : line_find(neighbour_of(encoder, line), key);
 }
 
@@ -224,69 +225,87 @@ static void write_cached(struct encode_run *run, const uint8_t *end, const void 
 
 /* ---- words that no cache has ---- */
 
-/* A short word whose ids are among the long words: its slot; NULL: none. */
-static struct cache_slot *find_marked(struct encoder *encoder, struct cache_line *line, struct word_key key)
-{
-	struct word_key marked = {key.low, key.high | KEY_MARK};
-	return (struct cache_slot *)cache_find(encoder, line, marked);
-}
-
-/* The ids of a short word as a cache holds them, until the next word is kept; NULL: no cache has it. */
-static const void *find_short(struct encoder *encoder, struct cache_line *line, struct word_key key,
-	const uint8_t *word, size_t length, size_t *count)
-{
-	const struct cache_slot *slot = line_find(line, key);
-	if (!slot && (slot = line_find(neighbour_of(encoder, line), key)))
-		slot = cache_promote(line, (struct cache_slot *)slot);
-	if (slot) {
-		*count = encoder->narrow ? slot->ids.narrow[SLOT_NARROW] : slot->ids.wide[SLOT_WIDE];
-		return &slot->ids;
-	}
-	if (!(slot = find_marked(encoder, line, key)))
-		return NULL;
-	const struct long_record *record = long_words_check(&encoder->longs, slot->ids.entry, word, length);
-	if (!record)
-		return NULL;
-	*count = record->count;
-	return long_record_ids(record);
-}
-
-/* Keeps what a short word came to. */
-static void keep_short(struct encoder *encoder, struct cache_line *line, struct word_key key,
-	const uint8_t *word, size_t length, const uint32_t *ids, size_t count)
-{
-	if (count <= (encoder->narrow ? SLOT_NARROW : SLOT_WIDE)) {
-		struct cache_slot slot = slot_make(encoder, key, ids, count);
-		cache_insert(encoder, line, &slot);
-		return;
-	}
-	uint64_t entry = long_words_add(&encoder->longs, 0, word, length, ids, count);
-	struct cache_slot *marked = find_marked(encoder, line, key);
-	if (marked) {
-		marked->ids.entry = entry; /* the ring has dropped what it was */
-	} else {
-		struct cache_slot slot = {.key = {key.low, key.high | KEY_MARK}, .ids.entry = entry};
-		cache_insert(encoder, line, &slot);
-	}
-}
-
-/* A piece of a word. */
+/* A word or a piece of one. */
 struct piece {
 	const uint8_t *text;
 	size_t length;
-	struct word_key key; /* if it is short enough for the first cache */
+	struct word_key key; /* of a short one: below KEY_BYTES */
 	struct cache_line *line;
 };
 
-/* Its ids to `ids`, where there is room for AT_ONCE more than it has. */
-static enum status piece_ids(struct encoder *encoder, const struct piece *piece, uint32_t *ids, size_t *count)
+/* The ids of a short one as a cache holds them, until the next word is kept; NULL: no cache has it. */
+static const void *find_short(struct encoder *encoder, const struct piece *piece, size_t *count)
+{
+	struct cache_slot *slot = cache_find(encoder, piece->line, piece->key);
+	if (!slot)
+		return NULL;
+	if (slot->key.high & KEY_MARK) {
+		const struct long_record *record =
+			long_words_check(&encoder->longs, slot->ids.entry, piece->text, piece->length);
+		*count = record ? record->count : 0;
+		return record ? long_record_ids(record) : NULL;
+	}
+	if (slot - piece->line->slots != 0 && slot - piece->line->slots != 1)
+		slot = cache_promote(piece->line, slot);
+	*count = encoder->narrow ? slot->ids.narrow[SLOT_NARROW] : slot->ids.wide[SLOT_WIDE];
+	return &slot->ids;
+}
+
+/* Keeps what a short one came to. */
+static void keep_short(struct encoder *encoder, const struct piece *piece, const uint32_t *ids, size_t count)
+{
+	if (count <= (encoder->narrow ? SLOT_NARROW : SLOT_WIDE)) {
+		struct cache_slot slot = slot_make(encoder, piece->key, ids, count);
+		cache_insert(encoder, piece->line, &slot);
+		return;
+	}
+	uint64_t entry = long_words_add(&encoder->longs, 0, piece->text, piece->length, ids, count);
+	struct cache_slot *marked = cache_find(encoder, piece->line, piece->key);
+	if (marked) {
+		marked->ids.entry = entry; /* the ring has dropped what it was */
+	} else {
+		struct cache_slot slot = {
+			.key = {piece->key.low, piece->key.high | KEY_MARK}, .ids.entry = entry};
+		cache_insert(encoder, piece->line, &slot);
+	}
+}
+
+/* Puts the short ones that no cache has into the caches, merging all at once if the vocabulary lets us. */
+static void add_missing(struct encoder *encoder, const struct piece *pieces, size_t count)
+{
+	const struct merge_table *table = &encoder->tokenizer->table;
+	struct merge_word words[BATCH];
+	const struct piece *of[BATCH];
+	size_t missing = 0, known;
+	if (!table->small)
+		return;
+	for (const struct piece *piece = pieces; piece < pieces + count; piece++) {
+		if (piece->length >= KEY_BYTES || find_short(encoder, piece, &known))
+			continue;
+		words[missing].bytes = (const uint8_t *)&piece->key;
+		words[missing].length = (uint32_t)piece->length;
+		of[missing++] = piece;
+	}
+	SIMD_CHOOSE(merge_words)(table, words, missing);
+	for (size_t i = 0; i < missing; i++)
+		if (!line_find(of[i]->line, of[i]->key)) /* the same may be there twice */
+			keep_short(encoder, of[i], words[i].ids, words[i].count);
+}
+
+/* The first one's ids to `ids`, where there is room for AT_ONCE more than it has; the others come next. */
+static enum status piece_ids(
+	struct encoder *encoder, const struct piece *piece, size_t pieces, uint32_t *ids, size_t *count)
 {
 	if (piece->length >= KEY_BYTES)
 		return vocabulary_merge_word(encoder->tokenizer, piece->text, piece->length, ids, count);
-	const void *known = find_short(encoder, piece->line, piece->key, piece->text, piece->length, count);
+	const void *known = find_short(encoder, piece, count);
+	if (!known) {
+		add_missing(encoder, piece, pieces);
+		known = find_short(encoder, piece, count);
+	}
 	if (!known) {
 		*count = merge_short(&encoder->tokenizer->table, piece->text, piece->length, ids);
-		keep_short(encoder, piece->line, piece->key, piece->text, piece->length, ids, *count);
+		keep_short(encoder, piece, ids, *count);
 	} else if (encoder->narrow) {
 		widen(known, *count, ids);
 	} else {
@@ -314,13 +333,13 @@ static size_t find_pieces(
 	return count;
 }
 
-/* A word that no cache has: its ids to encoder->ids. */
+/* A longer word that no cache has: its ids to encoder->ids. */
 static enum status word_ids(const struct encode_run *run, const uint8_t *word, size_t length, size_t *count)
 {
 	struct encoder *encoder = run->encoder;
 	TRY(memory_grow((void **)&encoder->ids, &encoder->id_capacity, length + AT_ONCE, sizeof *encoder->ids,
 		"the ids of a long word"));
-	if (length < KEY_BYTES || vocabulary_find_cut(encoder->tokenizer, word, length) == length)
+	if (vocabulary_find_cut(encoder->tokenizer, word, length) == length)
 		return vocabulary_merge_word(encoder->tokenizer, word, length, encoder->ids, count);
 	struct piece pieces[PIECES];
 	const uint8_t *at = word;
@@ -328,7 +347,7 @@ static enum status word_ids(const struct encode_run *run, const uint8_t *word, s
 	while (at < word + length) {
 		size_t found = find_pieces(run, &at, word + length, pieces), more;
 		for (size_t i = 0; i < found; i++, *count += more)
-			TRY(piece_ids(encoder, &pieces[i], encoder->ids + *count, &more));
+			TRY(piece_ids(encoder, &pieces[i], found - i, encoder->ids + *count, &more));
 	}
 	return STATUS_OK;
 }
@@ -350,22 +369,43 @@ static enum status add_long_word(struct encode_run *run, const uint8_t *word, si
 	return STATUS_OK;
 }
 
-enum status encoder_add_word(struct encode_run *run, struct word_batch *batch, size_t i)
+static struct piece batch_word(const struct encode_run *run, const struct word_batch *batch, size_t i)
+{
+	return (struct piece){.text = run->text + batch->bounds[i],
+		.length = (size_t)(batch->bounds[i + 1] - batch->bounds[i]),
+		.key = batch->keys[i],
+		.line = batch->lines[i]};
+}
+
+/* To the caches: the batch's words from the first on that are in no line, this one and what is to come. */
+static void add_missing_words(const struct encode_run *run, const struct word_batch *batch, size_t first)
+{
+	struct piece pieces[BATCH];
+	size_t count = 0;
+	uint64_t missing = SIMD_CHOOSE(find_missing)(batch, first);
+	for (; missing; missing &= missing - 1)
+		pieces[count++] = batch_word(run, batch, (size_t)__builtin_ctzll(missing));
+	add_missing(run->encoder, pieces, count);
+}
+
+enum status encoder_add_word(struct encode_run *run, const struct word_batch *batch, size_t i)
 {
 	struct encoder *encoder = run->encoder;
-	const uint8_t *word = run->text + batch->bounds[i];
-	size_t length = (size_t)(batch->bounds[i + 1] - batch->bounds[i]), count;
-	struct word_key key = batch->keys[i];
-	struct cache_line *line = batch->lines[i];
-	if (key.high == KEY_LONG)
-		return add_long_word(run, word, length, key.low);
-	const void *known = find_short(encoder, line, key, word, length, &count);
+	struct piece word = batch_word(run, batch, i);
+	size_t count;
+	if (word.key.high == KEY_LONG)
+		return add_long_word(run, word.text, word.length, word.key.low);
+	const void *known = find_short(encoder, &word, &count);
+	if (!known) {
+		add_missing_words(run, batch, i);
+		known = find_short(encoder, &word, &count);
+	}
 	if (known) {
-		write_cached(run, word + length, known, count);
+		write_cached(run, word.text + word.length, known, count);
 		return STATUS_OK;
 	}
-	TRY(word_ids(run, word, length, &count));
-	keep_short(encoder, line, key, word, length, encoder->ids, count);
+	count = merge_short(&encoder->tokenizer->table, word.text, word.length, encoder->ids);
+	keep_short(encoder, &word, encoder->ids, count);
 	write_ids(run, encoder->ids, count);
 	return STATUS_OK;
 }

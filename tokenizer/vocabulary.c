@@ -293,7 +293,7 @@ static enum status add_merge(
 {
 	size_t left, right;
 	TRY(read_merge(path, line, bytes, &left, &right));
-	uint32_t rank = tokenizer->merge_count++, *parts = tokenizer->merges[rank];
+	uint32_t *parts = tokenizer->merges[tokenizer->merge_count++];
 	uint32_t id = vocabulary_find(tokenizer, bytes, left + right);
 	parts[0] = vocabulary_find(tokenizer, bytes, left);
 	parts[1] = vocabulary_find(tokenizer, bytes + left, right);
@@ -301,7 +301,7 @@ static enum status add_merge(
 		return bad_line(path, line, "joins something that is not a token");
 	if (id == VOCABULARY_NONE)
 		return bad_line(path, line, "joins to something that is not a token");
-	if (!merge_table_add(&tokenizer->table, parts[0], parts[1], rank, id))
+	if (!merge_table_add(&tokenizer->table, parts[0], parts[1], id))
 		return bad_line(path, line, "the same merge stands on an earlier line");
 	return STATUS_OK;
 }
@@ -310,7 +310,7 @@ static enum status add_merges(struct tokenizer *tokenizer, const char *path, con
 {
 	size_t most = count_lines(text, bytes);
 	FAIL_IF(most > VOCABULARY_LIMIT, STATUS_CORRUPT, "%s: more than %d lines", path, VOCABULARY_LIMIT);
-	TRY(merge_table_open(&tokenizer->table, (uint32_t)most, tokenizer->vocabulary));
+	TRY(merge_table_open(&tokenizer->table, (uint32_t)most));
 	TRY(memory_alloc((void **)&tokenizer->merges, most, sizeof *tokenizer->merges, "the merges"));
 	struct merge_line line = {0};
 	uint8_t *scratch = NULL;
@@ -395,7 +395,7 @@ static enum status build(struct tokenizer *tokenizer, const char *merge_file, co
 	enum status status = add_merges(tokenizer, merge_file, text, bytes);
 	if (status != STATUS_OK) /* either of the two may be wrong */
 		return vocab_file ? error_context(status, "the tokens of %s", vocab_file) : status;
-	merge_table_set_bytes(&tokenizer->table, tokenizer->byte_id);
+	TRY(merge_table_finish(&tokenizer->table, tokenizer->byte_id, tokenizer->vocabulary));
 	find_neighbours(tokenizer);
 	TRY(take_hash(tokenizer));
 	return find_whole(tokenizer);

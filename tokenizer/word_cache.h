@@ -89,8 +89,12 @@ encode_words encode_words_16_16_base, encode_words_16_16_avx2, encode_words_16_1
 encode_words encode_words_16_32_base, encode_words_16_32_avx2, encode_words_16_32_avx512;
 encode_words encode_words_32_32_base, encode_words_32_32_avx2, encode_words_32_32_avx512;
 
+/* A bit for each of a batch's words, from the first on, that is not in its line. */
+typedef uint64_t find_missing(const struct word_batch *batch, size_t first);
+find_missing find_missing_base, find_missing_avx2, find_missing_avx512;
+
 /* Writes the ids of a batch's word that is not in its line. */
-enum status encoder_add_word(struct encode_run *run, struct word_batch *batch, size_t i) MUST_USE;
+enum status encoder_add_word(struct encode_run *run, const struct word_batch *batch, size_t i) MUST_USE;
 
 /* Reads KEY_BYTES at `word` unless `careful`. Of a longer word: its first bytes. */
 static inline struct word_key word_key_read(const uint8_t *word, size_t length, bool careful)

@@ -1,0 +1,106 @@
+/*
+ * merge_table.h: which two neighbours join to what, and in what order. Immutable once built; any number of
+ * threads may ask.
+ *
+ * What is joined are symbols. Where it can, the table is small: a byte is its own symbol, the merge of rank r
+ * makes symbol 256 + r, and a pair is found by two loads, with no branch. It takes at most
+ * MERGE_SMALL_RANKS merges, each of which makes a token that no other merge makes; so GPT-2's and nearly all
+ * that fit in 16 bits. Else symbols are ids, and pairs are looked for by open addressing.
+ */
+#ifndef TOKENIZER_MERGE_TABLE_H
+#define TOKENIZER_MERGE_TABLE_H
+
+#include "common/error.h"
+
+#include <stdint.h>
+
+enum {
+	MERGE_SMALL_NONE = UINT16_MAX,        /* of a small table: no rank */
+	MERGE_SMALL_EDGE = UINT16_MAX,        /* a symbol that joins with none */
+	MERGE_SMALL_RANKS = UINT16_MAX - 256, /* symbols are below MERGE_SMALL_EDGE */
+	MERGE_SMALL_SLOTS = UINT16_MAX + 1,   /* of each half */
+	MERGE_FILTER_BITS = 3,                /* log2 of a slot's */
+};
+
+/* What two neighbours join to: rank << 40 | symbol << 8, so that the lowest goes first; the low byte is free. */
+typedef uint64_t merge_value;
+#define MERGE_NEVER UINT64_MAX
+
+/*
+ * The small table: a pair of symbols, 32 bits, times an odd factor is 32 other bits and tells the pair. The
+ * upper 16 are the slot, the lower 16 are kept in it beside the rank; so what is found is exact. Each half has
+ * a factor of its own, and a pair is in one of its two slots (cuckoo hashing).
+ *
+ * The other one is at most four fifths full. A slot is two numbers: left << 32 | right, and what they join to
+ * (MERGE_NEVER: free). Most pairs that are asked for have no rank; the filter, eight bits a slot, tells so of
+ * nine in ten without a look at the slots.
+ */
+struct merge_table {
+	uint32_t *small;       /* [2][MERGE_SMALL_SLOTS]; NULL: not a small table */
+	uint16_t *byte_ranks;  /* [65536], of a small table: of two bytes of text, read as a number */
+	uint32_t *ids;         /* [256 + merges], of a small table: of symbols */
+	uint32_t symbols[256]; /* of bytes */
+
+	uint64_t (*slots)[2]; /* until merge_table_finish, and on if the table is not small */
+	uint64_t *filter;
+	uint32_t shift; /* 64 - log2 of the number of slots */
+	uint32_t merges;
+};
+
+/* Room for `merges` merges, at most 2^24. */
+enum status merge_table_open(struct merge_table *table, uint32_t merges) MUST_USE;
+void merge_table_close(struct merge_table *table);
+/* Ranks go up from 0. False if the pair has a rank already. */
+bool merge_table_add(struct merge_table *table, uint32_t left, uint32_t right, uint32_t id);
+/* After the last merge: the ids that single bytes have, of `vocabulary` ids. Makes the table small if it can. */
+enum status merge_table_finish(
+	struct merge_table *table, const uint32_t byte_id[256], uint32_t vocabulary) MUST_USE;
+
+#define MERGE_FACTOR_FIRST  UINT32_C(0x9E3779B1)
+#define MERGE_FACTOR_SECOND UINT32_C(0x85EBCA77)
+
+/* Of a small table; MERGE_SMALL_NONE: they do not join. */
+static inline uint32_t merge_rank(const uint32_t *small, uint32_t left, uint32_t right)
+{
+	uint32_t pair = left << 16 | right, none = MERGE_SMALL_NONE;
+	uint32_t first = pair * MERGE_FACTOR_FIRST, second = pair * MERGE_FACTOR_SECOND;
+	first = small[first >> 16] ^ first << 16; /* below 2^16 if the slot is the pair's */
+	second = small[MERGE_SMALL_SLOTS + (second >> 16)] ^ second << 16;
+	first = first < second ? first : second;
+	return first < none ? first : none;
+}
+
+static inline merge_value merge_pack(uint64_t rank, uint64_t symbol)
+{
+	return rank << 40 | symbol << 8;
+}
+
+static inline uint64_t merge_hash(uint32_t left, uint32_t right)
+{
+	uint64_t parts = (uint64_t)left << 32 | right;
+	return (parts ^ parts >> 29) * UINT64_C(0x9E3779B97F4A7C15);
+}
+
+static inline merge_value merge_find(const struct merge_table *table, uint32_t left, uint32_t right)
+{
+	if (table->small) {
+		uint32_t rank = merge_rank(table->small, left, right);
+		return rank == MERGE_SMALL_NONE ? MERGE_NEVER : merge_pack(rank, 256 + rank);
+	}
+	uint64_t hash = merge_hash(left, right), bit = hash >> (table->shift - MERGE_FILTER_BITS);
+	if (!(table->filter[bit / 64] >> bit % 64 & 1))
+		return MERGE_NEVER;
+	uint64_t parts = (uint64_t)left << 32 | right;
+	size_t mask = SIZE_MAX >> table->shift, at = (size_t)(hash >> table->shift);
+	for (; table->slots[at][1] != MERGE_NEVER; at = (at + 1) & mask)
+		if (table->slots[at][0] == parts)
+			return table->slots[at][1];
+	return MERGE_NEVER;
+}
+
+static inline uint32_t merge_id(const struct merge_table *table, uint32_t symbol)
+{
+	return table->small ? table->ids[symbol] : symbol;
+}
+
+#endif
