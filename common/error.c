@@ -20,6 +20,21 @@ enum status error_set(enum status status, const char *format, ...)
 	return status;
 }
 
+/* What the user can do about it, where that follows from errno alone. */
+static const char *cure_of(int number)
+{
+	switch (number) {
+	case ENOSPC:
+		return "; make room there and start it again";
+	case EDQUOT:
+		return "; make room there or raise the quota, and start it again";
+	case EMFILE:
+		return "; raise `ulimit -n`";
+	default:
+		return "";
+	}
+}
+
 enum status error_set_errno(enum status status, const char *format, ...)
 {
 	int number = errno;
@@ -29,7 +44,8 @@ enum status error_set_errno(enum status status, const char *format, ...)
 	int length = vsnprintf(text, sizeof text, format, arguments);
 	va_end(arguments);
 	if (length >= 0 && (size_t)length < sizeof text)
-		snprintf(text + length, sizeof text - (size_t)length, ": %s", strerror(number));
+		snprintf(text + length, sizeof text - (size_t)length, ": %s%s", strerror(number),
+			cure_of(number));
 	memcpy(message, text, sizeof message);
 	return status;
 }

@@ -36,7 +36,7 @@ enum status {
 /* Sets the calling thread's message and returns `status`, so that `return error_set(...)` reads well. */
 enum status error_set(enum status status, const char *format, ...) PRINTF_LIKE(2, 3);
 
-/* As error_set, and appends ": " and the text of errno. */
+/* As error_set, and appends ": " and the text of errno; of a full disk, what to do about it too. */
 enum status error_set_errno(enum status status, const char *format, ...) PRINTF_LIKE(2, 3);
 
 /* Puts "context: " in front of the current message; returns `status` unchanged. */

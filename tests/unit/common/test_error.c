@@ -37,6 +37,10 @@ static void messages(void **state)
 	errno = ENOENT;
 	assert_int_equal(error_set_errno(STATUS_IO, "%s: cannot open", "x"), STATUS_IO);
 	assert_string_equal(error_message(), "x: cannot open: No such file or directory");
+	errno = ENOSPC;
+	(void)error_set_errno(STATUS_IO, "%s: write failed", "x");
+	assert_string_equal(error_message(),
+		"x: write failed: No space left on device; make room there and start it again");
 }
 
 /* The old message may be an argument of the new one. */
