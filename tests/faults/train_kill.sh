@@ -1,11 +1,17 @@
 #!/bin/bash
-# train_kill.sh [KILLS]: `ferry train`, ended with kill -9 at random moments and told to go on each time, must end in
+# train_kill.sh [KILLS [mixed]]: `ferry train`, ended with kill -9 at random moments and told to go on each time, must end in
 # the bytes of a run that was never stopped: weights, moments, the rest of the state, and metrics without a gap or
-# a repetition.
+# a repetition. mixed: of two corpora, one of them used up and begun again.
 . "$(dirname "$0")/kill.bash"
 kills=${1:-50}
 awk 'BEGIN { srand(3); for (d = 0; d < 200; d++) { s = ""; for (i = 0; i < 60 + d % 50; i++) s = s " w" int(rand() * 40); print "{\"text\": \"" s "\"}" } }' >"$dir/text.jsonl"
 "$ferry" preprocess "$dir/text.jsonl" --output "$dir/corpus" >/dev/null 2>"$dir/err" || fail "preprocess"
+data=("$dir/corpus")
+if [ "${2:-}" = mixed ]; then
+	sed -n '1,8s/w/v/gp' "$dir/text.jsonl" >"$dir/other.jsonl"
+	"$ferry" preprocess "$dir/other.jsonl" --output "$dir/other" >/dev/null 2>"$dir/err" || fail "preprocess"
+	data=(0.7 "$dir/corpus" 0.3 "$dir/other")
+fi
 
 # Dropout, accumulation, half precision with a scale that overflows: all that a resume must carry.
 steps=60
@@ -13,7 +19,7 @@ flags="--num-layers 1 --hidden-size 16 --num-attention-heads 2 --seq-length 32 -
 	--global-batch-size 2 --train-iters $steps --fp16 --initial-scale-power 22 --loss-scale-window 5 --hysteresis 1 --lr 1e-2
 	--save-interval 3 --eval-interval 10 --eval-iters 1 --log-interval 7 --threads 1 --split 80,15,5"
 start() { # RUN FLAGS...: in the background; pid
-	"$ferry" train --train-data "$dir/corpus" --save "$1" $flags "${@:2}" >"$dir/out" 2>"$dir/err" </dev/null &
+	"$ferry" train --train-data "${data[@]}" --save "$1" $flags "${@:2}" >"$dir/out" 2>"$dir/err" </dev/null &
 	pid=$!
 }
 train() { # RUN FLAGS...
@@ -59,4 +65,4 @@ while [ $killed -lt "$kills" ]; do
 done
 train "$run" $(load_flags) || fail "the last start fails"
 compare "$run"
-echo "ok - train: $killed times killed in $((ended + 1)) runs, each ended in the bytes of a run that was not"
+echo "ok - train${2:+, $2}: $killed times killed in $((ended + 1)) runs, each ended in the bytes of a run that was not"
