@@ -150,7 +150,7 @@ static enum status choose_machine(struct job *job)
 	if (job->flags.machine) {
 		TRY(name_machine(job));
 	} else {
-		TRY(device_choose((enum device)s->device, job->config.precision, s->logits_memory,
+		TRY(device_choose((enum device)s->device, 0, job->config.precision, s->logits_memory,
 			&job->machine.device));
 	}
 	if (job->flags.device_memory)

@@ -274,14 +274,20 @@ static enum status choose_length(struct job *job)
 	return STATUS_OK;
 }
 
-/* Several ranks train on the processors. */
-static enum status choose_device_of_ranks(struct job *job)
+/* Of several ranks: each has a GPU, or none has. */
+static enum status choose_device(struct job *job)
 {
-	struct train_settings *s = &job->options.settings;
-	FAIL_IF(s->device == DEVICE_GPU, STATUS_UNSUPPORTED,
-		"--device gpu: several processes train on the processors only; start one, or leave --device "
-		"out");
-	s->device = DEVICE_CPU;
+	const struct train_settings *s = &job->options.settings;
+	struct device_choice *d = &job->machine.device;
+	enum status status = train_config_precision(&job->options, &job->config);
+	if (status == STATUS_OK)
+		status = device_choose((enum device)s->device, job->place.local_rank, job->config.precision,
+			s->logits_memory, d);
+	TRY(collective_agree(job->ranks, status));
+	double lacks = !d->gpu;
+	TRY(collective_maximum(job->ranks, &lacks, 1));
+	if (d->gpu && lacks > 0)
+		*d = (struct device_choice){.why = "not every process has a GPU of its own"};
 	return STATUS_OK;
 }
 
@@ -293,13 +299,11 @@ static enum status compose_config(struct job *job)
 		TRY(adopt_sizes(job));
 	int vocabulary = job->from ? checkpoint_config(job->from)->vocabulary
 				   : (int)corpus_get_info(job->corpus)->vocabulary;
-	TRY(train_config_precision(&job->options, c));
 	if (job->ranks->ranks > 1) {
 		c->ranks = job->ranks;
+		c->device = job->machine.device.number;
 		c->threads = ranks_threads(&job->place);
-		TRY(choose_device_of_ranks(job));
 	}
-	TRY(device_choose((enum device)s->device, c->precision, s->logits_memory, &job->machine.device));
 	job->machine.host_memory = memory_available();
 	TRY(train_config_step(s, vocabulary, &job->machine, c));
 	TRY(choose_length(job));
@@ -519,8 +523,8 @@ static enum status tell_flops(struct job *job)
 	struct plan_shape shape = train_forecast_shape(c);
 	struct plan_work work;
 	TRY(plan_work(&shape, &work));
-	train_log_flops(
-		job->log, work.model_flops, plan_peak_flops(trainer_kernels(job->trainer), c->precision));
+	train_log_flops(job->log, work.model_flops,
+		job->ranks->ranks * plan_peak_flops(trainer_kernels(job->trainer), c->precision));
 	return STATUS_OK;
 }
 
@@ -582,10 +586,8 @@ static enum status already_there(struct job *job)
 }
 
 /* All that is decided, and all that can be refused, before the run's directory is touched. */
-static enum status prepare(
-	struct job *job, int argc, char **argv, struct trainer_memory *memory, uint64_t *available)
+static enum status prepare(struct job *job, struct trainer_memory *memory, uint64_t *available)
 {
-	TRY(layer_options(job, argc, argv));
 	TRY(open_data(job));
 	TRY(compose_config(job));
 	TRY(check_memory(job, memory, available));
@@ -611,7 +613,9 @@ static enum status prepare_and_train(struct job *job, int argc, char **argv)
 	TRY(ranks_check_arguments(job->ranks, argc, argv));
 	TRY(collective_find_place(job->ranks, &job->place));
 	TRY(open_source(job));
-	TRY(collective_agree(job->ranks, prepare(job, argc, argv, &memory, &available)));
+	TRY(collective_agree(job->ranks, layer_options(job, argc, argv)));
+	TRY(choose_device(job));
+	TRY(collective_agree(job->ranks, prepare(job, &memory, &available)));
 	if (job->resuming && checkpoint_get_state(job->from)->step >= job->config.train_iters)
 		return collective_agree(job->ranks, already_there(job));
 	TRY(collective_agree(job->ranks, prepare_files(job)));

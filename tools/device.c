@@ -2,14 +2,34 @@
 
 #include <stdio.h>
 
-enum status device_choose(enum device wanted, enum dtype act, uint64_t logits, struct device_choice *out)
+/* A launcher that gives each of its processes a GPU of its own shows it to them as number 0, the only one. */
+static enum status open_gpu(struct kernels_config *config, struct kernels *k)
+{
+	struct error_copy failure;
+	struct kernels_config second = *config;
+	enum status status = kernels_open_cuda(config, k);
+	if (status == STATUS_OK || config->device == 0)
+		return status;
+	error_save(status, &failure);
+	second.device = 1;
+	if (config->device > 1 && kernels_open_cuda(&second, k) == STATUS_OK) {
+		k->close(k);
+		return error_restore(&failure);
+	}
+	config->device = 0;
+	return kernels_open_cuda(config, k);
+}
+
+enum status device_choose(
+	enum device wanted, int number, enum dtype act, uint64_t logits, struct device_choice *out)
 {
 	struct kernels k;
-	struct kernels_config config = {.act = act, .grad = DTYPE_F32, .logits_bytes = logits};
+	struct kernels_config config = {
+		.act = act, .grad = DTYPE_F32, .logits_bytes = logits, .device = number};
 	*out = (struct device_choice){0};
 	if (wanted == DEVICE_CPU)
 		return STATUS_OK;
-	enum status status = kernels_open_cuda(&config, &k);
+	enum status status = open_gpu(&config, &k);
 	if (status != STATUS_OK && wanted == DEVICE_GPU)
 		return error_context(status, "--device gpu");
 	if (status != STATUS_OK) {
@@ -17,6 +37,7 @@ enum status device_choose(enum device wanted, enum dtype act, uint64_t logits, s
 		return STATUS_OK;
 	}
 	out->gpu = true;
+	out->number = config.device;
 	out->unused = k.memory_unused(&k);
 	out->logits = k.logits_bytes;
 	k.close(&k);

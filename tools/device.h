@@ -12,14 +12,15 @@ enum device { DEVICE_AUTO, DEVICE_GPU, DEVICE_CPU };
 
 struct device_choice {
 	bool gpu;
+	int number;      /* of it */
 	uint64_t unused; /* bytes of its memory that can be taken, CUDA's context being there; 0: not known */
 	uint64_t logits; /* bytes of them that logits may take (kernels.h) */
 	char why[512];   /* auto took the CPU: why; else "" */
 };
 
 /* Opens the GPU and closes it again. That `gpu` cannot be had is an error that says why. `logits`: allowed
- * bytes, 0: as many as usual. */
+ * bytes, 0: as many as usual. `number`: of the GPU; where there is one alone, it is that. */
 enum status device_choose(
-	enum device wanted, enum dtype act, uint64_t logits, struct device_choice *out) MUST_USE;
+	enum device wanted, int number, enum dtype act, uint64_t logits, struct device_choice *out) MUST_USE;
 
 #endif

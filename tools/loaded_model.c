@@ -62,7 +62,7 @@ static enum status open_all(
 	const char *path, enum device device, enum dtype act, int threads, struct loaded_model *m)
 {
 	struct device_choice choice;
-	TRY(device_choose(device, act, 0, &choice));
+	TRY(device_choose(device, 0, act, 0, &choice));
 	TRY(checkpoint_open(path, &m->checkpoint));
 	m->config = *checkpoint_config(m->checkpoint);
 	TRY(model_config_check(&m->config));

@@ -172,6 +172,8 @@ enum status train_offload_choose(
 		"--delayed-update is for an optimizer on the host, and what is there decides the results: "
 		"give "
 		"--cpu-optimizer or --optimizer-on SHARE as well, or leave it out");
+	if (c->ranks) /* which hold a part of it each */
+		wish.automatic = false;
 	if (wish.automatic)
 		TRY(choose_share(machine, c, &wish.share));
 	c->offload = wish.share < 1;

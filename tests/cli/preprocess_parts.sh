@@ -113,7 +113,7 @@ test_that "with the same bytes" same
 array 11
 test_that "tasks that are not numbered evenly: exit 2" [ $code -eq 2 ]
 # As launchers really start them, where they are installed (Debian: openmpi-bin, mpich).
-export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 OMPI_MCA_rmaps_base_oversubscribe=1
+. tests/cli/mpirun.bash
 really() { # COMMAND...: of a launcher, or a skipped test
 	if ! command -v "$1" >/dev/null; then
 		echo "ok - really with $1 # SKIP it is not installed"

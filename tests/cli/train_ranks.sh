@@ -2,16 +2,10 @@
 # `ferry train` under mpirun: the log, files and losses of one process, whatever the number of ranks; what ends one rank
 # ends all, and harms nothing.
 . "$(dirname "$0")/tap.bash"
+. "$(dirname "$0")/mpirun.bash"
 root=$(cd "$(dirname "$0")/../.." && pwd)
 case $ferry in /*) ;; *) ferry=$root/$ferry ;; esac
-mpi=${FERRY_MPI:-$(dirname "$ferry")/ferry-mpi.so}
-if ! command -v mpirun >/dev/null || [ ! -e "$mpi" ]; then
-	echo "ok - training on several ranks # SKIP there is no mpirun, or no ferry-mpi.so (libopenmpi-dev and openmpi-bin, then make)"
-	exit 0
-fi
-# As root in a container, on fewer processors than ranks.
-export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 OMPI_MCA_rmaps_base_oversubscribe=1
-export OMPI_MCA_hwloc_base_binding_policy=none OMPI_MCA_btl_vader_single_copy_mechanism=none OMPI_MCA_mpi_yield_when_idle=1
+need_ranks
 cd "$dir" || exit 1
 awk 'BEGIN { srand(3); for (d = 0; d < 200; d++) { s = ""; for (i = 0; i < 60 + d % 50; i++) s = s " w" int(rand() * 40); print "{\"text\": \"" s "\"}" } }' >text.jsonl
 "$ferry" preprocess text.jsonl --output text >/dev/null 2>&1
