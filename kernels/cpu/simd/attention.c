@@ -93,15 +93,11 @@ size_t SIMD(cpu_attention_scratch)(int threads, int T, int D, bool training)
  */
 static float exponentiate_row(float *restrict row, int visible_from, int visible_end, int n, float *max_out)
 {
-	float max = -INFINITY, sum = 0;
+	float max = -INFINITY;
 #pragma omp simd reduction(max : max)
 	for (int j = visible_from; j < visible_end; j++)
 		max = row[j] > max ? row[j] : max;
-#pragma omp simd reduction(+ : sum)
-	for (int j = visible_from; j < visible_end; j++) {
-		row[j] = vector_exp(row[j] - max);
-		sum += row[j];
-	}
+	float sum = span_exp(row + visible_from, row + visible_from, max, visible_end - visible_from);
 	for (int j = 0; j < visible_from; j++)
 		row[j] = 0;
 	for (int j = visible_end; j < n; j++)
@@ -168,9 +164,7 @@ void SIMD(cpu_attention_forward)(struct kernels *k, struct stream *s, void *out,
 /* p = exp(score - lse) where the row sees, 0 elsewhere. */
 static void probabilities_row(float *restrict row, int visible_from, int visible_end, int n, float lse)
 {
-#pragma omp simd
-	for (int j = visible_from; j < visible_end; j++)
-		row[j] = vector_exp(row[j] - lse);
+	span_exp(row + visible_from, row + visible_from, lse, visible_end - visible_from);
 	for (int j = 0; j < visible_from; j++)
 		row[j] = 0;
 	for (int j = visible_end; j < n; j++)

@@ -13,20 +13,12 @@ static float span_max(const float *x, int n)
 }
 
 /* x = exp(x - max); the sum. */
-static float span_exp(float *x, float max, int n)
+static float row_exp(float *x, float max, int n)
 {
 	double total = 0; /* over blocks: one f32 sum of 50,257 terms is off by up to 1e-5 where it is not
 			     vectorized */
-	for (int start = 0; start < n; start += 512) {
-		int end = n - start < 512 ? n : start + 512;
-		float sum = 0;
-#pragma omp simd reduction(+ : sum)
-		for (int i = start; i < end; i++) {
-			x[i] = vector_exp(x[i] - max);
-			sum += x[i];
-		}
-		total += (double)sum;
-	}
+	for (int i = 0; i < n; i += 512)
+		total += (double)span_exp(x + i, x + i, max, n - i < 512 ? n - i : 512);
 	return (float)total;
 }
 
@@ -52,7 +44,7 @@ static float classify_row(float *row, void *gradient, enum dtype act, int target
 		return 0;
 	}
 	assert(target < V);
-	float max = span_max(row, V), hit = row[target], sum = span_exp(row, max, V);
+	float max = span_max(row, V), hit = row[target], sum = row_exp(row, max, V);
 	if (gradient) {
 		row[target] -= sum; /* times scale / sum: less one scale */
 		scale_row(gradient, act, row, scale / sum, V);

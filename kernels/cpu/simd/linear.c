@@ -19,9 +19,7 @@ void SIMD(cpu_gelu_forward)(struct kernels *k, struct stream *s, void *out, cons
 		int64_t some = smaller(SPAN, n - i);
 		const float *x = row_read(in_row, pre, act, (size_t)i, some);
 		float *y = row_place(out_row, out, act, (size_t)i);
-#pragma omp simd
-		for (int64_t j = 0; j < some; j++)
-			y[j] = vector_gelu(x[j]);
+		span_gelu(y, x, (int)some);
 		row_write(out, act, (size_t)i, y, some);
 	}
 }
@@ -37,9 +35,7 @@ static void gelu_backward(struct kernels *k, void *d, const void *pre, int64_t n
 		const float *x = row_read(pre_row, pre, act, (size_t)i, some);
 		float *y = row;
 		span_to_f32(y, element_at(d, act, (size_t)i), act, some);
-#pragma omp simd
-		for (int64_t j = 0; j < some; j++)
-			y[j] *= vector_gelu_slope(x[j]);
+		span_gelu_slope(y, x, (int)some);
 		row_write(d, act, (size_t)i, y, some);
 	}
 }
