@@ -56,8 +56,8 @@ static void test_attentions(struct op_tester *t)
 	/* B, T, H, D */
 	static const int sizes[][4] = {{1, 1, 1, 8}, {2, 5, 3, 8}, {1, 64, 2, 16}, {2, 65, 2, 64},
 		{1, 100, 1, 40}, {1, 130, 2, 128}, {1, 63, 1, 12}, {1, 200, 1, 32}, {1, 96, 1, 96},
-		{3, 17, 2, 80}};
-	for (int i = 0; i < 10; i++)
+		{3, 17, 2, 80}, {1, 310, 1, 16}};
+	for (int i = 0; i < 11; i++)
 		for (int variant = 0; variant < 4; variant++) {
 			if (skipped(t, i, variant, 4))
 				continue;

@@ -229,7 +229,7 @@ size_t cpu_attention_scratch_bf16(int threads, int T, int D, bool training)
 
 /* ---- rows of scores ---- */
 
-/* The columns of a chunk that a row sees. */
+/* The columns of a chunk that a row sees: at most CHUNK, which lanes_below relies on. */
 struct range {
 	int from, end;
 };
@@ -250,15 +250,16 @@ static struct view view_of(const struct head *w, int i, int from)
 		struct range *range = &view.rows[row];
 		if (i + row < w->T) {
 			int first = first_column(w, i + row);
-			range->from = first > from ? first - from : 0;
-			range->end = i + row + 1 - from;
+			range->from = first > from ? smaller(first - from, CHUNK) : 0;
+			range->end = smaller(i + row + 1 - from, CHUNK);
 		}
 		view.whole = view.whole && range->from == 0 && range->end >= CHUNK;
 	}
 	return view;
 }
 
-/* Lanes below the n-th, for any n; without a branch, which would be guessed wrong along the diagonal. */
+/* Lanes below the n-th, for n below 256, of which bzhi looks at eight bits; without a branch, which would be guessed
+ * wrong along the diagonal. */
 VECTOR_INLINE uint32_t lanes_below(int n)
 {
 	return _bzhi_u32(0xffff, (uint32_t)(n & ~(n >> 31)));
