@@ -599,6 +599,17 @@ static enum status prepare(struct job *job, struct trainer_memory *memory, uint6
 	return STATUS_OK;
 }
 
+static enum status check_same_inputs(const struct job *job)
+{
+	for (int i = 0; i < job->source_count; i++)
+		TRY(ranks_check_hash(
+			job->ranks, job->directories[i], corpus_get_info(job->sources[i].corpus)->hash));
+	if (!job->from)
+		return STATUS_OK;
+	return ranks_check_file(job->ranks, checkpoint_path(job->from),
+		checkpoint_get_state(job->from) ? "trainer.json" : "model.safetensors");
+}
+
 static enum status prepare_files(struct job *job)
 {
 	if (leads(job))
@@ -616,6 +627,7 @@ static enum status prepare_and_train(struct job *job, int argc, char **argv)
 	TRY(collective_agree(job->ranks, layer_options(job, argc, argv)));
 	TRY(choose_device(job));
 	TRY(collective_agree(job->ranks, prepare(job, &memory, &available)));
+	TRY(check_same_inputs(job));
 	if (job->resuming && checkpoint_get_state(job->from)->step >= job->config.train_iters)
 		return collective_agree(job->ranks, already_there(job));
 	TRY(collective_agree(job->ranks, prepare_files(job)));

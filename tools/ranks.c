@@ -1,12 +1,12 @@
 #include "tools/ranks.h"
 
-#include "common/hash.h"
+#include "common/file.h"
 #include "common/threads.h"
 #include "engine/mpi.h"
 #include "tools/command.h"
 #include "tools/part.h"
 
-#include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 enum status ranks_open(struct collective *out)
@@ -32,17 +32,59 @@ static enum status hash_arguments(int argc, char **argv, struct hash128 *out)
 	return STATUS_OK;
 }
 
+static enum status is_as_first(struct collective *ranks, struct hash128 own, bool *same)
+{
+	struct hash128 first = own;
+	TRY(collective_broadcast(ranks, &first, sizeof first));
+	*same = hash128_compare(own, first) == 0;
+	return STATUS_OK;
+}
+
 enum status ranks_check_arguments(struct collective *ranks, int argc, char **argv)
 {
-	struct hash128 own = {0}, first;
+	struct hash128 own = {0};
+	bool same;
 	TRY(collective_agree(ranks, hash_arguments(argc, argv, &own)));
-	first = own;
-	TRY(collective_broadcast(ranks, &first, sizeof first));
-	enum status status = STATUS_OK;
-	if (hash128_compare(own, first) != 0)
-		status = error_set(STATUS_USAGE,
-			"its arguments are others than rank 0's; start all with one command line");
-	return collective_agree(ranks, status);
+	TRY(is_as_first(ranks, own, &same));
+	return collective_agree(
+		ranks, same ? STATUS_OK
+			    : error_set(STATUS_USAGE, "its arguments are others than rank 0's; start "
+						      "all with one command line"));
+}
+
+static enum status hash_file(const char *path, struct hash128 *out)
+{
+	const uint8_t *data;
+	size_t bytes;
+	TRY(file_map(path, &data, &bytes));
+	*out = hash128(data, bytes);
+	file_unmap(data, bytes);
+	return STATUS_OK;
+}
+
+enum status ranks_check_hash(struct collective *ranks, const char *path, struct hash128 own)
+{
+	bool same;
+	TRY(is_as_first(ranks, own, &same));
+	return collective_agree(
+		ranks, same ? STATUS_OK
+			    : error_set(STATUS_MISMATCH,
+				      "%s: is another one than rank 0 finds there; copy rank 0's to "
+				      "this host, or put it where all hosts see it",
+				      path));
+}
+
+enum status ranks_check_file(struct collective *ranks, const char *path, const char *name)
+{
+	struct hash128 own = {0};
+	char *file;
+	if (ranks->ranks == 1)
+		return STATUS_OK;
+	TRY(path_join(&file, path, name));
+	enum status status = hash_file(file, &own);
+	free(file);
+	TRY(collective_agree(ranks, status));
+	return ranks_check_hash(ranks, path, own);
 }
 
 int ranks_threads(const struct collective_place *place)

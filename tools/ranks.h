@@ -8,12 +8,17 @@
 #ifndef TOOLS_RANKS_H
 #define TOOLS_RANKS_H
 
+#include "common/hash.h"
 #include "engine/collective.h"
 
 /* One process, where it was started alone; `out` is that too where this fails. */
 enum status ranks_open(struct collective *out) MUST_USE;
 /* All were started with these arguments. */
 enum status ranks_check_arguments(struct collective *ranks, int argc, char **argv) MUST_USE;
+/* What all find at `path` is the same, by its hash, or by the bytes of the file NAME in it: hosts may have no file system
+ * in common. STATUS_MISMATCH. */
+enum status ranks_check_hash(struct collective *ranks, const char *path, struct hash128 own) MUST_USE;
+enum status ranks_check_file(struct collective *ranks, const char *path, const char *name) MUST_USE;
 /* Processors of the host that are this rank's share, at least 1. */
 int ranks_threads(const struct collective_place *place);
 /*

@@ -53,6 +53,10 @@ ranks 3 train $quick --save none
 test_that "a global batch that the ranks do not divide" [ $code -eq 2 -a "$(grep -c 'multiple of 3' err)" -eq 1 ]
 timeout -k 5 60 mpirun -n 1 "$ferry" train $quick --save a : -n 1 "$ferry" train $quick --save b >out 2>err </dev/null
 test_that "ranks started with different flags" [ $? -eq 2 -a ! -e a -a ! -e b -a "$(grep -c 'one command line' err)" -eq 1 ]
+mkdir here there && cp -r text here/text && head -n 100 text.jsonl >half.jsonl && "$ferry" preprocess half.jsonl --output there/text >/dev/null 2>&1
+timeout -k 5 60 mpirun -n 1 -wdir "$PWD/here" "$ferry" train $quick --save none : -n 1 -wdir "$PWD/there" "$ferry" train $quick --save none \
+	>out 2>err </dev/null
+test_that "ranks that find another corpus of that name" [ $? -eq 3 -a "$(grep -c 'rank 1: .*there/text: is another one than rank 0' err)" -eq 1 ]
 FERRY_MPI=/nowhere ranks 2 train $quick --save a
 test_that "without MPI they do not train each for itself" [ $code -eq 1 -a ! -e a ]
 test_that "... and are told what is missing" grep -q "/nowhere" err
