@@ -101,7 +101,7 @@ static struct cache_slot *cache_find(
 
 /* The tokens that are words of their own, the frequent ones (those of low ids) last; a few at a time, so that
  * their lines are on the way when the first of them needs its own. */
-static void cache_seed(struct encoder *encoder)
+static void cache_add_tokens(struct encoder *encoder)
 {
 	const struct tokenizer *tokenizer = encoder->tokenizer;
 	struct word_key keys[SEED_GROUP];
@@ -123,6 +123,25 @@ static void cache_seed(struct encoder *encoder)
 			cache_insert(encoder, &encoder->cache[word_key_line(keys[i], encoder->shift)], &slot);
 		}
 	}
+}
+
+/* What cache_add_tokens came to, in the order of places. */
+static void cache_seed(struct encoder *encoder)
+{
+	const struct tokenizer *tokenizer = encoder->tokenizer;
+	for (const struct word_seed *seed = tokenizer->seeds; seed < tokenizer->seeds + tokenizer->seed_count;
+		seed++) {
+		struct cache_slot *slot = &encoder->cache[seed->place / 2].slots[seed->place % 2];
+		slot->key = seed->key;
+		if (encoder->narrow) {
+			slot->ids.narrow[0] = (uint16_t)seed->id;
+			slot->ids.narrow[SLOT_NARROW] = 1;
+		} else {
+			slot->ids.wide[0] = seed->id;
+			slot->ids.wide[SLOT_WIDE] = 1;
+		}
+	}
+	encoder->used = tokenizer->seed_count;
 }
 
 /* Twice the lines, while there is memory and the limit allows. Between batches only: lines move. */
@@ -166,9 +185,34 @@ enum status encoder_open(const struct tokenizer *tokenizer, struct encoder **out
 		return status;
 	}
 	long_words_init(&encoder->longs, longs, encoder->narrow ? sizeof(uint16_t) : sizeof(uint32_t));
-	cache_seed(encoder);
+	if (tokenizer->seeds)
+		cache_seed(encoder);
+	else
+		cache_add_tokens(encoder);
 	*out = encoder;
 	return STATUS_OK;
+}
+
+static enum status collect_seeds(const struct encoder *encoder, struct word_seed **out, size_t *count)
+{
+	TRY(memory_alloc((void **)out, encoder->used, sizeof **out, "the word cache"));
+	for (uint32_t place = 0; place < 2 * cache_lines(encoder->shift); place++) {
+		const struct cache_slot *slot = &encoder->cache[place / 2].slots[place % 2];
+		if (slot_is_used(slot))
+			(*out)[(*count)++] = (struct word_seed){.key = slot->key,
+				.id = encoder->narrow ? slot->ids.narrow[0] : slot->ids.wide[0],
+				.place = place};
+	}
+	return STATUS_OK;
+}
+
+enum status word_seeds_make(struct tokenizer *tokenizer)
+{
+	struct encoder *encoder;
+	TRY(encoder_open(tokenizer, &encoder));
+	enum status status = collect_seeds(encoder, &tokenizer->seeds, &tokenizer->seed_count);
+	encoder_close(encoder);
+	return status;
 }
 
 void encoder_close(struct encoder *encoder)

@@ -52,18 +52,22 @@ size_t letters_write(const uint8_t *bytes, size_t count, char *out)
 
 bool letters_read(const char *text, size_t length, uint8_t *out, size_t *count)
 {
-	*count = 0;
-	for (size_t at = 0; at < length; at++) {
+	uint8_t *end = out;
+	for (size_t at = 0; at < length; at++, end++) {
 		uint32_t letter = (uint8_t)text[at];
+		if (letter < 0x80 && is_printable(letter)) { /* nearly all */
+			*end = (uint8_t)letter;
+			continue;
+		}
 		if (letter >= 0x80) {
 			if (letter < 0xC2 || letter > 0xDF || at + 1 == length ||
 				(text[at + 1] & 0xC0) != 0x80)
 				return false;
 			letter = (letter & 0x1F) << 6 | (text[++at] & 0x3F);
 		}
-		if (!byte_of_letter(letter, &out[*count]))
+		if (!byte_of_letter(letter, end))
 			return false;
-		++*count;
 	}
+	*count = (size_t)(end - out);
 	return true;
 }

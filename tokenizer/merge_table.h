@@ -41,20 +41,21 @@ struct merge_table {
 	uint32_t *ids;         /* [256 + merges], of a small table: of symbols */
 	uint32_t symbols[256]; /* of bytes */
 
-	uint64_t (*slots)[2]; /* until merge_table_finish, and on if the table is not small */
+	uint64_t (*slots)[2]; /* NULL: a small table */
 	uint64_t *filter;
 	uint32_t shift; /* 64 - log2 of the number of slots */
+
 	uint32_t merges;
+	struct merge_list *list; /* of the merges, until merge_table_finish */
 };
 
-/* Room for `merges` merges, at most 2^24. */
-enum status merge_table_open(struct merge_table *table, uint32_t merges) MUST_USE;
+/* Room for `merges` merges of `vocabulary` ids, both at most 2^24. */
+enum status merge_table_open(struct merge_table *table, uint32_t merges, uint32_t vocabulary) MUST_USE;
 void merge_table_close(struct merge_table *table);
-/* Ranks go up from 0. False if the pair has a rank already. */
+/* The next rank's. False if the pair has a rank already. */
 bool merge_table_add(struct merge_table *table, uint32_t left, uint32_t right, uint32_t id);
-/* After the last merge: the ids that single bytes have, of `vocabulary` ids. Makes the table small if it can. */
-enum status merge_table_finish(
-	struct merge_table *table, const uint32_t byte_id[256], uint32_t vocabulary) MUST_USE;
+/* After the last merge: the ids that single bytes have. Only now can the table be asked. */
+enum status merge_table_finish(struct merge_table *table, const uint32_t byte_id[256]) MUST_USE;
 
 #define MERGE_FACTOR_FIRST  UINT32_C(0x9E3779B1)
 #define MERGE_FACTOR_SECOND UINT32_C(0x85EBCA77)

@@ -160,11 +160,13 @@ static enum status tokens_from_merges(
 			(void **)&tokenizer->bytes, &capacity, used + line.length, 1, "the vocabulary"));
 		uint8_t *token = tokenizer->bytes + used;
 		TRY(read_merge(path, &line, token, &left, &right));
-		if (vocabulary_find(tokenizer, token, left + right) != VOCABULARY_NONE)
+		size_t length = left + right;
+		size_t slot = index_slot(tokenizer, hash64(token, length), token, length);
+		if (tokenizer->index[slot])
 			continue;
-		token_append(tokenizer, left + right);
-		token_index(tokenizer, tokenizer->vocabulary - 1);
-		used += left + right;
+		token_append(tokenizer, length);
+		tokenizer->index[slot] = tokenizer->vocabulary;
+		used += length;
 	}
 	tokenizer->eod = tokenizer->vocabulary;
 	token_append(tokenizer, 0);
@@ -310,7 +312,7 @@ static enum status add_merges(struct tokenizer *tokenizer, const char *path, con
 {
 	size_t most = count_lines(text, bytes);
 	FAIL_IF(most > VOCABULARY_LIMIT, STATUS_CORRUPT, "%s: more than %d lines", path, VOCABULARY_LIMIT);
-	TRY(merge_table_open(&tokenizer->table, (uint32_t)most));
+	TRY(merge_table_open(&tokenizer->table, (uint32_t)most, tokenizer->vocabulary));
 	TRY(memory_alloc((void **)&tokenizer->merges, most, sizeof *tokenizer->merges, "the merges"));
 	struct merge_line line = {0};
 	uint8_t *scratch = NULL;
@@ -395,10 +397,11 @@ static enum status build(struct tokenizer *tokenizer, const char *merge_file, co
 	enum status status = add_merges(tokenizer, merge_file, text, bytes);
 	if (status != STATUS_OK) /* either of the two may be wrong */
 		return vocab_file ? error_context(status, "the tokens of %s", vocab_file) : status;
-	TRY(merge_table_finish(&tokenizer->table, tokenizer->byte_id, tokenizer->vocabulary));
+	TRY(merge_table_finish(&tokenizer->table, tokenizer->byte_id));
 	find_neighbours(tokenizer);
 	TRY(take_hash(tokenizer));
-	return find_whole(tokenizer);
+	TRY(find_whole(tokenizer));
+	return word_seeds_make(tokenizer);
 }
 
 static enum status open_text(const char *merge_file, const char *text, size_t bytes, const char *vocab_file,
@@ -455,6 +458,7 @@ void tokenizer_close(struct tokenizer *tokenizer)
 	free(tokenizer->offsets);
 	free(tokenizer->index);
 	free(tokenizer->whole);
+	free(tokenizer->seeds);
 	free(tokenizer->merges);
 	free(tokenizer);
 }

@@ -36,6 +36,10 @@ struct tokenizer {
 	 * merge ever reaches across, and the word may be cut: its parts come to the same ids. */
 	uint64_t neighbours[256 * 256 / 64];
 
+	struct word_seed
+		*seeds; /* [seed_count]: what an encoder's cache begins with (tokenizer/word_cache.h) */
+	size_t seed_count;
+
 	struct hash128 hash;
 };
 
@@ -49,5 +53,8 @@ size_t vocabulary_find_cut(const struct tokenizer *tokenizer, const uint8_t *wor
 /* Merges a word of any length, writing at most `length` ids. */
 enum status vocabulary_merge_word(const struct tokenizer *tokenizer, const uint8_t *word, size_t length,
 	uint32_t *ids /* [length] */, size_t *count) MUST_USE;
+
+/* Once, when all else is there: finds the seeds by filling an encoder's cache. */
+enum status word_seeds_make(struct tokenizer *tokenizer) MUST_USE;
 
 #endif

@@ -53,6 +53,12 @@ struct cache_line {
 	struct cache_slot slots[2];
 };
 
+/* A token that stands in the table from the start. */
+struct word_seed {
+	struct word_key key;
+	uint32_t id, place; /* place: slots from the table's begin */
+};
+
 struct encoder {
 	const struct tokenizer *tokenizer;
 	bool narrow;              /* slots hold 16-bit ids */

@@ -8,7 +8,7 @@ enum { WORDS = 6000 };
 
 struct fixture {
 	struct tokenizer *tokenizer;
-	struct merge_table general; /* the same merges, never made small: symbols are ids */
+	struct merge_table general; /* the same merges, and one of no use: symbols are ids */
 };
 
 static int set_up(void **state)
@@ -16,11 +16,15 @@ static int set_up(void **state)
 	struct fixture *fixture = calloc(1, sizeof *fixture);
 	assert_int_equal(tokenizer_open_gpt2(&fixture->tokenizer), STATUS_OK);
 	const struct tokenizer *tokenizer = fixture->tokenizer;
-	assert_int_equal(merge_table_open(&fixture->general, tokenizer->merge_count), STATUS_OK);
-	for (uint32_t rank = 0; rank < tokenizer->merge_count; rank++)
+	uint32_t eod = tokenizer->eod, merges = tokenizer->merge_count;
+	assert_int_equal(merge_table_open(&fixture->general, merges + 1, tokenizer->vocabulary), STATUS_OK);
+	for (uint32_t rank = 0; rank < merges; rank++)
 		assert_true(merge_table_add(&fixture->general, tokenizer->merges[rank][0],
 			tokenizer->merges[rank][1], 256 + rank));
-	memcpy(fixture->general.symbols, tokenizer->byte_id, sizeof tokenizer->byte_id);
+	assert_true(
+		merge_table_add(&fixture->general, eod, eod, 256)); /* made twice: not for a small table */
+	assert_int_equal(merge_table_finish(&fixture->general, tokenizer->byte_id), STATUS_OK);
+	assert_null(fixture->general.small);
 	*state = fixture;
 	return 0;
 }
