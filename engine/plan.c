@@ -280,6 +280,14 @@ static double over(double amount, double rate)
 	return rate > 0 ? amount / rate : 0;
 }
 
+/* Of a layer, and a micro-batch. It goes to the host while the layer's forward runs and comes back in the backward;
+ * gradients and weights go the other way then. */
+static double input_bytes(const struct plan_shape *shape)
+{
+	return (double)(shape->micro_batch * shape->window_tokens) * shape->model.hidden *
+	       (double)dtype_bytes(shape->act);
+}
+
 /* Of the token embedding, the rows that the last micro-batch looks up. Distinct ids of n tokens of English text
  * are about 12 n^0.62 (Heaps' law; 6,300 of 24,576). */
 static double looked_up_share(const struct plan_shape *shape)
@@ -339,11 +347,16 @@ static void fill_buckets(const struct plan_shape *shape, const struct parameter_
 		host[bucket] += over(away * optimizer_bytes(shape), rates->host_bytes);
 		backward[bucket] += kept * device; /* what stays is updated there, after its gradients */
 	}
-	double micro = times.between;
+	double micro = times.between, input = input_bytes(shape);
 	for (int i = 1; i < b->count; i++) {
-		forward[i] = times.layer_forward;
-		backward[i] += times.layer_backward;
-		micro += times.layer_forward + times.layer_backward;
+		bool away = shape->inputs_on_host && i < b->count - KEPT_BUFFERS;
+		double out = away ? latest(times.layer_forward, over(input, rates->down_bytes))
+				  : times.layer_forward;
+		double back = away ? latest(times.layer_backward, over(input, rates->up_bytes))
+				   : times.layer_backward;
+		forward[i] = out;
+		backward[i] += back;
+		micro += out + back;
 	}
 	b->forward = forward;
 	b->backward = backward;

@@ -90,7 +90,7 @@ enum plan_bound { PLAN_COMPUTE, PLAN_OPTIMIZER, PLAN_DOWN, PLAN_UP };
 const char *plan_bound_name(enum plan_bound bound); /* "compute", "the optimizer's memory", ... */
 
 struct plan_time {
-	double compute;        /* forward and backward, seconds a step */
+	double compute;        /* forward and backward, seconds a step; waits for layers' inputs too */
 	double optimizer;      /* AdamW, on whichever side; both where they share it: the longer */
 	double down, up;       /* transfers, each way */
 	double step;           /* all of it, overlapped as the schedule allows */

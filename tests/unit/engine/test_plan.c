@@ -247,6 +247,28 @@ static void shares_and_refusals(void **state)
 	assert_int_equal(plan_predict(&shape, &rates, &shadowed, 0, &all), STATUS_USAGE);
 }
 
+/* Layers' inputs cost nothing where the link is quicker than the layers, and their way there and back where it is
+ * slower; the last two layers' stay. */
+static void inputs_on_the_host_take_the_link(void **state)
+{
+	(void)state;
+	struct plan_shape shape = shape_of("gpt2", 1024, 8);
+	struct plan_rates rates;
+	uint64_t memory;
+	struct plan_time there, here, two;
+	assert_true(plan_rates_named("h100", &rates, &memory));
+	shape.checkpoint_activations = true;
+	assert_int_equal(plan_predict(&shape, &rates, NULL, 0, &there), STATUS_OK);
+	shape.inputs_on_host = true;
+	assert_int_equal(plan_predict(&shape, &rates, NULL, 0, &here), STATUS_OK);
+	assert_near(here.step, there.step, 1e-9);
+	rates.down_bytes = rates.up_bytes = 1e9;
+	assert_int_equal(plan_predict(&shape, &rates, NULL, 0, &here), STATUS_OK);
+	shape.model.layers = 2;
+	assert_int_equal(plan_predict(&shape, &rates, NULL, 0, &two), STATUS_OK);
+	assert_near(here.compute, two.compute + 10 * 2 * (8 * 1024 * 768 * 2) / 1e9, 1e-9);
+}
+
 /* Speculation is foretold with the shadows that its memory gives: 12 bytes an element, whole buckets. */
 static void fewer_shadows_speculate_less(void **state)
 {
@@ -287,6 +309,7 @@ int main(void)
 		cmocka_unit_test(schedules_of_two_buckets),
 		cmocka_unit_test(no_schedule_beats_its_busiest_resource),
 		cmocka_unit_test(shares_and_refusals),
+		cmocka_unit_test(inputs_on_the_host_take_the_link),
 		cmocka_unit_test(fewer_shadows_speculate_less),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
