@@ -4,14 +4,14 @@
 #include <immintrin.h>
 #endif
 
-enum { SPAN = 512, NEAR = 128, STATS_BLOCK = 1 << 16 };
+enum { SPAN = 512, NEAR = 128, LINE = 64, STATS_BLOCK = 1 << 16 };
 
 struct update {
 	const float *p, *m, *v, *gradient;
 	float *p_out, *m_out, *v_out; /* may be the same arrays */
 };
 
-static void update_span(const struct adamw_factors *factors, struct update u, int n)
+VECTOR_INLINE void update_span(const struct adamw_factors *factors, struct update u, int n)
 {
 	struct adamw_factors f = *factors;
 #if defined(__GNUC__) && !defined(__clang__)
@@ -84,6 +84,90 @@ static void update_elsewhere(
 		write_work(work, type, at, whole, n);
 }
 
+#ifdef __AVX512F__
+/* Halves out, a few cache lines at a time: converting, computing and writing then overlap, and the memory is never idle.
+ * What passes through the first cache between them is read in the pieces in which it was written, so that it is handed
+ * on at once. */
+VECTOR_INLINE __m512 lanes_read(const void *block, enum dtype type, int at)
+{
+	if (type == DTYPE_F32)
+		return _mm512_loadu_ps((const float *)block + at);
+	__m256i halves = _mm256_loadu_si256((const void *)((const uint16_t *)block + at));
+	return type == DTYPE_F16 ? _mm512_cvtph_ps(halves)
+				 : _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(halves), 16));
+}
+
+VECTOR_INLINE __m256i lanes_round(__m512 x, enum dtype type)
+{
+	if (type == DTYPE_F16)
+		return _mm512_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT);
+	__m512i bits = _mm512_castps_si512(x), top = _mm512_srli_epi32(bits, 16); /* half_to_bf16's */
+	__m512i odd = _mm512_and_si512(top, _mm512_set1_epi32(1));
+	__m512i rounded = _mm512_srli_epi32(
+		_mm512_add_epi32(_mm512_add_epi32(bits, _mm512_set1_epi32(0x7fff)), odd), 16);
+	__mmask16 nan = _mm512_cmp_ps_mask(x, x, _CMP_UNORD_Q);
+	return _mm512_cvtepi32_epi16(_mm512_mask_or_epi32(rounded, nan, top, _mm512_set1_epi32(0x40)));
+}
+
+VECTOR_INLINE void update_line(const struct adamw_factors *f, struct update u, const void *grad,
+	enum dtype grad_type, uint16_t *work, enum dtype type, bool elsewhere)
+{
+	_Alignas(64) float g[LINE], p[LINE], m[LINE], v[LINE];
+	struct update near = {u.p, u.m, u.v, g, p, m, v};
+	for (int i = 0; i < LINE; i += 16)
+		_mm512_store_ps(g + i, lanes_read(grad, grad_type, i));
+	if (!elsewhere)
+		near.m_out = u.m_out, near.v_out = u.v_out, near.p_out = u.p_out;
+	update_span(f, near, LINE);
+	for (int i = 0; i < LINE; i += 32) {
+		__m256i a = lanes_round(_mm512_load_ps(near.p_out + i), type);
+		__m256i b = lanes_round(_mm512_load_ps(near.p_out + i + 16), type);
+		_mm512_stream_si512((void *)(work + i), _mm512_inserti64x4(_mm512_castsi256_si512(a), b, 1));
+	}
+	for (int i = 0; i < LINE && elsewhere; i += 16) {
+		_mm512_stream_ps(u.p_out + i, _mm512_load_ps(p + i));
+		_mm512_stream_ps(u.m_out + i, _mm512_load_ps(m + i));
+		_mm512_stream_ps(u.v_out + i, _mm512_load_ps(v + i));
+	}
+}
+
+VECTOR_INLINE void update_lines(const struct adamw_factors *factors, struct update u, const void *grad,
+	enum dtype grad_type, void *work, enum dtype type, bool elsewhere)
+{
+	struct adamw_factors f = *factors;
+	for (int i = 0; i < SPAN; i += LINE) {
+		struct update line = {u.p + i, u.m + i, u.v + i, NULL, u.p_out + i, u.m_out + i, u.v_out + i};
+		update_line(&f, line, (const char *)grad + (size_t)i * dtype_bytes(grad_type), grad_type,
+			(uint16_t *)work + i, type, elsewhere);
+	}
+}
+
+/* False: not of this kind, or not where lines of the cache begin. */
+static bool update_by_lines(const struct adamw_factors *f, struct update u, const void *grad,
+	enum dtype grad_type, void *work, enum dtype type, bool elsewhere)
+{
+	uintptr_t places = (uintptr_t)work | (uintptr_t)u.p_out | (uintptr_t)u.m_out | (uintptr_t)u.v_out;
+	if (!work || type == DTYPE_F32 || places % 64)
+		return false;
+	if (type == DTYPE_F16 && grad_type == DTYPE_F16)
+		update_lines(f, u, grad, DTYPE_F16, work, DTYPE_F16, elsewhere);
+	else if (type == DTYPE_F16)
+		update_lines(f, u, grad, DTYPE_F32, work, DTYPE_F16, elsewhere);
+	else if (grad_type == DTYPE_BF16)
+		update_lines(f, u, grad, DTYPE_BF16, work, DTYPE_BF16, elsewhere);
+	else
+		update_lines(f, u, grad, DTYPE_F32, work, DTYPE_BF16, elsewhere);
+	return true;
+}
+#else
+static bool update_by_lines(const struct adamw_factors *f, struct update u, const void *grad,
+	enum dtype grad_type, void *work, enum dtype type, bool elsewhere)
+{
+	(void)f, (void)u, (void)grad, (void)grad_type, (void)work, (void)type, (void)elsewhere;
+	return false;
+}
+#endif
+
 void SIMD(cpu_adamw)(struct kernels *k, struct stream *s, const struct adamw *args, float *p_out,
 	float *m_out, float *v_out, void *work, const float *p, const float *m, const float *v,
 	const void *grad, uint64_t count)
@@ -98,8 +182,13 @@ void SIMD(cpu_adamw)(struct kernels *k, struct stream *s, const struct adamw *ar
 		for (int64_t at = 0; at < total; at += SPAN) {
 			float row[SPAN];
 			int n = (int)(total - at < SPAN ? total - at : SPAN);
-			const float *g = row_read(row, grad, k->grad, (size_t)at, n);
-			struct update u = {p + at, m + at, v + at, g, p_out + at, m_out + at, v_out + at};
+			struct update u = {p + at, m + at, v + at, NULL, p_out + at, m_out + at, v_out + at};
+			if (n == SPAN &&
+				update_by_lines(&factors, u, element_at(grad, k->grad, (size_t)at), k->grad,
+					work ? (char *)work + (size_t)at * dtype_bytes(k->act) : NULL, k->act,
+					elsewhere))
+				continue;
+			u.gradient = row_read(row, grad, k->grad, (size_t)at, n);
 			if (elsewhere) {
 				update_elsewhere(&factors, u, work, k->act, at, n);
 				continue;

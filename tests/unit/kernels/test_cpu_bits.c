@@ -8,6 +8,7 @@
 #include <stdint.h>
 #include <cmocka.h>
 
+#include "kernels/adamw.h"
 #include "kernels/cpu/cpu.h"
 #include "tests/ops/op_tester.c"
 
@@ -170,6 +171,70 @@ static void adamw_everywhere(void **state)
 	moments_close(&want);
 }
 
+/* As an offload has it: gradients and rounded weights in halves, in place and to other arrays, where cache lines begin
+ * and not. Some gradients are inf or NaN: a speculation may meet them. */
+enum { HALVES = 5000, ROOM = 5120 };
+struct halves {
+	_Alignas(64) float state[6][ROOM]; /* p, m and v, and where they go */
+	_Alignas(64) float g[ROOM];        /* f32, or halves in its beginning */
+	_Alignas(64) uint16_t work[ROOM];
+};
+
+static void halves_fill(struct halves *x, enum dtype grad, enum dtype act, struct kernels *k)
+{
+	uint64_t random = 5;
+	static float values[ROOM];
+	memset(x, 0, sizeof *x);
+	for (int i = 0; i < ROOM; i++) {
+		x->state[0][i] = awkward_float(&random, act);
+		x->state[1][i] = (float)(normal(&random) * pow(2, -40 * uniform(&random)));
+		x->state[2][i] = (float)pow(2, -140 * uniform(&random));
+		values[i] = i % 500 == 7   ? INFINITY
+			    : i % 700 == 9 ? NAN
+					   : (float)(normal(&random) * pow(2, -20 * uniform(&random)));
+	}
+	variants[0].convert(k, NULL, x->g, grad, values, DTYPE_F32, ROOM);
+}
+
+static void adamw_in_halves_everywhere(void **state)
+{
+	(void)state;
+	static struct halves want, x;
+	struct adamw a = {3e-4f, 0.9f, 0.95f, 1e-8f, 0.1f, 7, 0.3f};
+	for (int kind = 0; kind < 64; kind++) {
+		enum dtype act = kind & 1 ? DTYPE_BF16 : DTYPE_F16, grad = kind & 2 ? DTYPE_F32 : act;
+		int to = kind & 4 ? 3 : 0, from = kind & 8 ? 1 : 0, count = kind & 16 ? HALVES : 3;
+		a.learning_rate = kind & 32 ? 0 : 3e-4f; /* 0: the values are rounded as they are */
+		struct kernels_config config = {.act = act, .grad = grad, .threads = 2};
+		struct kernels k;
+		assert_int_equal(kernels_open_cpu(&config, &k), STATUS_OK);
+		for (int i = 0; i < VARIANTS && variants[i].isa <= simd_isa_get(); i++) {
+			struct halves *h = i ? &x : &want;
+			halves_fill(h, grad, act, &k);
+			variants[i].adamw(&k, NULL, &a, h->state[to] + from, h->state[to + 1] + from,
+				h->state[to + 2] + from, h->work + from, h->state[0] + from,
+				h->state[1] + from, h->state[2] + from,
+				(char *)h->g + (size_t)from * dtype_bytes(grad), (uint64_t)count);
+			if (i && memcmp(&x, &want, sizeof x) != 0)
+				fail_msg("instruction set %d, kind %d: other bits", variants[i].isa, kind);
+		}
+		static struct halves first; /* what they agree on is the scalar's */
+		struct adamw_factors f = adamw_prepare(&a);
+		halves_fill(&first, grad, act, &k);
+		k.close(&k);
+		for (int e = from; e < from + count; e++) {
+			float p = first.state[0][e], m = first.state[1][e], v = first.state[2][e];
+			double g = grad == DTYPE_F32 ? (double)first.g[e]
+						     : half_value(((uint16_t *)first.g)[e], grad);
+			adamw_update(&f, (float)g, &p, &m, &v);
+			assert_true(same(p, want.state[to][e]) && same(m, want.state[to + 1][e]) &&
+				    same(v, want.state[to + 2][e]));
+			assert_true(same(
+				half_value(want.work[e], act), isnan(p) ? (double)NAN : rounded(p, act)));
+		}
+	}
+}
+
 /* ---- run to run ---- */
 
 enum { B = 2, T = 150, C = 96, H = 3, V = 1000, VP = 1024, ROWS = B * T };
@@ -250,11 +315,12 @@ static void run_to_run(void **state)
 int main(void)
 {
 #ifdef __SANITIZE_THREAD__ /* built without OpenMP: there are no threads to watch */
-	const struct CMUnitTest tests[] = {cmocka_unit_test(adamw_everywhere)};
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(adamw_everywhere), cmocka_unit_test(adamw_in_halves_everywhere)};
 	(void)conversions, (void)run_to_run;
 #else
 	const struct CMUnitTest tests[] = {cmocka_unit_test(conversions), cmocka_unit_test(adamw_everywhere),
-		cmocka_unit_test(run_to_run)};
+		cmocka_unit_test(adamw_in_halves_everywhere), cmocka_unit_test(run_to_run)};
 #endif
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
