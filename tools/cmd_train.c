@@ -304,7 +304,7 @@ static enum status compose_config(struct job *job)
 		c->device = job->machine.device.number;
 		c->threads = ranks_threads(&job->place);
 	}
-	job->machine.host_memory = memory_available();
+	job->machine.host_memory = memory_available() / (uint64_t)job->place.local_ranks;
 	TRY(train_config_step(s, vocabulary, &job->machine, c));
 	TRY(choose_length(job));
 	c->train_iters = s->train_iters;

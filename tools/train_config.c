@@ -1,6 +1,5 @@
 #include "tools/train_config.h"
 
-#include "common/memory.h"
 #include "common/threads.h"
 
 enum status train_config_precision(struct train_options *options, struct trainer_config *c)
@@ -38,7 +37,7 @@ static struct model_config compose_model(const struct train_settings *s, int voc
 
 /* Packed copies of the weights, on the CPU: where a step uses each more than once, and a quarter of the memory holds
  * them. */
-static uint64_t choose_packing(const struct trainer_config *c)
+static uint64_t choose_packing(const struct train_machine *machine, const struct trainer_config *c)
 {
 	struct parameter_table table;
 	uint64_t ranks = c->ranks ? (uint64_t)c->ranks->ranks : 1;
@@ -47,7 +46,7 @@ static uint64_t choose_packing(const struct trainer_config *c)
 		return 0;
 	uint64_t bytes = 2 * table.elements * dtype_bytes(c->precision);
 	parameter_table_close(&table);
-	return bytes < memory_available() / 4 ? bytes : 0;
+	return bytes < machine->host_memory / 4 ? bytes : 0;
 }
 
 enum status train_config_step(const struct train_settings *s, int vocabulary, struct train_machine *machine,
@@ -65,6 +64,6 @@ enum status train_config_step(const struct train_settings *s, int vocabulary, st
 	else if (!c->threads)
 		c->threads = threads_available();
 	c->open_device = machine->device.gpu ? kernels_open_cuda : NULL;
-	c->packing = choose_packing(c);
+	c->packing = choose_packing(machine, c);
 	return train_offload_choose(s, machine, c);
 }
