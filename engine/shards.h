@@ -8,8 +8,8 @@
  *    n  |  0 | 1 | 2 |    0 | 1 | 2 |    0 | 1 | 2  |      slices begin at multiples of PARAMETER_ALIGNED
  *
  * Rank r's arrays (moments; the master, where working weights are of another type) hold its slices alone, one
- * behind the other: n / ranks elements. Of gradients and working weights every rank has n: gradients, because
- * it adds up its micro-batches in them; working weights, because it computes with them. A step of R ranks:
+ * behind the other: n / ranks elements. Of working weights every rank has n, for it computes with them, and of
+ * gradients too, for it adds up its micro-batches in them: of what ZeRO-2 saves, that is the optimizer's state. A step:
  *
  *    shards_reduce    gradients of my slices = ((rank 0's + rank 1's) + rank 2's) + ..., in f32, in this order
  *                     whatever the network does

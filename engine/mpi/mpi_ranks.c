@@ -72,13 +72,15 @@ static void release(struct collective *c)
 	memset(c, 0, sizeof *c);
 }
 
-/* "Open MPI v4.1.4, package: ..." up to the first comma. */
+/* "Open MPI v4.1.4, package: ...", "MPICH Version:\t4.0.2\n...": up to a comma or the line's end. */
 static void name_library(char *out, size_t room)
 {
 	char text[MPI_MAX_LIBRARY_VERSION_STRING] = "";
 	int length;
 	MPI_Get_library_version(text, &length);
 	text[strcspn(text, ",\n")] = 0;
+	for (char *tab; (tab = strchr(text, '\t'));)
+		*tab = ' ';
 	snprintf(out, room, "MPI (%.80s)", text);
 }
 

@@ -6,7 +6,7 @@ export OMPI_MCA_hwloc_base_binding_policy=none OMPI_MCA_btl_vader_single_copy_me
 need_ranks() {
 	local mpi=${FERRY_MPI:-$(dirname "$ferry")/ferry-mpi.so}
 	if ! command -v mpirun >/dev/null || [ ! -e "$mpi" ]; then
-		echo "ok - training on several ranks # SKIP there is no mpirun, or no ferry-mpi.so (libopenmpi-dev and openmpi-bin, then make)"
+		echo "ok - training on several ranks # SKIP there is no mpirun, or no ferry-mpi.so (libopenmpi-dev and openmpi-bin, then make mpi)"
 		exit 0
 	fi
 }
