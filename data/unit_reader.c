@@ -6,15 +6,16 @@
 #include <stdlib.h>
 #include <string.h>
 
+enum { MOST_AHEAD = 8 };               /* batches */
 #define READ_AHEAD (UINT64_C(4) << 20) /* bytes of memory for each member; one batch may be larger */
 
 struct unit_reader {
 	const struct preprocess_job *job;
 	const struct unit *unit;
 	pthread_mutex_t mutex;
-	pthread_cond_t changed;   /* a batch was added, or the last one */
-	struct unit_batch *queue; /* [slots], a ring; first, first + 1, ... are read and not taken */
-	size_t slots, first, count;
+	pthread_cond_t changed;              /* a batch was added, or nobody reads on */
+	struct unit_batch queue[MOST_AHEAD]; /* a ring: first, first + 1, ... are read and not taken */
+	size_t first, count;
 	uint64_t held;    /* bytes of memory that they take */
 	bool reading;     /* somebody does: what follows is theirs */
 	int last;         /* who read last; -1: nobody yet */
@@ -36,13 +37,9 @@ enum status unit_reader_create(const struct preprocess_job *job, struct unit_rea
 	struct unit_reader *reader;
 	TRY(memory_alloc((void **)&reader, 1, sizeof *reader, "a reader"));
 	reader->job = job;
-	reader->slots = (size_t)job->config->workers + 1;
 	pthread_mutex_init(&reader->mutex, NULL);
 	pthread_cond_init(&reader->changed, NULL);
-	enum status status =
-		memory_alloc((void **)&reader->queue, reader->slots, sizeof *reader->queue, "a reader");
-	if (status == STATUS_OK)
-		status = input_reader_create(&reader->input);
+	enum status status = input_reader_create(&reader->input);
 	if (status != STATUS_OK) {
 		unit_reader_destroy(reader);
 		reader = NULL;
@@ -51,22 +48,27 @@ enum status unit_reader_create(const struct preprocess_job *job, struct unit_rea
 	return status;
 }
 
+static void free_queue(struct unit_reader *reader)
+{
+	for (size_t i = 0; i < MOST_AHEAD; i++)
+		input_batch_free(&reader->queue[i].records);
+}
+
 void unit_reader_destroy(struct unit_reader *reader)
 {
 	if (!reader)
 		return;
-	for (size_t i = 0; i < reader->slots && reader->queue; i++)
-		input_batch_free(&reader->queue[i].records);
+	free_queue(reader);
 	input_reader_destroy(reader->input);
 	pthread_cond_destroy(&reader->changed);
 	pthread_mutex_destroy(&reader->mutex);
-	free(reader->queue);
 	free(reader->lines);
 	free(reader);
 }
 
 enum status unit_reader_begin(struct unit_reader *reader, const struct unit *unit)
 {
+	free_queue(reader); /* not every unit is shared */
 	TRY(memory_grow((void **)&reader->lines, &reader->line_capacity, unit->pieces, sizeof *reader->lines,
 		"line counts"));
 	memset(reader->lines, 0, unit->pieces * sizeof *reader->lines);
@@ -122,10 +124,9 @@ static enum status read_batch(struct unit_reader *reader, struct unit_batch *bat
 	return STATUS_OK;
 }
 
-/* One more batch into the queue. The mutex is held, but not while it reads: others take meanwhile. */
-static void read_ahead(struct unit_reader *reader, int worker)
+/* The unit's next batch. The mutex is held, but not while it reads: others take meanwhile. False: there is none. */
+static bool read_next(struct unit_reader *reader, int worker, struct unit_batch *batch)
 {
-	struct unit_batch *batch = &reader->queue[(reader->first + reader->count) % reader->slots];
 	reader->reading = true;
 	reader->last = worker;
 	pthread_mutex_unlock(&reader->mutex);
@@ -134,27 +135,32 @@ static void read_ahead(struct unit_reader *reader, int worker)
 	reader->reading = false;
 	if (status == STATUS_OK && batch->file) {
 		batch->number = reader->batches++;
-		reader->held += batch->records.capacity;
-		reader->count++;
-		pthread_cond_signal(&reader->changed);
-		return;
+		return true;
 	}
 	reader->ended = true;
 	reader->failed = status != STATUS_OK;
 	if (reader->failed)
 		error_save(status, &reader->error);
-	pthread_cond_broadcast(&reader->changed);
+	return false;
 }
 
-static bool is_to_read(const struct unit_reader *reader, int worker, int members)
+/* One for each of the others, and one more as they do not take equally long. */
+static bool has_room(const struct unit_reader *reader, int members)
 {
-	if (reader->reading || reader->ended)
-		return false;
-	if (reader->count == 0)
-		return true;
-	/* One for each of the others, and one more as they do not take equally long. */
-	return reader->last == worker && members > 1 && reader->count < reader->slots &&
-	       reader->count <= (size_t)members && reader->held < (uint64_t)members * READ_AHEAD;
+	return members > 1 && reader->count < MOST_AHEAD && reader->count < (size_t)members &&
+	       reader->held < (uint64_t)members * READ_AHEAD;
+}
+
+static void read_ahead(struct unit_reader *reader, int worker, int members)
+{
+	while (reader->last == worker && !reader->reading && !reader->ended && has_room(reader, members)) {
+		struct unit_batch *batch = &reader->queue[(reader->first + reader->count) % MOST_AHEAD];
+		if (!read_next(reader, worker, batch))
+			return;
+		reader->held += batch->records.capacity;
+		reader->count++;
+		pthread_cond_signal(&reader->changed);
+	}
 }
 
 static void take_first(struct unit_reader *reader, struct unit_batch *batch)
@@ -163,32 +169,35 @@ static void take_first(struct unit_reader *reader, struct unit_batch *batch)
 	*first = *batch; /* its memory is used again */
 	*batch = taken;
 	reader->held -= taken.records.capacity;
-	reader->first = (reader->first + 1) % reader->slots;
+	reader->first = (reader->first + 1) % MOST_AHEAD;
 	reader->count--;
+}
+
+static enum status tell_end(struct unit_reader *reader, struct unit_batch *batch)
+{
+	batch->number = reader->batches;
+	batch->file = NULL;
+	batch->stored = 0;
+	if (!reader->failed)
+		return STATUS_OK;
+	reader->failed = false;
+	return error_restore(&reader->error);
 }
 
 enum status unit_reader_take(struct unit_reader *reader, int worker, int members, struct unit_batch *batch)
 {
-	bool failed = false;
+	enum status status = STATUS_OK;
 	input_batch_trim(&batch->records);
 	pthread_mutex_lock(&reader->mutex);
-	for (;;) {
-		if (is_to_read(reader, worker, members))
-			read_ahead(reader, worker);
-		else if (reader->count || reader->ended)
-			break;
-		else
-			pthread_cond_wait(&reader->changed, &reader->mutex);
-	}
-	if (reader->count) {
+	while (!reader->count && reader->reading)
+		pthread_cond_wait(&reader->changed, &reader->mutex);
+	if (reader->count)
 		take_first(reader, batch);
-	} else {
-		batch->number = reader->batches;
-		batch->file = NULL;
-		batch->stored = 0;
-		failed = reader->failed;
-		reader->failed = false;
-	}
+	else if (reader->ended || !read_next(reader, worker, batch))
+		status = tell_end(reader, batch);
+	read_ahead(reader, worker, members);
+	if (!reader->reading) /* who waits for more is to read it, should nobody here come back */
+		pthread_cond_broadcast(&reader->changed);
 	pthread_mutex_unlock(&reader->mutex);
-	return failed ? error_restore(&reader->error) : STATUS_OK;
+	return status;
 }

@@ -201,6 +201,68 @@ static void alone_nothing_is_read_ahead(void **state)
 	unit_reader_destroy(reader);
 }
 
+/* ---- a worker that does not come back ---- */
+
+static struct unit_reader *left;
+static _Atomic int begun;
+
+static ssize_t read_slowly(int fd, void *buffer, size_t bytes)
+{
+	if (begun++ == 0)
+		usleep(100000); /* for the others to begin to wait */
+	return file_operations_system.read(fd, buffer, bytes);
+}
+
+static void *take_once(void *argument)
+{
+	struct unit_batch batch = {0};
+	enum status status = unit_reader_take(left, *(int *)argument, WORKERS, &batch);
+	bool good = status == STATUS_OK && batch.file && batch.number < WORKERS;
+	input_batch_free(&batch.records);
+	return good ? argument : NULL;
+}
+
+/* Batches so large that only one is read ahead: of the two that wait, one must read for itself, as the first has
+ * left the unit. */
+static void nobody_waits_for_good(void **state)
+{
+	(void)state;
+	enum { LINE = 13 << 20 };
+	static int numbers[WORKERS] = {0, 1, 2};
+	static struct file_operations slow;
+	pthread_t threads[WORKERS];
+	void *good;
+	make_unit(0);
+	config.max_bytes = LINE;
+	char *lines = malloc((size_t)5 * LINE);
+	memset(lines, 'x', (size_t)5 * LINE);
+	for (size_t i = 1; i <= 5; i++)
+		lines[i * LINE - 1] = '\n';
+	put_file("in/a.jsonl", lines, (size_t)5 * LINE);
+	free(lines);
+	const char *folder = in_root("in");
+	input_list_close(&job.inputs);
+	must(input_list_open(&folder, 1, NULL, &job.inputs));
+	must(unit_reader_create(&job, &left));
+	must(unit_reader_begin(left, &unit));
+	slow = file_operations_system;
+	slow.read = read_slowly;
+	file_system = &slow;
+	for (int i = 0; i < WORKERS; i++) {
+		pthread_create(&threads[i], NULL, take_once, &numbers[i]);
+		while (!begun)
+			usleep(1000);
+	}
+	alarm(60); /* rather than for ever */
+	for (int i = 0; i < WORKERS; i++) {
+		pthread_join(threads[i], &good);
+		assert_non_null(good);
+	}
+	alarm(0);
+	file_system = &file_operations_system;
+	unit_reader_destroy(left);
+}
+
 /* The .zst ends early: batches 0 to n - 1 come all the same, then the failure once, then the end. */
 static void a_failure_comes_in_its_place(void **state)
 {
@@ -244,6 +306,7 @@ int main(void)
 		cmocka_unit_test(every_record_once),
 		cmocka_unit_test(one_reads_ahead_for_all),
 		cmocka_unit_test(alone_nothing_is_read_ahead),
+		cmocka_unit_test(nobody_waits_for_good),
 		cmocka_unit_test(a_failure_comes_in_its_place),
 	};
 	return cmocka_run_group_tests(tests, begin, end);
