@@ -183,7 +183,7 @@ static enum status update(struct trainer *t, const struct trainer_gathered *g, s
 	report->overflow = measure.overflow;
 	report->clip = 1;
 	if (measure.overflow) {
-		TRY(check_skips(t));
+		TRY(collective_agree(t->ranks, check_skips(t)));
 		s->skipped++;
 		report->learning_rate = s->updates ? schedule_learning_rate(&s->schedule, s->updates) : 0;
 	} else {

@@ -65,6 +65,8 @@ test_that "... nor where MPI knows nothing of the others" [ $code -eq 1 -a ! -e 
 cp -r text bad && printf x | dd of=bad/00000.bin bs=1 seek=9000 conv=notrunc status=none
 ranks 2 train --train-data bad $tiny --train-iters 500 --eval-interval 0 --log-interval 100 --save none
 test_that "a damaged page, on whichever rank" [ $code -eq 3 -a "$(grep -c 'ferry train: rank .*bad/00000.bin' err)" -eq 1 ]
+ranks 2 train --train-data text $tiny --fp16 --initial-scale-power 40 --min-scale 1e12 --train-iters 100 --eval-interval 0 --save none
+test_that "a run that has diverged, on all" [ $code -eq 3 -a "$(grep -c 'has diverged' err)" -eq 1 -a "$(grep -c MPI_ABORT err)" -eq 0 ]
 
 # ---- signals ----
 begin() { # a long run of two ranks; both: their processes
