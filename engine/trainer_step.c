@@ -146,18 +146,20 @@ static void report_offload(struct trainer *t, struct trainer_step *report)
 	t->busy = now;
 }
 
-/* Those of each rank's slices, to it. */
+/* Those of each rank's slices, to it. They are waited for first, so that the model's time is not counted here. */
 static enum status reduce_gradients(struct trainer *t, struct trainer_step *report)
 {
+	TRY(collective_agree(t->ranks, t->kernels.stream_wait(&t->kernels, NULL)));
 	double start = clock_seconds();
 	TRY(shards_reduce(t->shards, t->gradients));
 	report->seconds_gradients = clock_seconds() - start;
 	return STATUS_OK;
 }
 
-/* Each rank's slices, to all. */
+/* Each rank's slices, to all; likewise without AdamW's time. */
 static enum status share_weights(struct trainer *t, struct trainer_step *report)
 {
+	TRY(collective_agree(t->ranks, t->kernels.stream_wait(&t->kernels, NULL)));
 	double start = clock_seconds();
 	TRY(shards_share(t->shards, t->working));
 	report->seconds_allgather = clock_seconds() - start;
