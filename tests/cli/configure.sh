@@ -44,6 +44,13 @@ machine 1000 usr/bin/gcc usr/bin/g++ $headers
 configure
 test_that "a complete machine needs nothing, not even apt-get" [ $code -eq 0 ]
 test_that "and oneDNN is found" grep -qx 'HAVE_DNNL := 1' "$dir/out.mk"
+test_that "and no MPI, which it can do without" [ "$(grep -c HAVE_MPI "$dir/out.mk")" -eq 0 ]
+pretend mpicc 'exit 1'
+configure
+test_that "an mpicc that does not work is none" [ $code -eq 0 -a "$(grep -c HAVE_MPI "$dir/out.mk")" -eq 0 ]
+pretend mpicc 'exit 0'
+configure
+test_that "MPI is found where it is" grep -qx 'HAVE_MPI := 1' "$dir/out.mk"
 
 machine 0
 pretend_apt
