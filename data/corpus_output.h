@@ -37,8 +37,8 @@ enum status corpus_output_remove_file(const char *directory, const char *name) M
 enum status corpus_output_recover(const char *directory) MUST_USE;
 
 /*
- * DIRECTORY/.job tells which job made the corpus, where several processes make it together: who comes late finds
- * nothing else left of its job.
+ * DIRECTORY/.job tells which job made the corpus, where several processes make it together: who comes late
+ * finds nothing else left of its job.
  *    {"format": "ferry-job", "version": 1, "job": 32 hex, "corpus": 32 hex, the hash in corpus.json}
  * Without it, or beside another corpus, nothing is known: *same is false.
  */

@@ -5,9 +5,9 @@
  * them by the top bits of their key, one file a unit (data/spill.h), under DIR/work/. A large plain JSONL
  * file is cut into many units. A compressed or text file and standard input are in one, at which several
  * workers can be: one reads ahead for all, a batch of records at a time (data/unit_reader.h), and nobody is
- * idle while there is one to take. Pass 2: each key range is read back, duplicates dropped as they meet, sorted, and appended to its
- * shard (data/shard_writer.h), in DIR/work/ too. When all is there, it is put in place as
- * data/corpus_output.h tells, corpus.json last.
+ * idle while there is one to take. Pass 2: each key range is read back, duplicates dropped as they meet,
+ * sorted, and appended to its shard (data/shard_writer.h), in DIR/work/ too. When all is there, it is put in
+ * place as data/corpus_output.h tells, corpus.json last.
  *
  *    DIR/work/job.json           the options that matter; its hash is part of every spill file
  *    DIR/work/inputs             each input's size, time and path
@@ -32,10 +32,10 @@
  * each makes a part of pass 1's units (unit u of n parts is part (u mod n) + 1's, so it follows from the
  * inputs alone), the same command but for its `part`; any number of them then does pass 2, each taking the
  * shards that nobody has taken, and the one that finds the last shard done publishes. A part that comes only
- * then finds the corpus complete, as long as its inputs and options are those that made it. Killed at any point,
- * the same commands go on, and a shard or part whose process is gone is another's to take. The bytes are
- * those of one process. DIR must be on a file system with locks between the machines: data/output_lock.h,
- * data/claims.h.
+ * then finds the corpus complete, if its inputs and options are those that made it. Killed at any point, the
+ * same commands go on, and a shard or part whose process is gone is another's to take. The bytes are those of
+ * one process (and DIR/.job tells whose they are). DIR must be on a file system with locks between the
+ * machines: data/output_lock.h, data/claims.h.
  *
  * A document is a JSONL line's text (data/jsonl.h), a text file, or a piece of one between separators. Empty
  * ones are dropped and counted. Longer ones than max_bytes and lines that are not JSON with the text as a

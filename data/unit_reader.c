@@ -124,7 +124,8 @@ static enum status read_batch(struct unit_reader *reader, struct unit_batch *bat
 	return STATUS_OK;
 }
 
-/* The unit's next batch. The mutex is held, but not while it reads: others take meanwhile. False: there is none. */
+/* The unit's next batch; false: there is none. The mutex is held, but not while it reads: others take
+ * meanwhile. */
 static bool read_next(struct unit_reader *reader, int worker, struct unit_batch *batch)
 {
 	reader->reading = true;

@@ -9,10 +9,10 @@
  *            directly and through the loader; median of the rounds, and the fastest.
  * disk       the same corpus dropped from the page cache: WINDOWS random windows (20,000) through the loader,
  *            beside 16 threads that pread the same pages and do nothing else.
- * large      only if named: a corpus of GIGABYTES (8) in $TMPDIR, dropped from the page cache: WINDOWS windows in the
- *            order of training and one after another through the loader, beside programs that only read the same
- *            bytes, with the page cache and without (O_DIRECT), in turns; medians of ROUNDS (3). It is of use where
- *            memory is less than the corpus: tests/bench/larger_than_memory.sh sees to that.
+ * large      only if named: a corpus of GIGABYTES (8) in $TMPDIR, dropped from the page cache: WINDOWS windows
+ *            in the order of training and one after another through the loader, beside programs that only
+ *            read the same bytes, with the page cache and without (O_DIRECT), in turns; medians of ROUNDS
+ *            (3). Of use where memory is less than the corpus: tests/bench/larger_than_memory.sh.
  */
 #include "common/clock.h"
 #include "common/memory.h"

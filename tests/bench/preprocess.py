@@ -144,12 +144,12 @@ def speed(paths, work):
         for kind, workers in runs:
             runs[kind, workers].append(Run(inputs[kind], work, workers))
     print(f"{size:.0f} MB of JSONL; medians of {ROUNDS} turns, MB/s")
-    print(f"{'input':8} {'1 worker':>9} {'2 workers':>10} {'x':>5} {'a core':>8} {'of plain':>9} {'peak MB':>8}")
+    print(f"{'input':8} {'1 worker':>9} {'2 workers':>10} {'x':>5} {'a core':>8} {'of plain, 1':>12} {'2':>5} {'peak MB':>8}")
     plain = {w: median(runs["plain", w], "wall") for w in (1, 2)}
     for kind in inputs:
         wall = {w: median(runs[kind, w], "wall") for w in (1, 2)}
         print(f"{kind:8} {size / wall[1]:9.0f} {size / wall[2]:10.0f} {wall[1] / wall[2]:5.2f} "
-              f"{size / median(runs[kind, 1], 'cpu'):8.0f} {plain[1] / wall[1]:8.0%} {max(r.peak for r in runs[kind, 2]):8.0f}")
+              f"{size / median(runs[kind, 1], 'cpu'):8.0f} {plain[1] / wall[1]:12.0%} {plain[2] / wall[2]:5.0%} {max(r.peak for r in runs[kind, 2]):8.0f}")
     print()
     profile = subprocess.run([FERRY, "preprocess", path, "--output", os.path.join(work, "corpus"), "--overwrite", "--workers", "2",
                               "--profile"], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, check=True)
