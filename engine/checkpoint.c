@@ -241,15 +241,21 @@ enum status checkpoint_open(const char *path, struct checkpoint **out)
 	return status;
 }
 
+void checkpoint_close_weights(struct checkpoint *c)
+{
+	safetensors_close(c->model);
+	safetensors_close(c->optimizer);
+	c->model = c->optimizer = NULL;
+}
+
 void checkpoint_close(struct checkpoint *c)
 {
 	if (!c)
 		return;
+	checkpoint_close_weights(c);
 	free(c->path);
 	cJSON_Delete(c->state.choices);
 	cJSON_Delete(c->state.arguments);
-	safetensors_close(c->model);
-	safetensors_close(c->optimizer);
 	free(c);
 }
 

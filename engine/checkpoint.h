@@ -146,6 +146,9 @@ struct checkpoint;
  */
 enum status checkpoint_open(const char *path, struct checkpoint **out) MUST_USE;
 void checkpoint_close(struct checkpoint *checkpoint);
+/* Closes the files of weights and moments, which cannot be read any more; all else stays. Where a file that is open
+ * cannot quite be deleted (NFS), the run could not delete this checkpoint. */
+void checkpoint_close_weights(struct checkpoint *checkpoint);
 
 const char *checkpoint_path(const struct checkpoint *checkpoint); /* of the one directory */
 /* vocabulary_padded is the vocabulary's next multiple of 128; the caller may change its copy. */

@@ -2,6 +2,7 @@
 #include "engine/checkpoint_parts.h"
 
 #include "common/file.h"
+#include "common/log.h"
 #include "common/memory.h"
 
 #include <errno.h>
@@ -42,6 +43,12 @@ enum status checkpoint_temporary(const char *path, char **out)
 
 /* ---- checkpoints of a run ---- */
 
+void checkpoint_remove_rest(const char *temporary)
+{
+	if (directory_remove(temporary) != STATUS_OK)
+		log_warn("%s; the next start of the run deletes it", error_message());
+}
+
 /* Deletion is a rename first, so that a checkpoint is never there in part. */
 enum status checkpoint_remove_whole(const char *path)
 {
@@ -51,7 +58,7 @@ enum status checkpoint_remove_whole(const char *path)
 	TRY(checkpoint_temporary(path, &temporary));
 	enum status status = file_rename(path, temporary);
 	if (status == STATUS_OK)
-		status = directory_remove(temporary);
+		checkpoint_remove_rest(temporary);
 	free(temporary);
 	return status;
 }
@@ -196,7 +203,7 @@ enum status checkpoint_clean(const char *run)
 			continue;
 		status = path_join(&path, run, names[i]);
 		if (status == STATUS_OK) {
-			status = directory_remove(path);
+			checkpoint_remove_rest(path);
 			free(path);
 		}
 	}

@@ -144,8 +144,10 @@ static enum status put_in_place(const char *temporary, const char *path)
 	bool exchanged = false;
 	if (file_exists(path))
 		TRY(file_exchange(temporary, path, &exchanged));
-	if (exchanged)
-		return directory_remove(temporary);
+	if (exchanged) {
+		checkpoint_remove_rest(temporary);
+		return STATUS_OK;
+	}
 	TRY(checkpoint_remove_whole(path));
 	return file_rename(temporary, path);
 }

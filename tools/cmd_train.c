@@ -554,6 +554,8 @@ static enum status train(struct job *job)
 {
 	struct trainer_events events = train_log_events(job->log);
 	TRY(trainer_open(&job->config, &events, job->from, !job->resuming, &job->trainer));
+	if (job->from)
+		checkpoint_close_weights(job->from);
 	TRY(tell_flops(job));
 	print_start(job);
 	train_log_start(job->log);

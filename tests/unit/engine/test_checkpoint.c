@@ -349,6 +349,58 @@ static void write_old_model(bool with_stranger)
 	assert_ok(safetensors_write(path_of("model.safetensors"), sources, count, NULL, &hash, &bytes));
 }
 
+/* NFS: a file that is open is renamed instead of removed, and its directory stays until it is closed. */
+static int unlink_on_nfs(const char *path)
+{
+	struct stat info, open_file;
+	char hidden[256];
+	if (lstat(path, &info) < 0)
+		return -1;
+	for (int fd = 3; fd < 64; fd++) {
+		if (fstat(fd, &open_file) < 0 || open_file.st_ino != info.st_ino)
+			continue;
+		if (strstr(path, "/.nfs")) {
+			errno = EBUSY;
+			return -1;
+		}
+		snprintf(hidden, sizeof hidden, "%.*s/.nfs%d", (int)(strrchr(path, '/') - path), path, fd);
+		return rename(path, hidden);
+	}
+	return unlink(path);
+}
+
+static void a_checkpoint_that_is_read_is_deleted_later_on_nfs(void **state)
+{
+	(void)state;
+	struct file_operations nfs = file_operations_system;
+	struct checkpoint *c;
+	char **names;
+	size_t count;
+	nfs.unlink = unlink_on_nfs;
+	for (int closed = 0; closed < 2; closed++) {
+		write_step(10);
+		assert_ok(checkpoint_open(run, &c));
+		write_step(20);
+		if (closed)
+			checkpoint_close_weights(c);
+		warnings = 0;
+		file_system = &nfs;
+		assert_ok(checkpoint_prune(run, 1));
+		assert_int_equal(warnings, !closed);
+		assert_ok(checkpoint_clean(run)); /* of another process that starts now */
+		assert_int_equal(warnings, closed ? 0 : 2);
+		file_system = &file_operations_system;
+		assert_int_equal(checkpoint_get_state(c)->step, 10);
+		checkpoint_close(c);
+		assert_ok(checkpoint_clean(run));
+		assert_ok(directory_list(run, &names, &count));
+		assert_int_equal(count, 1);
+		assert_string_equal(names[0], "step-00000020");
+		directory_list_free(names, count);
+		assert_ok(checkpoint_remove_after(run, 0));
+	}
+}
+
 static void plain_models_are_read(void **state)
 {
 	(void)state;
@@ -485,6 +537,8 @@ int main(void)
 		cmocka_unit_test_setup_teardown(any_changed_byte_is_seen, setup, teardown),
 		cmocka_unit_test_setup_teardown(the_newest_valid_one_is_taken, setup, teardown),
 		cmocka_unit_test_setup_teardown(pruning_keeps_the_newest_and_the_best, setup, teardown),
+		cmocka_unit_test_setup_teardown(
+			a_checkpoint_that_is_read_is_deleted_later_on_nfs, setup, teardown),
 		cmocka_unit_test_setup_teardown(plain_models_are_read, setup, teardown),
 		cmocka_unit_test_setup_teardown(other_models_are_refused, setup, teardown),
 	};
