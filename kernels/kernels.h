@@ -5,7 +5,8 @@
  * shared object that is loaded at run time) each give a `struct kernels`. Offloading uses two at once. A
  * table has fixed types, chosen when it is opened:
  *
- *    act    activations and working weights: f32, bf16 or f16. Arithmetic inside an operation is f32.
+ *    act    activations and working weights: f32, bf16 or f16. Arithmetic inside an operation is f32, but that
+ *           attention may round its probabilities, and their gradients, to act where they enter a product.
  *    grad   gradients of parameters: f32 (always on the CPU), or act's type on a GPU.
  *
  * Pointers named `void *` in operations are of type act unless the comment says otherwise, and live in the
