@@ -11,6 +11,7 @@ enum {
 	SEED_GROUP = 32,
 	AT_ONCE = 8,
 	PIECES = 32, /* of a word at a time */
+	LOOK_LEAST = 8,
 };
 
 /* ---- the table of short words ---- */
@@ -173,6 +174,7 @@ enum status encoder_open(const struct tokenizer *tokenizer, struct encoder **out
 	encoder->tokenizer = tokenizer;
 	encoder->narrow = tokenizer->vocabulary <= NARROW_VOCABULARY;
 	encoder->shift = 64 - CACHE_BITS_FIRST;
+	encoder->look = BATCH;
 	void *longs = NULL;
 	enum status status = memory_grow(
 		(void **)&encoder->ids, &encoder->id_capacity, ID_ROOM, sizeof *encoder->ids, "an encoder");
@@ -314,7 +316,8 @@ static void keep_short(struct encoder *encoder, const struct piece *piece, const
 	}
 }
 
-/* Puts the short ones that no cache has into the caches, merging all at once if the vocabulary lets us. */
+/* Puts the short ones that no cache has into the caches, merging all at once if the vocabulary lets us; at most
+ * BATCH. */
 static void add_missing(struct encoder *encoder, const struct piece *pieces, size_t count)
 {
 	const struct merge_table *table = &encoder->tokenizer->table;
@@ -421,15 +424,44 @@ static struct piece batch_word(const struct encode_run *run, const struct word_b
 		.line = batch->lines[i]};
 }
 
-/* To the caches: the batch's words from the first on that are in no line, this one and what is to come. */
-static void add_missing_words(const struct encode_run *run, const struct word_batch *batch, size_t first)
+/* The batch's words from `first` to `end` that are not in their lines, as far as the first halves of keys tell:
+ * any others are added when their turn comes. */
+static size_t find_missing(const struct encode_run *run, const struct word_batch *batch, size_t first,
+	size_t end, struct piece *pieces)
 {
+	uint8_t missing[BATCH];
+	size_t count = 0, found = 0;
+	for (size_t i = first; i < end; i++) {
+		const struct cache_slot *slots = batch->lines[i]->slots;
+		uint64_t low = batch->keys[i].low;
+		missing[count] = (uint8_t)i;
+		count += (slots[0].key.low != low) & (slots[1].key.low != low);
+	}
+	for (size_t i = 0; i < count; i++)
+		if (batch->keys[missing[i]].high != KEY_LONG)
+			pieces[found++] = batch_word(run, batch, missing[i]);
+	return found;
+}
+
+/* Adds a batch's word, and of those that come next the ones that have to be added too. How many are looked at
+ * follows from whether the last look was worth it. */
+static void add_missing_words(const struct encode_run *run, const struct word_batch *batch, size_t i)
+{
+	struct encoder *encoder = run->encoder;
 	struct piece pieces[BATCH];
-	size_t count = 0;
-	uint64_t missing = SIMD_CHOOSE(find_missing)(batch, first);
-	for (; missing; missing &= missing - 1)
-		pieces[count++] = batch_word(run, batch, (size_t)__builtin_ctzll(missing));
-	add_missing(run->encoder, pieces, count);
+	size_t end = i + encoder->look, count;
+	count = find_missing(run, batch, i, end < batch->count ? end : batch->count, pieces);
+	if (end > batch->count && batch->next) {
+		end -= batch->count;
+		batch = batch->next;
+		end = end < batch->count ? end : batch->count;
+		count += find_missing(run, batch, 0, end, pieces + count);
+	}
+	add_missing(encoder, pieces, count);
+	if (count > 2)
+		encoder->look = encoder->look < BATCH ? encoder->look * 2 : BATCH;
+	else
+		encoder->look = encoder->look > LOOK_LEAST ? encoder->look / 2 : LOOK_LEAST;
 }
 
 enum status encoder_add_word(struct encode_run *run, const struct word_batch *batch, size_t i)

@@ -68,6 +68,7 @@ struct encoder {
 	struct long_words longs;
 	uint32_t *ids; /* [id_capacity]: of one word */
 	size_t id_capacity;
+	size_t look; /* at most BATCH: words that are looked at when one has to be added; others may have to be */
 	uint16_t bounds[1 + WORDS_ROOM]; /* 0, then where words end */
 };
 
@@ -77,6 +78,7 @@ struct word_batch {
 	struct cache_line *lines[BATCH] __attribute__((aligned(64)));
 	const uint16_t *bounds; /* [count + 1] */
 	size_t count;
+	const struct word_batch *next; /* its lines are on the way too; NULL: there is none */
 };
 
 /* One call's text and output. */
@@ -94,10 +96,6 @@ typedef enum status encode_words(
 encode_words encode_words_16_16_base, encode_words_16_16_avx2, encode_words_16_16_avx512;
 encode_words encode_words_16_32_base, encode_words_16_32_avx2, encode_words_16_32_avx512;
 encode_words encode_words_32_32_base, encode_words_32_32_avx2, encode_words_32_32_avx512;
-
-/* A bit for each of a batch's words, from the first on, that is not in its line. */
-typedef uint64_t find_missing(const struct word_batch *batch, size_t first);
-find_missing find_missing_base, find_missing_avx2, find_missing_avx512;
 
 /* Writes the ids of a batch's word that is not in its line. */
 enum status encoder_add_word(struct encode_run *run, const struct word_batch *batch, size_t i) MUST_USE;

@@ -45,7 +45,7 @@ INLINE const struct cache_slot *line_find(const struct cache_line *line, const s
 	uint32_t equal = _mm512_cmpeq_epi64_mask(
 		_mm512_load_si512(line), _mm512_broadcast_i64x2(_mm_load_si128((const __m128i *)key)));
 	equal &= equal >> 1 & 0x11;
-	if (!equal)
+	if (__builtin_expect(!equal, 0))
 		return NULL;
 	return (const struct cache_slot *)((const char *)line + 8 * (uint32_t)__builtin_ctz(equal));
 }
@@ -68,7 +68,7 @@ INLINE const struct cache_slot *line_find(const struct cache_line *line, const s
 	const struct word_key *first = &line->slots[0].key, *second = &line->slots[1].key;
 	bool in_first = ((first->low ^ key->low) | (first->high ^ key->high)) == 0;
 	bool in_second = ((second->low ^ key->low) | (second->high ^ key->high)) == 0;
-	if (!(in_first | in_second))
+	if (__builtin_expect(!(in_first | in_second), 0))
 		return NULL;
 	return &line->slots[in_second];
 }
@@ -167,6 +167,7 @@ INLINE enum status encode_some(struct encode_run *run, const uint16_t *bounds, s
 		uint64_t next_longs = 0;
 		if (next)
 			next_longs = prepare(run, &batches[turn ^ 1], bounds + ready, next, careful);
+		batches[turn].next = next ? &batches[turn ^ 1] : NULL;
 		if (longs)
 			fetch_long(run, &batches[turn], longs);
 		TRY(write_batch(run, &batches[turn], slot_bits, out_bits, careful));
@@ -188,14 +189,6 @@ INLINE enum status encode_all(
 	if (easy < count)
 		TRY(encode_some(run, bounds + easy, count - easy, slot_bits, out_bits, true));
 	return STATUS_OK;
-}
-
-uint64_t SIMD(find_missing)(const struct word_batch *batch, size_t first)
-{
-	uint64_t missing = 0;
-	for (size_t i = first; i < batch->count; i++)
-		missing = missing >> 1 | (uint64_t)!line_find(batch->lines[i], &batch->keys[i]) << 63;
-	return missing >> (64 - batch->count);
 }
 
 enum status SIMD(encode_words_16_16)(struct encode_run *run, const uint16_t *bounds, size_t count)

@@ -16,7 +16,7 @@
 #define INLINE static inline __attribute__((always_inline))
 
 enum {
-	LANES = 4,
+	LANES = 8,
 	PLACES = 16, /* a word's bytes stand at 1..15 */
 };
 
@@ -142,29 +142,19 @@ INLINE void lane_end(const struct lane *lane, const uint32_t *ids)
 		word->ids[word->count++] = ids[lane->symbols[__builtin_ctz(parts)]];
 }
 
-/* At most LANES words; `count` is a constant, so that the loops over them are written out. */
-INLINE void merge_group(const struct merge_table *table, struct merge_word *words, size_t count)
-{
-	struct lane lanes[LANES];
-	for (size_t i = 0; i < count; i++)
-		lane_begin(&lanes[i], table, &words[i]);
-	for (bool joins = true; joins;) {
-		joins = false;
-		for (size_t i = 0; i < count; i++)
-			joins |= lane_step(&lanes[i], table->small);
-	}
-	for (size_t i = 0; i < count; i++)
-		lane_end(&lanes[i], table->ids);
-}
-
 void SIMD(merge_words)(const struct merge_table *table, struct merge_word *words, size_t count)
 {
-	for (; count >= LANES; words += LANES, count -= LANES)
-		merge_group(table, words, LANES);
-	if (count == 3)
-		merge_group(table, words, 3);
-	else if (count == 2)
-		merge_group(table, words, 2);
-	else if (count == 1)
-		merge_group(table, words, 1);
+	struct lane lanes[LANES];
+	for (size_t begun = 0; begun < count;) {
+		size_t busy = 0;
+		for (; busy < LANES && begun < count; busy++)
+			lane_begin(&lanes[busy], table, &words[begun++]);
+		for (bool joins = true; joins;) {
+			joins = false;
+			for (size_t i = 0; i < busy; i++)
+				joins |= lane_step(&lanes[i], table->small);
+		}
+		for (size_t i = 0; i < busy; i++)
+			lane_end(&lanes[i], table->ids);
+	}
 }
