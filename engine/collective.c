@@ -151,6 +151,8 @@ static void name_host(char *out, size_t room)
 enum status collective_find_place(struct collective *c, struct collective_place *out)
 {
 	struct place own, *all;
+	cpu_set_t processors;
+	CPU_ZERO(&processors);
 	memset(&own, 0, sizeof own);
 	name_host(own.host, sizeof own.host);
 	(void)sched_getaffinity(0, sizeof own.processors, &own.processors);
@@ -166,7 +168,10 @@ enum status collective_find_place(struct collective *c, struct collective_place 
 		out->local_rank += here && r < c->rank;
 		CPU_AND(&both, &all[r].processors, &own.processors);
 		out->sharing += here && r != c->rank && CPU_COUNT(&both) > 0;
+		if (here)
+			CPU_OR(&processors, &processors, &all[r].processors);
 	}
+	out->processors = CPU_COUNT(&processors);
 	free(all);
 	return STATUS_OK;
 }

@@ -61,6 +61,7 @@ struct collective_place {
 	int hosts;
 	int local_rank, local_ranks; /* among the ranks of its host */
 	int sharing;                 /* ranks that may run on one of this rank's processors, itself too */
+	int processors;              /* that any rank of its host may run on */
 };
 enum status collective_find_place(struct collective *c, struct collective_place *out) MUST_USE;
 

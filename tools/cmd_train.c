@@ -428,11 +428,14 @@ static void print_ranks(struct job *job)
 {
 	const struct collective *c = job->ranks;
 	const struct trainer_config *config = &job->config;
+	char text[200];
 	if (c->ranks == 1)
 		return;
 	train_log_line(job->log, " > %d ranks on %d host%s, %s; a step is %" PRIu64 " windows on each",
 		c->ranks, job->place.hosts, job->place.hosts == 1 ? "" : "s", c->name,
 		config->global_batch / (uint64_t)c->ranks);
+	if (!config->open_device && ranks_bound(&job->place, text, sizeof text))
+		train_log_line(job->log, "note: %s", text);
 }
 
 static void print_memory(struct job *job, const struct trainer_memory *m, uint64_t available)

@@ -6,8 +6,11 @@
 #include "tools/command.h"
 #include "tools/part.h"
 
+#include <sched.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 enum status ranks_open(struct collective *out)
 {
@@ -91,6 +94,20 @@ int ranks_threads(const struct collective_place *place)
 {
 	int threads = threads_available() / place->sharing;
 	return threads > 1 ? threads : 1;
+}
+
+const char *ranks_bound(const struct collective_place *place, char *text, size_t room)
+{
+	cpu_set_t launcher;
+	if (sched_getaffinity(getppid(), sizeof launcher, &launcher) != 0 ||
+		place->processors >= CPU_COUNT(&launcher))
+		return NULL;
+	snprintf(text, room,
+		"the launcher has bound the ranks of this host to %d of %d processors; `mpirun --bind-to "
+		"none` (srun: "
+		"--cpu-bind=none) lets them share all",
+		place->processors, CPU_COUNT(&launcher));
+	return text;
 }
 
 int ranks_finish(const char *name, enum status status, struct collective *ranks)

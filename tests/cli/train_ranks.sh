@@ -47,6 +47,11 @@ test_that "four ranks go on from what two saved" [ $code -eq 0 -a "$(grep -c 'ma
 test_that "... with the same losses" like alone other
 run train --load single
 test_that "and so does one process" like alone single
+test_that "ranks that may run on all processors are told nothing of them" [ "$(grep -c 'has bound' two.log)" -eq 0 ]
+if [ "$(nproc)" -gt 1 ]; then
+	timeout -k 5 60 mpirun -n 2 taskset -c "$(taskset -cp $$ | sed 's/.*: *\([0-9]*\).*/\1/')" "$ferry" train $quick --save none >out 2>err </dev/null
+	test_that "... but of a launcher that binds them to one" [ "$(grep -c "bound the ranks of this host to 1 of $(nproc) processors" out)" -eq 1 ]
+fi
 
 # ---- what is wrong is said once, and ends all ----
 ranks 3 train $quick --save none
