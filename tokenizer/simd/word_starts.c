@@ -273,7 +273,9 @@ static void read_wide(
 static void read_text(const uint8_t *text, size_t bytes, struct masks *masks)
 {
 	size_t blocks = (bytes + BLOCK - 1) / BLOCK, done = 0;
+#ifdef __x86_64__
 	uint64_t spill = 0;
+#endif
 	masks->wide_spaces = 0;
 	for (int row = UNICODE_LETTER; row <= UNICODE_SPACE; row++)
 		memset(masks->classes[row], 0, (blocks + 1) * sizeof(uint64_t));
