@@ -12,6 +12,7 @@ enum {
 	AT_ONCE = 8,
 	PIECES = 32, /* of a word at a time */
 	LOOK_LEAST = 8,
+	NEIGHBOURS = 3, /* of a line: those of its four */
 };
 
 /* ---- the table of short words ---- */
@@ -36,28 +37,38 @@ static bool slot_is_used(const struct cache_slot *slot)
 	return slot->key.high != 0; /* the last byte is a length */
 }
 
-/* Where a line's third word goes, if there is room. */
-static struct cache_line *neighbour_of(const struct encoder *encoder, const struct cache_line *line)
+/* Where a line's third word goes, if there is room: 1 to NEIGHBOURS; 0 is the line itself. */
+static struct cache_line *neighbour_of(
+	const struct encoder *encoder, const struct cache_line *line, size_t neighbour)
 {
-	return encoder->cache + ((size_t)(line - encoder->cache) ^ 1);
+	return encoder->cache + ((size_t)(line - encoder->cache) ^ neighbour);
+}
+
+static void cache_put_beside(
+	struct encoder *encoder, const struct cache_line *line, const struct cache_slot *slot)
+{
+	for (size_t i = 1; i <= NEIGHBOURS; i++) {
+		struct cache_line *beside = neighbour_of(encoder, line, i);
+		struct cache_slot *free_slot = &beside->slots[!slot_is_used(&beside->slots[1])];
+		if (!slot_is_used(free_slot)) {
+			*free_slot = *slot;
+			return;
+		}
+	}
 }
 
 /* At the head of its line. */
 static void cache_insert(struct encoder *encoder, struct cache_line *line, const struct cache_slot *slot)
 {
 	struct cache_slot *second = &line->slots[1];
-	if (slot_is_used(second)) {
-		struct cache_line *beside = neighbour_of(encoder, line);
-		struct cache_slot *free_slot = &beside->slots[!slot_is_used(&beside->slots[1])];
-		if (!slot_is_used(free_slot))
-			*free_slot = *second;
-	}
+	if (slot_is_used(second))
+		cache_put_beside(encoder, line, second);
 	*second = line->slots[0];
 	line->slots[0] = *slot;
 	encoder->used++;
 }
 
-/* To the head of its line from the neighbour: what is in use comes to stand where it is looked for first. */
+/* To the head of its line from one beside: what is in use comes to stand where it is looked for first. */
 static struct cache_slot *cache_promote(struct cache_line *line, struct cache_slot *beside)
 {
 	struct cache_slot slot = *beside;
@@ -92,12 +103,14 @@ static struct cache_slot *line_find(struct cache_line *line, struct word_key key
 	return NULL;
 }
 
-/* In the word's line or the one beside. */
+/* In the word's line or one beside. */
 static struct cache_slot *cache_find(
 	const struct encoder *encoder, struct cache_line *line, struct word_key key)
 {
-	struct cache_slot *slot = line_find(line, key);
-	return slot ? slot : line_find(neighbour_of(encoder, line), key);
+	struct cache_slot *slot = NULL;
+	for (size_t i = 0; i <= NEIGHBOURS && !slot; i++)
+		slot = line_find(neighbour_of(encoder, line, i), key);
+	return slot;
 }
 
 /* The tokens that are words of their own, the frequent ones (those of low ids) last; a few at a time, so that
