@@ -43,10 +43,13 @@ enum status checkpoint_temporary(const char *path, char **out)
 
 /* ---- checkpoints of a run ---- */
 
-void checkpoint_remove_rest(const char *temporary)
+enum status checkpoint_remove_rest(const char *temporary)
 {
-	if (directory_remove(temporary) != STATUS_OK)
-		log_warn("%s; the next start of the run deletes it", error_message());
+	enum status status = directory_remove(temporary);
+	if (status != STATUS_IO)
+		return status;
+	log_warn("%s; the next start of the run deletes it", error_message());
+	return STATUS_OK;
 }
 
 /* Deletion is a rename first, so that a checkpoint is never there in part. */
@@ -58,7 +61,7 @@ enum status checkpoint_remove_whole(const char *path)
 	TRY(checkpoint_temporary(path, &temporary));
 	enum status status = file_rename(path, temporary);
 	if (status == STATUS_OK)
-		checkpoint_remove_rest(temporary);
+		status = checkpoint_remove_rest(temporary);
 	free(temporary);
 	return status;
 }
@@ -203,7 +206,7 @@ enum status checkpoint_clean(const char *run)
 			continue;
 		status = path_join(&path, run, names[i]);
 		if (status == STATUS_OK) {
-			checkpoint_remove_rest(path);
+			status = checkpoint_remove_rest(path);
 			free(path);
 		}
 	}

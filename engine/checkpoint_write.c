@@ -144,10 +144,8 @@ static enum status put_in_place(const char *temporary, const char *path)
 	bool exchanged = false;
 	if (file_exists(path))
 		TRY(file_exchange(temporary, path, &exchanged));
-	if (exchanged) {
-		checkpoint_remove_rest(temporary);
-		return STATUS_OK;
-	}
+	if (exchanged)
+		return checkpoint_remove_rest(temporary);
 	TRY(checkpoint_remove_whole(path));
 	return file_rename(temporary, path);
 }
