@@ -420,6 +420,15 @@ static float *all_memory(struct kernels *k, int T, int D, bool training)
 		k, CPU_SCRATCH_OPERATION, cpu_attention_scratch_bf16(cpu_of(k)->threads, T, D, training));
 }
 
+/* This thread's part of it. */
+static struct work work_of_thread(float *all, int T, int W, bool training)
+{
+	struct work x;
+	size_t size = lay_out(&x, all, T, W, training);
+	lay_out(&x, all + (size_t)CPU_THREAD * size, T, W, training);
+	return x;
+}
+
 void cpu_attention_forward_bf16(struct kernels *k, struct stream *s, void *out, float *lse, const void *qkv,
 	const int32_t *first, int B, int T, int H, int D, const struct dropout *drop)
 {
@@ -430,9 +439,7 @@ void cpu_attention_forward_bf16(struct kernels *k, struct stream *s, void *out, 
 #pragma omp parallel for num_threads(cpu_of(k)->threads) schedule(static)
 	for (int task = 0; task < B * H; task++) {
 		struct head w = head_of(k, task, PANEL, T, H, D, first, drop);
-		struct work x;
-		size_t size = lay_out(&x, all, T, w.W, false);
-		lay_out(&x, all + (size_t)CPU_THREAD * size, T, w.W, false);
+		struct work x = work_of_thread(all, T, w.W, false);
 		forward_head(&w, &x, out, lse + (size_t)task * T, qkv);
 	}
 }
@@ -616,9 +623,7 @@ void cpu_attention_backward_bf16(struct kernels *k, struct stream *s, void *dqkv
 #pragma omp parallel for num_threads(cpu_of(k)->threads) schedule(static)
 	for (int task = 0; task < B * H; task++) {
 		struct head w = head_of(k, task, PANEL, T, H, D, first, drop);
-		struct work x;
-		size_t size = lay_out(&x, all, T, w.W, true);
-		lay_out(&x, all + (size_t)CPU_THREAD * size, T, w.W, true);
+		struct work x = work_of_thread(all, T, w.W, true);
 		struct backward b = {.w = &w, .x = &x, .lse = lse + (size_t)task * T};
 		backward_head(&b, dqkv, dout, out, qkv);
 	}
