@@ -1,5 +1,7 @@
 #include "common/memory.h"
 
+#include "common/cgroup.h"
+
 #include <inttypes.h>
 #include <stdatomic.h>
 #include <stdio.h>
@@ -100,33 +102,23 @@ uint64_t memory_peak_resident(void)
 	return getrusage(RUSAGE_SELF, &usage) == 0 ? (uint64_t)usage.ru_maxrss * 1024 : 0;
 }
 
-static uint64_t read_number(const char *path, const char *key)
+/* MemAvailable, which counts page cache that gives way; UINT64_MAX where it is not told. */
+static uint64_t machine_available(void)
 {
-	FILE *file = fopen(path, "r");
+	char line[256];
+	uint64_t kilobytes;
+	bool found = false;
+	FILE *file = fopen("/proc/meminfo", "r");
 	if (!file)
 		return UINT64_MAX;
-	char line[256];
-	uint64_t number = UINT64_MAX;
-	size_t key_length = strlen(key);
-	while (number == UINT64_MAX && fgets(line, sizeof line, file))
-		if (strncmp(line, key, key_length) == 0 &&
-			sscanf(line + key_length, "%" SCNu64, &number) != 1)
-			break;
+	while (!found && fgets(line, sizeof line, file))
+		found = sscanf(line, "MemAvailable: %" SCNu64, &kilobytes) == 1;
 	fclose(file);
-	return number;
+	return found ? kilobytes * 1024 : UINT64_MAX;
 }
 
 uint64_t memory_available(void)
 {
-	uint64_t available = read_number("/proc/meminfo", "MemAvailable:");
-	if (available != UINT64_MAX)
-		available *= 1024;
-	uint64_t limit = read_number("/sys/fs/cgroup/memory.max", "");
-	uint64_t used = read_number("/sys/fs/cgroup/memory.current", "");
-	if (limit != UINT64_MAX && used != UINT64_MAX) {
-		uint64_t left = limit > used ? limit - used : 0;
-		if (left < available)
-			available = left;
-	}
-	return available;
+	uint64_t machine = machine_available(), group = cgroup_memory_left("");
+	return machine < group ? machine : group;
 }

@@ -26,8 +26,8 @@ void memory_free_large(void *block, size_t bytes);
 /* Peak resident set of this process, bytes; 0 when the system does not tell. */
 uint64_t memory_peak_resident(void);
 
-/* Memory this process may use: the smaller of the machine's available memory and its cgroup's limit, bytes.
- */
+/* Memory this process may still take, bytes: the smaller of the machine's available memory and of what its
+ * control groups have left (common/cgroup.h). */
 uint64_t memory_available(void);
 
 /*

@@ -1,33 +1,20 @@
 #include "common/threads.h"
 
+#include "common/cgroup.h"
 #include "common/memory.h"
 
 #include <pthread.h>
 #include <sched.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <time.h>
 #include <unistd.h>
-
-/* The processors that a cgroup v2 quota allows, rounded up; 0 when there is none. */
-static int quota_processors(void)
-{
-	FILE *file = fopen("/sys/fs/cgroup/cpu.max", "r");
-	long long quota = 0, period = 0;
-	if (!file)
-		return 0;
-	if (fscanf(file, "%lld %lld", &quota, &period) != 2)
-		quota = 0;
-	fclose(file);
-	return quota > 0 && period > 0 ? (int)((quota + period - 1) / period) : 0;
-}
 
 int threads_available(void)
 {
 	cpu_set_t set;
 	int count = sched_getaffinity(0, sizeof set, &set) == 0 ? CPU_COUNT(&set)
 								: (int)sysconf(_SC_NPROCESSORS_ONLN);
-	int quota = quota_processors();
+	int quota = cgroup_processors("");
 	if (quota && quota < count)
 		count = quota;
 	return count > 0 ? count : 1;
