@@ -289,8 +289,7 @@ struct file_writer {
 	uint8_t buffer[WRITER_BUFFER];
 };
 
-/* A name of this process's own beside `path`. */
-static enum status temporary_name(const char *path, char **out)
+enum status file_temporary_name(const char *path, char **out)
 {
 	static atomic_uint counter;
 	if (asprintf(out, "%s.tmp-%ld-%u", path, (long)getpid(), atomic_fetch_add(&counter, 1)) < 0) {
@@ -303,7 +302,7 @@ static enum status temporary_name(const char *path, char **out)
 enum status file_publish_link(const char *path, const char *target)
 {
 	char *temporary;
-	TRY(temporary_name(path, &temporary));
+	TRY(file_temporary_name(path, &temporary));
 	enum status status = STATUS_OK;
 	if (file_system->symlink(target, temporary) < 0)
 		status = error_set_errno(STATUS_IO, "%s: cannot make a symbolic link", temporary);
@@ -329,7 +328,7 @@ enum status file_writer_open(const char *path, struct file_writer **out)
 	*out = NULL;
 	TRY(memory_alloc((void **)&writer, 1, sizeof *writer, "a file buffer"));
 	writer->path = strdup(path);
-	if (!writer->path || temporary_name(path, &writer->temporary) != STATUS_OK) {
+	if (!writer->path || file_temporary_name(path, &writer->temporary) != STATUS_OK) {
 		writer_free(writer);
 		return error_set(STATUS_MEMORY, "no memory for a path");
 	}
@@ -610,6 +609,11 @@ static bool is_temporary(const char *name, const char *of)
 	at += process + 1;
 	size_t counter = strspn(at, digits);
 	return counter > 0 && at[counter] == 0;
+}
+
+bool file_is_temporary(const char *name)
+{
+	return is_temporary(name, NULL);
 }
 
 /* Those in the folder of file `name`; NULL: of any. */

@@ -107,6 +107,10 @@ enum status file_remove(const char *path) MUST_USE; /* not there is fine */
 /* Likewise, and fsync of its directory. */
 enum status file_remove_synced(const char *path) MUST_USE;
 
+/* NAME.tmp-PID-COUNTER for `path`, which no other writer has, malloc'ed: for who writes a whole directory so. */
+enum status file_temporary_name(const char *path, char **out) MUST_USE;
+bool file_is_temporary(const char *name); /* is it of this form? */
+
 /* malloc'ed "directory/name". */
 enum status path_join(char **out, const char *directory, const char *name) MUST_USE;
 

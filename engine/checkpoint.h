@@ -42,7 +42,7 @@
  *    "hash"       XXH3-128 of this object without "hash", printed without white space
  *
  * A run is a directory of checkpoints step-00001000 ..., with `best`, a symbolic link to the one with the
- * lowest validation loss. A checkpoint is written under another name (with ".tmp-" in it), every file
+ * lowest validation loss. A checkpoint is written under another name (common/file.h's temporaries), every file
  * fsynced, then renamed: it is there completely or not at all. Nothing of it is used before all hashes are
  * verified. A directory without trainer.json is a plain Hugging Face model: it has weights and no state to
  * resume.

@@ -30,17 +30,6 @@ static bool parse_step_name(const char *name, uint64_t *step)
 	return errno == 0;
 }
 
-enum status checkpoint_temporary(const char *path, char **out)
-{
-	static unsigned counter;
-	unsigned number = __atomic_fetch_add(&counter, 1, __ATOMIC_RELAXED);
-	if (asprintf(out, "%s.tmp-%ld-%u", path, (long)getpid(), number) < 0) {
-		*out = NULL;
-		return error_set(STATUS_MEMORY, "no memory for a path");
-	}
-	return STATUS_OK;
-}
-
 /* ---- checkpoints of a run ---- */
 
 enum status checkpoint_remove_rest(const char *temporary)
@@ -58,7 +47,7 @@ enum status checkpoint_remove_whole(const char *path)
 	char *temporary;
 	if (!file_exists(path))
 		return STATUS_OK;
-	TRY(checkpoint_temporary(path, &temporary));
+	TRY(file_temporary_name(path, &temporary));
 	enum status status = file_rename(path, temporary);
 	if (status == STATUS_OK)
 		status = checkpoint_remove_rest(temporary);
@@ -202,7 +191,7 @@ enum status checkpoint_clean(const char *run)
 	enum status status = STATUS_OK;
 	for (size_t i = 0; i < count && status == STATUS_OK; i++) {
 		char *path;
-		if (!strstr(names[i], ".tmp-"))
+		if (!file_is_temporary(names[i]))
 			continue;
 		status = path_join(&path, run, names[i]);
 		if (status == STATUS_OK) {

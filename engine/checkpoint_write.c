@@ -128,7 +128,7 @@ enum status checkpoint_write_directory(const char *path, const struct checkpoint
 {
 	char *temporary;
 	FAIL_IF(file_exists(path), STATUS_USAGE, "%s: exists already; give another name or remove it", path);
-	TRY(checkpoint_temporary(path, &temporary));
+	TRY(file_temporary_name(path, &temporary));
 	enum status status = write_contents(temporary, contents);
 	if (status == STATUS_OK)
 		status = file_rename(temporary, path);
@@ -158,7 +158,7 @@ enum status checkpoint_write(
 	checkpoint_step_name(contents->state->step, name);
 	TRY(directory_create(run));
 	TRY_GOTO(status, done, path_join(&path, run, name));
-	TRY_GOTO(status, done, checkpoint_temporary(path, &temporary));
+	TRY_GOTO(status, done, file_temporary_name(path, &temporary));
 	status = write_contents(temporary, contents);
 	if (status == STATUS_OK)
 		status = put_in_place(temporary, path);
