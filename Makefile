@@ -150,7 +150,7 @@ $(B)/ferry-mpi.so: engine/mpi/mpi_ranks.c engine/mpi/mpi_interface.h engine/coll
 mpi: $(B)/ferry-mpi.so ## training on several processes, build/ferry-mpi.so (needs mpicc; built by make where that is there)
 .PHONY: mpi
 ifneq ($(HAVE_MPI),)
-all: mpi
+all faults: mpi
 endif
 
 # ---- CUDA: a shared object that the program loads at run time ---------------------------------------------------
