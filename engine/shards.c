@@ -1,6 +1,7 @@
 #include "engine/shards.h"
 
 #include "common/memory.h"
+#include "engine/exchange.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -10,12 +11,10 @@ struct shards {
 	struct collective *ranks;
 	struct kernels *kernels;
 	uint64_t elements, owned;
-	bool on_device;
+	struct exchange *exchange;
 	struct optimizer_slice *slices; /* [slice_count], a block's each */
 	int slice_count;
 	uint64_t *cuts;  /* [ranks + 1] */
-	float *parts;    /* [ranks][a slice]: of one block, from all ranks; pinned */
-	float *block;    /* [SHARDS_BLOCK], pinned; on_device */
 	char *addresses; /* of the whole arrays: reserved, without memory */
 	struct {
 		float *memory;
@@ -55,20 +54,18 @@ uint64_t shards_owned(uint64_t elements, int rank, int ranks)
 	return owned;
 }
 
-static uint64_t block_bytes(uint64_t elements)
-{
-	return block_elements(elements, 0) * sizeof(float);
-}
-
 /* Slices of a block differ by a unit. */
-static uint64_t parts_bytes(uint64_t elements, int ranks)
+static struct exchange_sizes largest_block(uint64_t elements, int ranks)
 {
-	return block_bytes(elements) + (uint64_t)ranks * PARAMETER_ALIGNED * sizeof(float);
+	uint64_t block = block_elements(elements, 0), units = block / PARAMETER_ALIGNED / (uint64_t)ranks + 1;
+	return (struct exchange_sizes){
+		.block = block * sizeof(float), .part = units * PARAMETER_ALIGNED * sizeof(float)};
 }
 
 uint64_t shards_buffer_bytes(uint64_t elements, int ranks, bool on_device)
 {
-	return parts_bytes(elements, ranks) + (on_device ? block_bytes(elements) : 0) + STAGING_BYTES;
+	struct exchange_sizes sizes = largest_block(elements, ranks);
+	return exchange_host_bytes(&sizes, ranks, on_device) + STAGING_BYTES;
 }
 
 /* ---- life ---- */
@@ -84,19 +81,16 @@ static void cut_all(struct shards *s)
 	}
 }
 
-static enum status take(struct shards *s)
+static enum status take(struct shards *s, bool on_device)
 {
 	struct kernels *k = s->kernels;
+	struct exchange_sizes sizes = largest_block(s->elements, s->ranks->ranks);
 	uint64_t blocks = (s->elements + SHARDS_BLOCK - 1) / SHARDS_BLOCK;
 	TRY(memory_alloc((void **)&s->slices, blocks, sizeof *s->slices, "the ranks' slices"));
 	cut_all(s);
 	TRY(memory_alloc(
 		(void **)&s->cuts, (size_t)s->ranks->ranks + 1, sizeof *s->cuts, "the ranks' slices"));
-	TRY(k->host_alloc(k, (void **)&s->parts, parts_bytes(s->elements, s->ranks->ranks),
-		"gradients from other ranks"));
-	if (s->on_device)
-		TRY(k->host_alloc(
-			k, (void **)&s->block, block_bytes(s->elements), "gradients for other ranks"));
+	TRY(exchange_open(s->ranks, k, &sizes, on_device, &s->exchange));
 	TRY(k->host_alloc(k, (void **)&s->piece, STAGING_BYTES, "the state of other ranks"));
 	void *addresses = mmap(NULL, SHARDS_ARRAYS * s->elements * sizeof(float), PROT_NONE,
 		MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
@@ -115,8 +109,7 @@ enum status shards_open(struct collective *ranks, struct kernels *kernels, uint6
 	s->ranks = ranks;
 	s->kernels = kernels;
 	s->elements = elements;
-	s->on_device = on_device;
-	enum status status = take(s);
+	enum status status = take(s, on_device);
 	if (status != STATUS_OK) {
 		shards_close(s);
 		return status;
@@ -125,21 +118,15 @@ enum status shards_open(struct collective *ranks, struct kernels *kernels, uint6
 	return STATUS_OK;
 }
 
-static void free_host(struct shards *s, void *block, uint64_t bytes)
-{
-	if (block)
-		s->kernels->host_free(s->kernels, block, bytes);
-}
-
 void shards_close(struct shards *s)
 {
 	if (!s)
 		return;
 	if (s->addresses)
 		munmap(s->addresses, SHARDS_ARRAYS * s->elements * sizeof(float));
-	free_host(s, s->piece, STAGING_BYTES);
-	free_host(s, s->block, block_bytes(s->elements));
-	free_host(s, s->parts, parts_bytes(s->elements, s->ranks->ranks));
+	if (s->piece)
+		s->kernels->host_free(s->kernels, s->piece, STAGING_BYTES);
+	exchange_close(s->exchange);
 	free(s->cuts);
 	free(s->slices);
 	free(s);
@@ -162,34 +149,14 @@ static const uint64_t *byte_cuts(struct shards *s, uint64_t block, size_t elemen
 	return s->cuts;
 }
 
-/* parts[0] becomes the sum of all. */
-static void add_parts(struct shards *s, uint64_t count)
-{
-	float *sum = s->parts;
-	for (int r = 1; r < s->ranks->ranks; r++) {
-		const float *part = s->parts + (uint64_t)r * count;
-		for (uint64_t i = 0; i < count; i++)
-			sum[i] += part[i];
-	}
-}
-
 enum status shards_reduce(struct shards *s, float *gradients)
 {
 	struct kernels *k = s->kernels;
 	TRY(collective_agree(s->ranks, k->stream_wait(k, NULL)));
 	for (int i = 0; i < s->slice_count; i++) {
-		const struct optimizer_slice *slice = &s->slices[i];
 		uint64_t begin = (uint64_t)i * SHARDS_BLOCK, block = block_elements(s->elements, begin);
-		const float *all = gradients + begin;
-		if (s->on_device) {
-			k->copy_out(k, NULL, s->block, gradients + begin, block * sizeof *all);
-			TRY(k->stream_wait(k, NULL));
-			all = s->block;
-		}
-		TRY(s->ranks->exchange(s->ranks, all, byte_cuts(s, block, sizeof *all), s->parts));
-		add_parts(s, slice->elements);
-		k->copy_in(k, NULL, gradients + slice->offset, s->parts, slice->elements * sizeof *all);
-		TRY(k->stream_wait(k, NULL));
+		TRY(exchange_reduce(
+			s->exchange, NULL, gradients + begin, byte_cuts(s, block, sizeof *gradients)));
 	}
 	return STATUS_OK;
 }
@@ -200,17 +167,8 @@ enum status shards_share(struct shards *s, void *working)
 	size_t each = dtype_bytes(k->act);
 	for (int i = 0; i < s->slice_count; i++) {
 		uint64_t begin = (uint64_t)i * SHARDS_BLOCK, block = block_elements(s->elements, begin);
-		const uint64_t *cuts = byte_cuts(s, block, each);
-		char *there = (char *)working + begin * each, *here = s->on_device ? (char *)s->block : there;
-		uint64_t own = cuts[s->ranks->rank];
-		if (s->on_device) {
-			k->copy_out(k, NULL, here + own, there + own, s->slices[i].elements * each);
-			TRY(k->stream_wait(k, NULL));
-		}
-		TRY(s->ranks->gather(s->ranks, here, cuts));
-		if (s->on_device)
-			k->copy_in(k, NULL, there, here, block * each);
-		TRY(k->stream_wait(k, NULL));
+		TRY(exchange_share(
+			s->exchange, NULL, (char *)working + begin * each, byte_cuts(s, block, each)));
 	}
 	k->weights_changed(k);
 	return STATUS_OK;
