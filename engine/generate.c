@@ -160,9 +160,9 @@ static void append(struct generation *g, int32_t token)
 static enum status begin(
 	struct generation *g, const int32_t *prompt, size_t count, const struct generate_config *config)
 {
-	FAIL_IF(count == 0 && config->eod < 0, STATUS_USAGE,
-		"an empty prompt, and no end-of-document token to begin with");
 	int V = decoder_config(g->decoder)->vocabulary;
+	FAIL_IF(count == 0 && (config->eod < 0 || config->eod >= V), STATUS_USAGE,
+		"an empty prompt, and no end-of-document token to begin with; give a prompt");
 	for (size_t i = 0; i < count; i++)
 		FAIL_IF(prompt[i] < 0 || prompt[i] >= V, STATUS_MISMATCH,
 			"token %d of the prompt has id %d, but the model's vocabulary ends at %d; the "

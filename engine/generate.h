@@ -23,8 +23,8 @@ struct generate_config {
 	int top_k;
 	float top_p;
 	uint64_t seed, sample;
-	int32_t eod; /* ends the text, and is not given out; < 0: nothing ends it (then an empty prompt fails)
-		      */
+	int32_t eod; /* ends the text, and is not given out; no id of the model: nothing ends it (then an empty prompt
+			fails) */
 };
 
 /* What is wrong with a configuration, before anything is read. */

@@ -55,6 +55,10 @@ static void tightest_group(void **state)
 	say(2, "memory.current", "800000\n");
 	assert_int_equal(cgroup_processors(root), 1);
 	assert_int_equal(cgroup_memory_left(root), 0);
+	say(2, "cpu.max", "400000 100000\n");
+	say(2, "memory.max", "7000000\n");
+	assert_int_equal(cgroup_processors(root), 2);
+	assert_int_equal(cgroup_memory_left(root), 3000000);
 }
 
 /* Page cache gives way: a corpus that has just been written takes nothing from a model. */

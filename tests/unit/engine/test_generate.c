@@ -320,8 +320,14 @@ static void seeds_samples_and_ends(void **state)
 	assert_ok(generate_text(d, r.weights, &c.eod, 1, &c, collect, &from_eod));
 	assert_int_equal(empty.count, from_eod.count);
 	assert_memory_equal(empty.ids, from_eod.ids, sizeof *empty.ids * 5);
+	/* A Hugging Face model may name an end that its vocabulary does not have: nothing ends a text, or begins one. */
+	static const int32_t outside[] = {-1, VOCABULARY, 1 << 29};
+	for (int i = 0; i < 3; i++) {
+		c.eod = outside[i];
+		assert_int_equal(generate_text(d, r.weights, NULL, 0, &c, collect, &empty), STATUS_USAGE);
+		assert_non_null(strstr(error_message(), "no end-of-document token"));
+	}
 	c.eod = -1;
-	assert_int_equal(generate_text(d, r.weights, NULL, 0, &c, collect, &empty), STATUS_USAGE);
 
 	/* The listener may stop it. */
 	struct text stopped = {.stop_at = 3};
