@@ -290,7 +290,7 @@ interop: $(B)/ferry $(B)/opt/tests/interop/model_logits ## agreement with tiktok
 
 FORMATTED = $(shell git ls-files -co --exclude-standard '*.c' '*.h' '*.cc' '*.cu' '*.cuh')
 format: ## clang-format every source in place
-	clang-format -i $(FORMATTED)
+	$(Q)clang-format -i $(FORMATTED)
 check-format: ## fail if clang-format would change a source
 	@clang-format --dry-run -Werror $(FORMATTED)
 

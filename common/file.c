@@ -148,22 +148,6 @@ enum status file_read_at(int fd, const char *path, void *buffer, size_t bytes, u
 	return STATUS_OK;
 }
 
-enum status file_write_at(int fd, const char *path, const void *buffer, size_t bytes, uint64_t offset)
-{
-	size_t done = 0;
-	while (done < bytes) {
-		ssize_t n = file_system->pwrite(
-			fd, (const char *)buffer + done, bytes - done, (off_t)(offset + done));
-		if (n < 0 && errno == EINTR)
-			continue;
-		if (n < 0)
-			return error_set_errno(STATUS_IO, "%s: write failed at byte %llu", path,
-				(unsigned long long)(offset + done));
-		done += (size_t)n;
-	}
-	return STATUS_OK;
-}
-
 enum status file_write_all(int fd, const char *path, const void *data, size_t bytes)
 {
 	size_t done = 0;

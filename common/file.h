@@ -63,8 +63,6 @@ void file_writer_abandon(struct file_writer *writer);
 
 /* Reads exactly `bytes` at `offset`; end of file before that is STATUS_CORRUPT ("is shorter than ..."). */
 enum status file_read_at(int fd, const char *path, void *buffer, size_t bytes, uint64_t offset) MUST_USE;
-enum status file_write_at(
-	int fd, const char *path, const void *buffer, size_t bytes, uint64_t offset) MUST_USE;
 /* Reads up to `bytes`; *got < bytes only at the end of the file. */
 enum status file_read_some(int fd, const char *path, void *buffer, size_t bytes, size_t *got) MUST_USE;
 /* Writes all of `bytes` at the file's position. */

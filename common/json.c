@@ -4,7 +4,6 @@
 
 #include <errno.h>
 #include <inttypes.h>
-#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -212,19 +211,6 @@ bool json_add_u64(cJSON *object, const char *key, uint64_t number)
 	char text[24];
 	snprintf(text, sizeof text, "%" PRIu64, number);
 	return cJSON_AddStringToObject(object, key, text) != NULL;
-}
-
-bool json_add_double(cJSON *object, const char *key, double number)
-{
-	char text[32];
-	if (!isfinite(number))
-		return cJSON_AddNullToObject(object, key) != NULL;
-	for (int digits = 15; digits <= 17; digits++) {
-		snprintf(text, sizeof text, "%.*g", digits, number);
-		if (strtod(text, NULL) == number)
-			break;
-	}
-	return cJSON_AddRawToObject(object, key, text) != NULL;
 }
 
 bool json_add_hash128(cJSON *object, const char *key, struct hash128 hash)

@@ -56,10 +56,6 @@ bool json_add_item(cJSON *object, const char *key, cJSON *item);
 /* Adds a member; false on lack of memory. Numbers of more than 15 digits become strings, as json_get_u64
  * reads them: cJSON prints no more digits exactly. */
 bool json_add_u64(cJSON *object, const char *key, uint64_t number);
-/* So that json_get_double gives the same double back, which cJSON_AddNumberToObject does not promise. Not
- * finite: null.
- */
-bool json_add_double(cJSON *object, const char *key, double number);
 bool json_add_hash128(cJSON *object, const char *key, struct hash128 hash);
 bool json_add_hex64(cJSON *object, const char *key, uint64_t number);
 

@@ -7,7 +7,6 @@
 #include "common/memory.h"
 #include "engine/safetensors.h"
 
-#include <errno.h>
 #include <inttypes.h>
 #include <limits.h>
 #include <stdio.h>

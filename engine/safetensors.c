@@ -7,7 +7,6 @@
 
 #include <cjson/cJSON.h>
 #include <inttypes.h>
-#include <stdio.h>
 #include <stdlib.h>
 
 enum { LARGEST_HEADER = 16 << 20, CHUNK = 1 << 16, ALIGNMENT = 8 };

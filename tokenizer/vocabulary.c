@@ -13,6 +13,7 @@
 #define BUILT_IN_MERGES "the built-in vocab.bpe"
 #define VERSION_LINE    "#version"
 #define LONGEST_SHOWN   48 /* characters of a token in an error */
+#define NO_TOKEN        UINT32_MAX
 
 extern const char vocab_gpt2_begin[], vocab_gpt2_end[];
 
@@ -31,10 +32,11 @@ static size_t index_slot(
 	return at;
 }
 
-uint32_t vocabulary_find(const struct tokenizer *tokenizer, const uint8_t *bytes, size_t length)
+/* The id of these bytes, NO_TOKEN if there is none. */
+static uint32_t find_token(const struct tokenizer *tokenizer, const uint8_t *bytes, size_t length)
 {
 	uint32_t entry = tokenizer->index[index_slot(tokenizer, hash64(bytes, length), bytes, length)];
-	return entry ? entry - 1 : (uint32_t)VOCABULARY_NONE;
+	return entry ? entry - 1 : NO_TOKEN;
 }
 
 enum status vocabulary_merge_word(
@@ -219,8 +221,8 @@ static enum status add_entry(struct tokenizer *tokenizer, const char *path, cons
 	uint32_t id = tokenizer->vocabulary;
 	size_t length = strlen(entry->string), count;
 	if (strcmp(entry->string, VOCABULARY_EOD_TEXT) == 0) {
-		FAIL_IF(tokenizer->eod != VOCABULARY_NONE, STATUS_CORRUPT, "%s: token \"%s\" is there twice",
-			path, VOCABULARY_EOD_TEXT);
+		FAIL_IF(tokenizer->eod != NO_TOKEN, STATUS_CORRUPT, "%s: token \"%s\" is there twice", path,
+			VOCABULARY_EOD_TEXT);
 		tokenizer->eod = id;
 		token_append(tokenizer, 0);
 		return STATUS_OK;
@@ -231,9 +233,9 @@ static enum status add_entry(struct tokenizer *tokenizer, const char *path, cons
 		"%s: token \"%.*s\" (id %u) holds a character that stands for no byte; is this a byte-level "
 		"vocabulary, as GPT-2's?",
 		path, LONGEST_SHOWN, entry->string, id);
-	FAIL_IF(vocabulary_find(tokenizer, bytes, count) != VOCABULARY_NONE, STATUS_CORRUPT,
+	FAIL_IF(find_token(tokenizer, bytes, count) != NO_TOKEN, STATUS_CORRUPT,
 		"%s: token \"%.*s\" is there twice (ids %u and %u)", path, LONGEST_SHOWN, entry->string,
-		vocabulary_find(tokenizer, bytes, count), id);
+		find_token(tokenizer, bytes, count), id);
 	token_append(tokenizer, count);
 	token_index(tokenizer, id);
 	return STATUS_OK;
@@ -253,12 +255,12 @@ static enum status add_entries(struct tokenizer *tokenizer, const char *path, co
 	TRY(memory_alloc((void **)&tokenizer->offsets, count + 2, sizeof(uint32_t), "the vocabulary"));
 	TRY(memory_alloc((void **)&tokenizer->bytes, text_bytes, 1, "the vocabulary"));
 	TRY(memory_alloc((void **)&by_id, count, sizeof *by_id, "the vocabulary"));
-	tokenizer->eod = VOCABULARY_NONE;
+	tokenizer->eod = NO_TOKEN;
 	enum status status = sort_entries(path, object, by_id, count);
 	for (size_t id = 0; id < count && status == STATUS_OK; id++)
 		status = add_entry(tokenizer, path, by_id[id]);
 	free(by_id);
-	if (status == STATUS_OK && tokenizer->eod == VOCABULARY_NONE) {
+	if (status == STATUS_OK && tokenizer->eod == NO_TOKEN) {
 		tokenizer->eod = tokenizer->vocabulary;
 		token_append(tokenizer, 0);
 	}
@@ -280,8 +282,8 @@ static enum status find_bytes(struct tokenizer *tokenizer, const char *path)
 {
 	for (uint32_t byte = 0; byte < 256; byte++) {
 		uint8_t text = (uint8_t)byte;
-		tokenizer->byte_id[byte] = vocabulary_find(tokenizer, &text, 1);
-		FAIL_IF(tokenizer->byte_id[byte] == VOCABULARY_NONE, STATUS_CORRUPT,
+		tokenizer->byte_id[byte] = find_token(tokenizer, &text, 1);
+		FAIL_IF(tokenizer->byte_id[byte] == NO_TOKEN, STATUS_CORRUPT,
 			"%s: no token for the byte 0x%02X (letter U+%04X): text that holds it could not be "
 			"encoded",
 			path, byte, letter_of_byte(text));
@@ -296,12 +298,12 @@ static enum status add_merge(
 	size_t left, right;
 	TRY(read_merge(path, line, bytes, &left, &right));
 	uint32_t *parts = tokenizer->merges[tokenizer->merge_count++];
-	uint32_t id = vocabulary_find(tokenizer, bytes, left + right);
-	parts[0] = vocabulary_find(tokenizer, bytes, left);
-	parts[1] = vocabulary_find(tokenizer, bytes + left, right);
-	if (parts[0] == VOCABULARY_NONE || parts[1] == VOCABULARY_NONE)
+	uint32_t id = find_token(tokenizer, bytes, left + right);
+	parts[0] = find_token(tokenizer, bytes, left);
+	parts[1] = find_token(tokenizer, bytes + left, right);
+	if (parts[0] == NO_TOKEN || parts[1] == NO_TOKEN)
 		return bad_line(path, line, "joins something that is not a token");
-	if (id == VOCABULARY_NONE)
+	if (id == NO_TOKEN)
 		return bad_line(path, line, "joins to something that is not a token");
 	if (!merge_table_add(&tokenizer->table, parts[0], parts[1], id))
 		return bad_line(path, line, "the same merge stands on an earlier line");

@@ -43,10 +43,6 @@ struct tokenizer {
 	struct hash128 hash;
 };
 
-/* The id of these bytes, VOCABULARY_NONE if they are no token. */
-enum { VOCABULARY_NONE = UINT32_MAX };
-uint32_t vocabulary_find(const struct tokenizer *tokenizer, const uint8_t *bytes, size_t length);
-
 /* Where a word may be cut first, else its length (> 0): see `neighbours`. */
 size_t vocabulary_find_cut(const struct tokenizer *tokenizer, const uint8_t *word, size_t length);
 

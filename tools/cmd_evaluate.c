@@ -13,7 +13,6 @@
 
 #include <inttypes.h>
 #include <stdlib.h>
-#include <string.h>
 
 /* In the order of enum split_part, then the whole. */
 #define PARTS "train|valid|test|all"

@@ -77,7 +77,6 @@ fi
 {
 	if there dnnl.h; then echo "HAVE_DNNL := 1"; fi
 	if there cblas.h; then echo "HAVE_BLAS := 1"; fi
-	if command -v nvcc >/dev/null; then echo "HAVE_NVCC := 1"; fi
 	if echo "#include <mpi.h>" | mpicc -x c -c -o /dev/null - >/dev/null 2>&1; then echo "HAVE_MPI := 1"; fi
 } >"$out.tmp"
 mv "$out.tmp" "$out"

@@ -3,8 +3,6 @@
 #include "common/memory.h"
 #include "common/threads.h"
 
-#include <stdlib.h>
-
 static enum status open_tokenizer(struct loaded_model *m)
 {
 	const char *path = checkpoint_path(m->checkpoint);

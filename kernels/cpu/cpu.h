@@ -99,7 +99,6 @@ extern __typeof__(*((struct kernels *)0)->attention_forward) cpu_attention_forwa
 extern __typeof__(*((struct kernels *)0)->attention_backward) cpu_attention_backward_bf16;
 extern cpu_attention_scratch cpu_attention_scratch_bf16;
 
-size_t cpu_classifier_scratch(int R, int VP);
 int cpu_classifier_rows(int R, int VP); /* of a chunk */
 
 #endif

@@ -68,7 +68,7 @@ int cpu_classifier_rows(int R, int VP)
 	return R < most ? R : (int)most;
 }
 
-size_t cpu_classifier_scratch(int R, int VP)
+static size_t classifier_scratch(int R, int VP)
 {
 	return (size_t)cpu_classifier_rows(R, VP) * VP * sizeof(float);
 }
@@ -105,7 +105,7 @@ static enum status cpu_reserve(struct kernels *k, const struct kernel_shapes *s)
 		attention_scratch = cpu_attention_scratch_bf16;
 #endif
 	size_t attention = attention_scratch(cpu->threads, s->sequence, s->hidden / s->heads, s->training);
-	size_t classifier = cpu_classifier_scratch(s->batch * s->sequence, s->vocabulary_padded);
+	size_t classifier = classifier_scratch(s->batch * s->sequence, s->vocabulary_padded);
 	return scratch_grow(cpu, CPU_SCRATCH_OPERATION, attention > classifier ? attention : classifier);
 }
 

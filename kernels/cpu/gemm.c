@@ -1,7 +1,5 @@
 #include "kernels/cpu/gemm.h"
 
-#include <string.h>
-
 enum {
 	SLICE_ELEMENTS = 1 << 21,
 	LONGEST = 4096 /* sum in one piece */

@@ -35,7 +35,6 @@ void gemm_expect_uses(struct gemm *gemm, int uses);
 void gemm_weights_changed(struct gemm *gemm);
 /* Packed copies are stale and their weights may be gone: their memory is given back. */
 void gemm_forget_weights(struct gemm *gemm);
-uint64_t gemm_packed_bytes(const struct gemm *gemm); /* held at present */
 
 /* Runs the product with the table's failure rules: an error is kept for stream_wait. */
 void gemm_run(struct kernels *k, const struct gemm_product *product);

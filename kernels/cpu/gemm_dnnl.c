@@ -159,11 +159,6 @@ void gemm_forget_weights(struct gemm *gemm)
 	gemm->packed_bytes = 0;
 }
 
-uint64_t gemm_packed_bytes(const struct gemm *gemm)
-{
-	return gemm->packed_bytes;
-}
-
 bool gemm_engine_takes(const struct gemm *gemm, enum dtype in, enum dtype out)
 {
 	if (in == DTYPE_BF16 && gemm->bf16)

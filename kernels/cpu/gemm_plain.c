@@ -3,7 +3,6 @@
 #include "kernels/cpu/gemm.h"
 
 #include <stdlib.h>
-#include <string.h>
 
 struct gemm {
 	int threads;
@@ -40,12 +39,6 @@ void gemm_expect_uses(struct gemm *gemm, int uses)
 void gemm_forget_weights(struct gemm *gemm)
 {
 	(void)gemm;
-}
-
-uint64_t gemm_packed_bytes(const struct gemm *gemm)
-{
-	(void)gemm;
-	return 0;
 }
 
 bool gemm_engine_takes(const struct gemm *gemm, enum dtype in, enum dtype out)

@@ -15,7 +15,7 @@
 namespace
 {
 
-constexpr float LOG2_E = 1.4426950408889634f, LN_2 = 0.6931471805599453f;
+constexpr float LOG2_E = 1.4426950408889634f;
 
 template <typename A> __device__ __forceinline__ uint32_t pack(float low, float high)
 {
