@@ -1,10 +1,10 @@
 #include "data/near_duplicates.h"
 
 #include "common/file.h"
-#include "common/json.h"
 #include "common/memory.h"
 #include "common/threads.h"
 #include "data/minhash.h"
+#include "data/record_merge.h"
 
 #include <pthread.h>
 #include <stdatomic.h>
@@ -15,9 +15,12 @@
 enum {
 	BAND_WIDTH = 3, /* of a near file's records */
 	KEY_WIDTH = 2,  /* of a drop file's */
-	MOST_BITS = 20,
-	MOST_FILES = 256,     /* of keys: each key range of the second pass looks into all of them */
-	LEAST_RECORDS = 1024, /* that a worker holds */
+	MOST_BITS = 8,
+	LEAST_RUNS = 8, /* read at once by a worker; */
+	MOST_RUNS = 256,
+	OPEN_FILES = 512,      /* by all of them, where they can do with fewer than MOST_RUNS */
+	LEAST_KEYS = 1024,     /* that a worker holds */
+	TELL_RECORDS = 1 << 16 /* of progress */
 };
 
 static struct record_format record_format(const struct near_format *format, int width)
@@ -160,220 +163,185 @@ enum status near_buffer_add(struct near_buffer *buffer, struct hash128 key, cons
 	return STATUS_OK;
 }
 
-static enum status skip_records(void *user, uint64_t *records, size_t count)
-{
-	(void)user;
-	(void)records;
-	(void)count;
-	return STATUS_OK;
-}
-
-/* Lists 0 to (lists - 1) of a file, read whole. */
-static enum status check_lists(const char *path, const struct record_format *format, int lists)
-{
-	for (int i = 0; i < lists; i++)
-		TRY(record_file_read(path, format, (uint64_t)i, 0, UINT64_MAX, skip_records, NULL));
-	return STATUS_OK;
-}
-
 enum status near_unit_check(const char *path, const struct near_format *format)
 {
 	struct record_format records = record_format(format, BAND_WIDTH);
-	return check_lists(path, &records, format->bands);
+	return record_file_check(path, &records);
 }
 
 /* ---- between the passes ---- */
 
-/* One worker's: the records of a part of a band, and the keys that its parts of a file drop. */
+/* The keys that a worker's part drops. */
 struct sieve {
-	uint64_t *records; /* [count][BAND_WIDTH] */
+	struct search *search;
+	uint64_t *keys; /* [count][KEY_WIDTH] */
 	size_t count, capacity, limit;
-	uint64_t *keys; /* [key_count][KEY_WIDTH] */
-	size_t key_count, key_capacity, key_limit;
 	struct record_writer *file;
+	uint64_t seen; /* records */
 };
 
 struct search {
 	const struct near_search *config;
 	int bits;
-	uint64_t documents;    /* with signatures: records of each band */
 	struct sieve *sieves;  /* [workers] */
 	_Atomic uint64_t done; /* parts */
 };
 
-static void drop_path(const struct near_search *search, int bits, uint64_t file, char path[NEAR_PATH])
+static void drop_path(const struct search *search, uint64_t part, char path[NEAR_PATH])
 {
-	snprintf(path, NEAR_PATH, "%s/drops-%02d-%03d", search->directory, bits, (int)file);
+	snprintf(path, NEAR_PATH, "%s/drops-%02d-%03d", search->config->directory, search->bits, (int)part);
 }
 
-/* Parts are numbered through all bands; file f has parts [first_part(f), first_part(f + 1)). */
-static uint64_t count_parts(const struct near_search *search, int bits)
+/* Parts are numbered through all bands. */
+static uint64_t count_parts(const struct search *search)
 {
-	return (uint64_t)search->format.bands << bits;
+	return (uint64_t)search->config->format.bands << search->bits;
 }
 
-static uint64_t count_files(const struct near_search *search, int bits)
+/* So many that no worker is idle for long. */
+static int choose_bits(const struct near_search *config)
 {
-	uint64_t parts = count_parts(search, bits);
-	return parts < MOST_FILES ? parts : MOST_FILES;
+	int bits = 0;
+	while (bits < MOST_BITS && config->format.bands << bits < 2 * config->workers)
+		bits++;
+	return bits;
 }
 
-static uint64_t first_part(const struct near_search *search, int bits, uint64_t file)
+static enum status tell_progress(const struct search *search)
 {
-	return count_parts(search, bits) * file / count_files(search, bits);
+	const struct near_search *config = search->config;
+	return config->progress
+		       ? config->progress(config->user, atomic_load(&search->done), count_parts(search))
+		       : STATUS_OK;
 }
 
 static enum status flush_keys(struct sieve *sieve)
 {
-	size_t kept = records_sort(sieve->keys, sieve->key_count, KEY_WIDTH);
-	sieve->key_count = 0;
+	size_t kept = records_sort(sieve->keys, sieve->count, KEY_WIDTH);
+	sieve->count = 0;
 	return record_writer_add(sieve->file, 0, sieve->keys, kept);
 }
 
 static enum status add_key(struct sieve *sieve, const uint64_t *key)
 {
-	if (sieve->key_count >= sieve->key_limit)
+	if (sieve->count >= sieve->limit)
 		TRY(flush_keys(sieve));
-	TRY(memory_grow((void **)&sieve->keys, &sieve->key_capacity, sieve->key_count + 1,
+	TRY(memory_grow((void **)&sieve->keys, &sieve->capacity, sieve->count + 1,
 		KEY_WIDTH * sizeof *sieve->keys, "keys to drop"));
-	memcpy(sieve->keys + sieve->key_count++ * KEY_WIDTH, key, KEY_WIDTH * sizeof *key);
+	memcpy(sieve->keys + sieve->count++ * KEY_WIDTH, key, KEY_WIDTH * sizeof *key);
 	return STATUS_OK;
 }
 
 /* Keeps the smallest key of each hash; the others are to be dropped. */
-static enum status sift(struct sieve *sieve)
-{
-	size_t count = records_sort(sieve->records, sieve->count, BAND_WIDTH), kept = 0;
-	for (size_t i = 0; i < count; i++) {
-		const uint64_t *record = sieve->records + i * BAND_WIDTH;
-		if (kept && record[0] == sieve->records[(kept - 1) * BAND_WIDTH]) {
-			TRY(add_key(sieve, record + 1));
-			continue;
-		}
-		memmove(sieve->records + kept++ * BAND_WIDTH, record, BAND_WIDTH * sizeof *record);
-	}
-	sieve->count = kept;
-	return STATUS_OK;
-}
-
-static enum status take_records(void *user, uint64_t *records, size_t count)
+static enum status sift(void *user, const uint64_t *previous, const uint64_t *record, bool *keep)
 {
 	struct sieve *sieve = user;
-	if (sieve->count + count > sieve->limit && sieve->count) {
-		TRY(sift(sieve));
-		/* Different hashes, far more than a part should have: they must be held all the same. */
-		if (sieve->count > sieve->limit / 2)
-			sieve->limit *= 2;
-	}
-	TRY(memory_grow((void **)&sieve->records, &sieve->capacity, sieve->count + count,
-		BAND_WIDTH * sizeof *sieve->records, "band hashes"));
-	memcpy(sieve->records + sieve->count * BAND_WIDTH, records, count * BAND_WIDTH * sizeof *records);
-	sieve->count += count;
-	return STATUS_OK;
+	if (++sieve->seen % TELL_RECORDS == 0)
+		TRY(tell_progress(sieve->search));
+	*keep = !previous || previous[0] != record[0];
+	return *keep ? STATUS_OK : add_key(sieve, record + 1);
 }
 
-static enum status tell_progress(struct search *search)
+static void unit_of_sieve(void *user, size_t unit, char path[RECORD_PATH])
 {
-	const struct near_search *config = search->config;
-	uint64_t total = count_parts(config, search->bits);
-	return config->progress ? config->progress(config->user, atomic_load(&search->done), total)
-				: STATUS_OK;
+	const struct sieve *sieve = user;
+	near_unit_path(sieve->search->config->directory, unit, path);
 }
 
-/* Records that a worker holds; sorting may take as much again as it sorts. */
-static uint64_t most_records(const struct near_search *config)
+/* A worker's share of the memory: half of it for runs, half for keys, which sorting may take as much of again. */
+static uint64_t memory_share(const struct near_search *config)
 {
-	uint64_t most = config->memory / (uint64_t)config->workers / 4 / (BAND_WIDTH * 8);
-	return most < LEAST_RECORDS ? LEAST_RECORDS : most;
+	return config->memory / (uint64_t)config->workers / 2;
+}
+
+static size_t most_runs(const struct near_search *config, int workers)
+{
+	uint64_t most = memory_share(config) / RECORD_MERGE_RUN;
+	uint64_t files = OPEN_FILES / (uint64_t)workers;
+	most = most < files ? most : files;
+	return most < LEAST_RUNS ? LEAST_RUNS : most < MOST_RUNS ? most : MOST_RUNS;
 }
 
 static enum status sift_part(struct search *search, struct sieve *sieve, uint64_t number)
 {
 	const struct near_search *config = search->config;
-	struct record_format format = record_format(&config->format, BAND_WIDTH);
-	int bits = search->bits;
-	uint64_t band = number >> bits, part = number & ((UINT64_C(1) << bits) - 1);
-	uint64_t first = bits ? part << (64 - bits) : 0;
-	uint64_t last = bits ? first + (UINT64_MAX >> bits) : UINT64_MAX;
-	char path[NEAR_PATH];
-	sieve->limit = most_records(config);
+	uint64_t part = number & ((UINT64_C(1) << search->bits) - 1);
+	uint64_t first = search->bits ? part << (64 - search->bits) : 0;
+	char between[NEAR_PATH];
+	snprintf(between, sizeof between, "%s/between-%d", config->directory, (int)number);
+	struct record_merge merge = {.format = record_format(&config->format, BAND_WIDTH),
+		.list = number >> search->bits,
+		.first = first,
+		.last = first + (UINT64_MAX >> search->bits),
+		.files = config->units,
+		.path = unit_of_sieve,
+		.between = between,
+		.most = most_runs(config, config->workers),
+		.filter = sift,
+		.user = sieve};
+	uint64_t keys = memory_share(config) / 2 / (KEY_WIDTH * 8);
+	sieve->limit = keys < LEAST_KEYS ? LEAST_KEYS : keys;
 	sieve->count = 0;
-	for (size_t unit = 0; unit < config->units; unit++) {
-		near_unit_path(config->directory, unit, path);
-		TRY(tell_progress(search));
-		TRY(record_file_read(path, &format, band, first, last, take_records, sieve));
-	}
-	return sift(sieve);
-}
-
-static enum status sift_parts(struct search *search, struct sieve *sieve, uint64_t file)
-{
-	uint64_t end = first_part(search->config, search->bits, file + 1);
-	sieve->key_limit = most_records(search->config);
-	sieve->key_count = 0;
-	for (uint64_t part = first_part(search->config, search->bits, file); part < end; part++) {
-		TRY(sift_part(search, sieve, part));
-		atomic_fetch_add(&search->done, 1);
-	}
+	TRY(record_merge_run(&merge, NULL));
 	return flush_keys(sieve);
 }
 
-static enum status make_file(struct search *search, struct sieve *sieve, uint64_t number)
+static enum status make_part(struct search *search, struct sieve *sieve, uint64_t number)
 {
-	const struct near_search *config = search->config;
-	struct record_format format = record_format(&config->format, KEY_WIDTH);
+	struct record_format format = record_format(&search->config->format, KEY_WIDTH);
 	char path[NEAR_PATH];
-	drop_path(config, search->bits, number, path);
-	if (file_exists(path) && check_lists(path, &format, 1) == STATUS_OK) {
-		atomic_fetch_add(&search->done, first_part(config, search->bits, number + 1) -
-							first_part(config, search->bits, number));
-		return tell_progress(search);
+	TRY(tell_progress(search));
+	drop_path(search, number, path);
+	if (!file_exists(path) || record_file_check(path, &format) != STATUS_OK) {
+		TRY(record_writer_open(path, &format, &sieve->file));
+		enum status status = sift_part(search, sieve, number);
+		if (status != STATUS_OK) {
+			record_writer_abandon(sieve->file);
+			return status;
+		}
+		TRY(record_writer_publish(sieve->file, false));
 	}
-	TRY(record_writer_open(path, &format, &sieve->file));
-	enum status status = sift_parts(search, sieve, number);
-	struct record_writer *file = sieve->file;
-	sieve->file = NULL;
-	if (status != STATUS_OK) {
-		record_writer_abandon(file);
-		return status;
-	}
-	TRY(record_writer_publish(file, false));
+	atomic_fetch_add(&search->done, 1);
 	return tell_progress(search);
 }
 
-static enum status take_file(void *context, int worker, uint64_t task)
+static enum status take_part(void *context, int worker, uint64_t task)
 {
 	struct search *search = context;
+	struct sieve *sieve = &search->sieves[worker];
 	double start = threads_processor_seconds(), *seconds = search->config->seconds;
-	enum status status = make_file(search, &search->sieves[worker], task);
+	sieve->search = search;
+	enum status status = make_part(search, sieve, task);
 	if (seconds && worker > 0) /* worker 0 is the caller of near_search_run, all of which is counted */
 		seconds[worker] += threads_processor_seconds() - start;
 	return status;
 }
 
-/* Parts so small that a worker's share of the memory holds twice their records. */
-static int choose_bits(const struct near_search *config, uint64_t documents)
+static enum status make_parts(struct search *search)
 {
-	uint64_t room = most_records(config) / 2;
-	int bits = 0;
-	while (bits < MOST_BITS && documents >> bits > room)
-		bits++;
-	return bits;
+	const struct near_search *config = search->config;
+	size_t workers = (size_t)config->workers;
+	TRY(memory_alloc((void **)&search->sieves, workers, sizeof *search->sieves, "workers"));
+	enum status status = threads_run(config->workers, count_parts(search), take_part, search);
+	for (size_t i = 0; i < workers; i++)
+		free(search->sieves[i].keys);
+	free(search->sieves);
+	return status;
 }
 
-/* Drop files of a search with another number of parts. */
-static enum status remove_others(const struct near_search *config, int bits)
+/* Files whose names begin with `prefix`, but not with `but` (NULL: all of them). */
+static enum status remove_files(const char *directory, const char *prefix, const char *but)
 {
-	char **names, own[16];
+	char **names;
 	size_t count;
-	TRY(directory_list(config->directory, &names, &count));
+	TRY(directory_list(directory, &names, &count));
 	enum status status = STATUS_OK;
-	snprintf(own, sizeof own, "drops-%02d-", bits);
 	for (size_t i = 0; i < count && status == STATUS_OK; i++) {
 		char *path;
-		if (strncmp(names[i], "drops-", 6) != 0 || strncmp(names[i], own, strlen(own)) == 0)
+		if (strncmp(names[i], prefix, strlen(prefix)) != 0 ||
+			(but && strncmp(names[i], but, strlen(but)) == 0))
 			continue;
-		status = path_join(&path, config->directory, names[i]);
+		status = path_join(&path, directory, names[i]);
 		if (status == STATUS_OK) {
 			status = file_remove(path);
 			free(path);
@@ -383,79 +351,62 @@ static enum status remove_others(const struct near_search *config, int bits)
 	return status;
 }
 
-static enum status publish_found(const char *path, int bits)
+static void part_of_search(void *user, size_t part, char path[RECORD_PATH])
 {
-	cJSON *json = cJSON_CreateObject();
-	enum status status = json && json_add_u64(json, "partition bits", (uint64_t)bits)
-				     ? json_publish(path, json)
-				     : error_set(STATUS_MEMORY, "no memory to record the near-duplicates");
-	cJSON_Delete(json);
-	return status;
+	drop_path(user, part, path);
 }
 
-/* The bits of a search that is complete; false if there is none. */
-static bool recall_found(const char *path, int *bits)
-{
-	cJSON *json;
-	uint64_t number = UINT64_MAX;
-	if (!file_exists(path) || json_read_file(path, &json) != STATUS_OK)
-		return false;
-	if (json_get_u64(path, json, "partition bits", &number) != STATUS_OK)
-		number = UINT64_MAX;
-	cJSON_Delete(json);
-	*bits = (int)number;
-	return number <= MOST_BITS;
-}
-
-static enum status count_documents(struct search *search)
+/* All parts' keys, in order. */
+static enum status join_parts(struct search *search, const char *path)
 {
 	const struct near_search *config = search->config;
-	struct record_format format = record_format(&config->format, BAND_WIDTH);
-	char path[NEAR_PATH];
-	for (size_t unit = 0; unit < config->units; unit++) {
-		uint64_t records;
-		near_unit_path(config->directory, unit, path);
-		TRY(record_file_count(path, &format, 0, &records));
-		search->documents += records;
+	struct record_format format = record_format(&config->format, KEY_WIDTH);
+	struct record_writer *writer;
+	char between[NEAR_PATH];
+	snprintf(between, sizeof between, "%s/between-all", config->directory);
+	struct record_merge merge = {.format = format,
+		.last = UINT64_MAX,
+		.files = count_parts(search),
+		.path = part_of_search,
+		.between = between,
+		.most = most_runs(config, 1),
+		.user = search};
+	TRY(record_writer_open(path, &format, &writer));
+	enum status status = record_merge_run(&merge, writer);
+	if (status != STATUS_OK) {
+		record_writer_abandon(writer);
+		return status;
 	}
-	return STATUS_OK;
+	return record_writer_publish(writer, true);
 }
 
-/* Those files that are not there. */
-static enum status make_files(struct search *search)
+static enum status find(struct search *search, const char *path)
 {
-	const struct near_search *config = search->config;
-	size_t workers = (size_t)config->workers;
-	TRY(memory_alloc((void **)&search->sieves, workers, sizeof *search->sieves, "workers"));
-	enum status status =
-		threads_run(config->workers, count_files(config, search->bits), take_file, search);
-	for (size_t i = 0; i < workers; i++) {
-		free(search->sieves[i].records);
-		free(search->sieves[i].keys);
-	}
-	free(search->sieves);
-	return status;
+	const char *directory = search->config->directory;
+	struct record_format format = record_format(&search->config->format, KEY_WIDTH);
+	char own[16];
+	if (file_exists(path) && record_file_check(path, &format) == STATUS_OK)
+		return STATUS_OK;
+	search->bits = choose_bits(search->config);
+	snprintf(own, sizeof own, "drops-%02d-", search->bits);
+	TRY(remove_files(directory, "drops-", own)); /* of a search in other parts */
+	TRY(remove_files(directory, "between-", NULL));
+	TRY(make_parts(search));
+	TRY(join_parts(search, path));
+	return remove_files(directory, "drops-", NULL);
 }
 
-static enum status find(struct search *search, const char *found_path)
-{
-	if (recall_found(found_path, &search->bits))
-		return make_files(search);
-	TRY(count_documents(search));
-	search->bits = choose_bits(search->config, search->documents);
-	TRY(remove_others(search->config, search->bits));
-	TRY(make_files(search));
-	return publish_found(found_path, search->bits);
-}
-
-enum status near_search_run(const struct near_search *config, int *bits)
+enum status near_search_run(const struct near_search *config, struct record_file **dropped)
 {
 	struct search search = {.config = config};
+	struct record_format format = record_format(&config->format, KEY_WIDTH);
 	double start = threads_processor_seconds();
 	char *path;
-	TRY(path_join(&path, config->directory, "drop.json"));
+	*dropped = NULL;
+	TRY(path_join(&path, config->directory, "dropped"));
 	enum status status = find(&search, path);
-	*bits = search.bits;
+	if (status == STATUS_OK)
+		status = record_file_open(path, &format, dropped);
 	free(path);
 	if (config->seconds)
 		config->seconds[0] += threads_processor_seconds() - start;
@@ -502,15 +453,9 @@ static enum status mark(void *user, uint64_t *keys, size_t count)
 	return STATUS_OK;
 }
 
-enum status near_search_mark(const struct near_search *search, int bits, uint64_t first, uint64_t last,
+enum status near_search_mark(const struct record_file *dropped, uint64_t first, uint64_t last,
 	const struct spill_document *documents, size_t count, bool *drop)
 {
-	struct record_format format = record_format(&search->format, KEY_WIDTH);
-	char path[NEAR_PATH];
-	struct marking marking = {path, documents, count, drop};
-	for (uint64_t file = 0; file < count_files(search, bits); file++) {
-		drop_path(search, bits, file, path);
-		TRY(record_file_read(path, &format, 0, first, last, mark, &marking));
-	}
-	return STATUS_OK;
+	struct marking marking = {record_file_path(dropped), documents, count, drop};
+	return record_file_read(dropped, 0, first, last, mark, &marking);
 }

@@ -15,20 +15,20 @@
  *    DIR/near-000000 ...          pass 1, beside each unit: {band hash, key} of each document that has a
  *                                 signature, a list for each band (data/record_file.h, width 3: u64 band
  *                                 hash, u64 key high, u64 key low), the more runs the less memory
- *    DIR/drops-04-013 ...         between the passes: the keys that are dropped (width 2: u64 key high, u64
- *                                 key low; list 0), by the bands' hashes, each band's cut into 2^4 equal
- *                                 parts. The parts of all bands are shared out, in order, to at most 256
- *                                 files, of which this is number 13
- *    DIR/drop.json                all of those are there: {"partition bits": 4}
+ *    DIR/drops-04-013 ...         between the passes: the keys that part 13 of the band hashes drops, each band being cut
+ *                                 into 2^4 equal parts, numbered through (width 2: u64 key high, u64 key low; list 0)
+ *    DIR/dropped                  all of those, each once, in order: what pass 2 asks. They are gone then
+ *    DIR/between-13-0 ...         runs of part 13 on the way
  *
- * The hashes of a band are cut into as many parts as it takes to sort one in a worker's share of the memory.
- * One hash that very many documents share needs no more: what has a smaller key beside it is written out and
- * forgotten whenever the memory is full. Each file appears when complete, so a search that was stopped goes
- * on; with another memory it may begin anew. Nothing but drop.json is synced: what an earlier run left is read
+ * A part's records are merged in order (data/record_merge.h), so that of those that share a hash the smallest key
+ * comes first, and none need be held. The units' files are opened once for each part and once for each of their runs,
+ * and there are no more parts than it takes to keep the workers busy. Every record is read log(runs) / log(most)
+ * times, `most` being the runs that are read at once: with 1 MB for each worker 17, with 15 MB 256. So time grows with
+ * the documents, whatever the memory. Each file appears when complete, so a search that was stopped goes
+ * on; with other workers it may begin anew. Nothing but `dropped` is synced: what an earlier run left is read
  * whole before it is used, and made anew if a power failure damaged it. Pass 2 marks the documents of a range
- * of keys with no memory but the index and a block of a file; for each range it looks into every file of keys,
- * so their number is bounded, and their runs are as long as a worker's share of the memory. On the disk: 24
- * bytes a document and band in near-*, and at most 16 in drops-*.
+ * of keys with no memory but a block of `dropped` and its index, a 400th of it. On the disk: 24 bytes a document and
+ * band in near-*, as much of the bands under way in between-*, and at most 16 in drops-*.
  */
 #ifndef DATA_NEAR_DUPLICATES_H
 #define DATA_NEAR_DUPLICATES_H
@@ -88,15 +88,14 @@ struct near_search {
 enum { NEAR_PATH = 4352 };
 void near_unit_path(const char *directory, size_t unit, char path[NEAR_PATH]);
 
-/* Writes what drop.json stands for, as far as it is not there; *bits are its partition bits. One process at a
- * time. */
-enum status near_search_run(const struct near_search *search, int *bits) MUST_USE;
+/* Opens what the search found: makes `dropped` if it is not there, or damaged. One process at a time. */
+enum status near_search_run(const struct near_search *search, struct record_file **dropped) MUST_USE;
 
 /* ---- pass 2 ---- */
 
 /* Sets drop[i] of each document of the keys' upper halves [first, last] that is to be dropped; the documents
  * are those of spill_range_get, in key order. Any thread. */
-enum status near_search_mark(const struct near_search *search, int bits, uint64_t first, uint64_t last,
+enum status near_search_mark(const struct record_file *dropped, uint64_t first, uint64_t last,
 	const struct spill_document *documents /* [count] */, size_t count,
 	bool *drop /* [count], set to false by the caller */) MUST_USE;
 

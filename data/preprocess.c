@@ -434,6 +434,7 @@ enum status preprocess_run(const struct preprocess_config *config, struct prepro
 	enum status status = run_job(&job, result);
 	pthread_mutex_destroy(&job.progress_mutex);
 	claims_close(&job.claims);
+	record_file_close(job.near_dropped);
 	input_list_close(&job.inputs);
 	free(job.pieces);
 	free(job.units);

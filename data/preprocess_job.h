@@ -53,9 +53,9 @@ struct preprocess_job {
 	uint64_t unit_bytes, shard_bytes;
 	enum corpus_dtype dtype;
 	struct spill_format format;
-	char *work;              /* DIR/work */
-	struct near_search near; /* with near_bands */
-	int near_bits;
+	char *work;                       /* DIR/work */
+	struct near_search near;          /* with near_bands */
+	struct record_file *near_dropped; /* once they are found */
 	bool resumed;
 	bool useless; /* there was nothing in the inputs: work/ is to be removed */
 

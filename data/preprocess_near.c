@@ -46,10 +46,10 @@ enum status job_find_near(struct preprocess_job *job)
 	atomic_store(&job->bytes_done, 0);
 	atomic_store(&job->progress_last, 0); /* that it has begun is told at once */
 	if (!config->profile)
-		return near_search_run(&job->near, &job->near_bits);
+		return near_search_run(&job->near, &job->near_dropped);
 	TRY(memory_alloc(
 		(void **)&job->near.seconds, (size_t)config->workers, sizeof(double), "the profile"));
-	enum status status = near_search_run(&job->near, &job->near_bits);
+	enum status status = near_search_run(&job->near, &job->near_dropped);
 	for (int worker = 0; worker < config->workers; worker++)
 		config->profile[worker][PREPROCESS_SEARCH] += job->near.seconds[worker];
 	free(job->near.seconds);
@@ -67,8 +67,7 @@ enum status job_drop_near(const struct preprocess_job *job, uint64_t first, uint
 	bool *marked;
 	spill_range_get(range, &documents, &count, &tokens, &seen);
 	TRY(memory_alloc((void **)&marked, count, sizeof *marked, "a key range"));
-	enum status status =
-		near_search_mark(&job->near, job->near_bits, first, last, documents, count, marked);
+	enum status status = near_search_mark(job->near_dropped, first, last, documents, count, marked);
 	if (status == STATUS_OK)
 		*dropped = spill_range_remove(range, marked);
 	free(marked);

@@ -37,8 +37,8 @@ static void write_mended(struct fuzz_input input, int width)
 }
 
 struct visit {
-	int width;
-	uint64_t count, sum;
+	struct record_format format;
+	uint64_t first, last, count, sum;
 };
 
 static enum status visit(void *user, uint64_t *records, size_t count)
@@ -46,9 +46,42 @@ static enum status visit(void *user, uint64_t *records, size_t count)
 	struct visit *seen = user;
 	CHECK(count >= 1 && count <= RECORD_BLOCK, "%zu records", count);
 	seen->count += count;
-	for (size_t i = 0; i < count * (size_t)seen->width; i++)
+	for (size_t i = 0; i < count * (size_t)seen->format.width; i++)
 		seen->sum += records[i]++; /* they may be changed */
 	return STATUS_OK;
+}
+
+static enum status visit_run(void *user, const struct record_run *run)
+{
+	struct visit *seen = user;
+	struct record_cursor *cursor;
+	const uint64_t *records;
+	size_t count = 1;
+	CHECK(run->blocks, "a run of nothing");
+	TRY(record_cursor_open(fuzz_path("records"), &seen->format, run, seen->first, seen->last, &cursor));
+	enum status status = STATUS_OK;
+	while (status == STATUS_OK && count) {
+		status = record_cursor_next(cursor, &records, &count);
+		for (size_t i = 0; status == STATUS_OK && i < count * (size_t)seen->format.width; i++)
+			seen->sum += records[i];
+		seen->count += status == STATUS_OK ? count : 0;
+	}
+	record_cursor_close(cursor);
+	return status;
+}
+
+/* Both ways to read a part of a list find the same. */
+static void read_part(const struct record_file *file, struct record_format format, uint64_t list,
+	uint64_t first, uint64_t last, uint64_t most)
+{
+	struct visit at_once = {format, first, last, 0, 0}, by_runs = at_once;
+	enum status read = record_file_read(file, list, first, last, visit, &at_once);
+	enum status merged = record_file_runs(file, list, first, last, visit_run, &by_runs);
+	CHECK(read == merged, "read: %d, by runs: %d", read, merged);
+	CHECK(read == STATUS_OK || strstr(error_message(), "records"), "names no file: %s", error_message());
+	CHECK(read != STATUS_OK || (at_once.count == by_runs.count && at_once.sum == by_runs.sum),
+		"by runs there are other records");
+	CHECK(read != STATUS_OK || at_once.count <= most, "more in a part than in all");
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t bytes)
@@ -56,24 +89,21 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t bytes)
 	struct fuzz_input input = {data, bytes};
 	uint32_t mode = fuzz_take(&input, 1);
 	struct record_format format = {1 + (int)(mode >> 1 & 3) % RECORD_WIDTH, job};
+	struct record_file *file;
 	if (mode & 1)
 		fuzz_write("records", input.data, input.bytes);
 	else
 		write_mended(input, format.width);
-	const char *path = fuzz_path("records");
-	for (uint64_t list = 0; list < 2; list++) {
-		struct visit all = {format.width, 0, 0}, some = {format.width, 0, 0};
-		uint64_t count;
-		enum status counted = record_file_count(path, &format, list, &count);
-		CHECK(counted == STATUS_OK || strstr(error_message(), "records"), "names no file: %s",
-			error_message());
-		enum status status = record_file_read(path, &format, list, 0, UINT64_MAX, visit, &all);
-		CHECK(counted == STATUS_OK || status != STATUS_OK, "read, but not counted");
-		CHECK(status != STATUS_OK || all.count == count, "%u records", (unsigned)all.count);
-		if (record_file_read(path, &format, list, 100, UINT64_C(1) << 60, visit, &some) ==
-				STATUS_OK &&
-			status == STATUS_OK)
-			CHECK(some.count <= count, "more in a part than in all");
+	enum status status = record_file_open(fuzz_path("records"), &format, &file);
+	if (status != STATUS_OK) {
+		CHECK(strstr(error_message(), "records"), "names no file: %s", error_message());
+		return 0;
 	}
+	for (uint64_t list = 0; list < 2; list++) {
+		read_part(file, format, list, 0, UINT64_MAX, UINT64_MAX);
+		read_part(file, format, list, 100, UINT64_C(1) << 60, bytes / 8);
+	}
+	record_file_close(file);
+	CHECK(record_file_check(fuzz_path("records"), &format) != STATUS_IO, "%s", error_message());
 	return 0;
 }

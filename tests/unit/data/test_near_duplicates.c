@@ -96,12 +96,14 @@ static void clean(void)
 	assert_int_equal(directory_create(root), STATUS_OK);
 }
 
-/* Marks in a few ranges of keys, and compares with the oracle. */
-static void expect_oracle(const struct near_search *search, int bits)
+/* Searches, marks in a few ranges of keys, and compares with the oracle. */
+static void expect_oracle(const struct near_search *search)
 {
 	static bool drop[MOST];
+	struct record_file *dropped_keys;
 	uint64_t step = UINT64_MAX / 3 + 1, dropped = 0;
 	size_t at = 0;
+	assert_int_equal(near_search_run(search, &dropped_keys), STATUS_OK);
 	for (uint64_t part = 0; part < 3; part++) {
 		uint64_t first = part * step, last = part == 2 ? UINT64_MAX : first + step - 1;
 		size_t n = 0;
@@ -109,13 +111,14 @@ static void expect_oracle(const struct near_search *search, int bits)
 			n++;
 		memset(drop, 0, sizeof drop);
 		assert_int_equal(
-			near_search_mark(search, bits, first, last, sorted + at, n, drop), STATUS_OK);
+			near_search_mark(dropped_keys, first, last, sorted + at, n, drop), STATUS_OK);
 		for (size_t i = 0; i < n; i++) {
 			assert_int_equal(drop[i], documents[at + i].drop);
 			dropped += drop[i];
 		}
 		at += n;
 	}
+	record_file_close(dropped_keys);
 	assert_int_equal(at, count);
 	assert_true(count < 100 || dropped > 0);
 }
@@ -129,19 +132,20 @@ static void rule(void **state)
 		size_t units;
 		int workers;
 		uint64_t memory;
-		bool cut; /* into several parts */
 	} cases[] = {
-		{0, 1, 1, 1, 1 << 20, false},
-		{1, 1, 1, 2, 1 << 20, false},
-		{2, 1, 2, 1, 1 << 20, false},
-		{300, 100, 1, 1, 1 << 20, false},
-		{300, 1000, 7, 3, 1 << 20, false},
-		{2500, 100000, 3, 2, 1, true},
-		{2500, 3000, 5, 1, 1 << 17, true},
-		{2500, 2000, 4, 4, 1, true},
-		/* one hash for all: far more records than the memory holds */
-		{2500, 1, 2, 1, 1, true},
-		{2500, 3, 9, 2, 1, true},
+		{0, 1, 1, 1, 1 << 20},
+		{1, 1, 1, 2, 1 << 20},
+		{2, 1, 2, 1, 1 << 20},
+		{300, 100, 1, 1, 1 << 20},
+		{300, 1000, 7, 3, 1 << 20},
+		{2500, 100000, 3, 2, 1},
+		{2500, 3000, 5, 1, 1 << 17},
+		{2500, 2000, 4, 4, 1},
+		/* more runs than are merged at once, twice over; one hash for all */
+		{2500, 50000, 90, 1, 1},
+		{2500, 2000, 90, 20, 1},
+		{2500, 1, 90, 1, 1},
+		{2500, 3, 9, 2, 1},
 	};
 	uint64_t seed = 1;
 	for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
@@ -150,48 +154,70 @@ static void rule(void **state)
 			.units = cases[i].units,
 			.workers = cases[i].workers,
 			.memory = cases[i].memory};
-		int bits;
 		clean();
 		make_documents(&seed, cases[i].documents, cases[i].values);
 		write_units(&seed, cases[i].units);
-		assert_int_equal(near_search_run(&search, &bits), STATUS_OK);
-		assert_int_equal(bits > 0, cases[i].cut);
-		expect_oracle(&search, bits);
+		expect_oracle(&search);
 	}
 }
 
-/* Any number of parts goes to a bounded number of files: each range of pass 2 opens all of them. */
-static void files_are_few(void **state)
+/* ---- how much is read ---- */
+
+static atomic_long opened, bytes_read;
+
+static int count_open(const char *path, int flags, mode_t mode)
+{
+	atomic_fetch_add(&opened, strstr(path, "/near-") != NULL);
+	return file_operations_system.open(path, flags, mode);
+}
+
+static ssize_t count_read(int fd, void *buffer, size_t bytes, off_t offset)
+{
+	ssize_t got = file_operations_system.pread(fd, buffer, bytes, offset);
+	atomic_fetch_add(&bytes_read, got);
+	return got;
+}
+
+static long units_bytes(size_t units)
+{
+	struct stat info;
+	char path[NEAR_PATH];
+	long sum = 0;
+	for (size_t unit = 0; unit < units; unit++) {
+		near_unit_path(root, unit, path);
+		must(file_stat(path, &info));
+		sum += info.st_size;
+	}
+	return sum;
+}
+
+/* With as little memory as there may be, each byte and unit of twice the documents in twice the units costs hardly
+ * more: log(n), not n. */
+static void work_grows_with_the_documents(void **state)
 {
 	(void)state;
-	char **names;
-	size_t files, found = 0;
-	uint64_t seed = 2;
-	int bits;
-	struct near_search search = {
-		.directory = root, .units = 2, .workers = 2, .memory = 1}; /* 8 parts a band */
-	clean();
-	make_documents(&seed, 2500, 3000);
-	format.bands = 60;
-	search.format = format;
-	write_units(&seed, search.units);
-	assert_int_equal(near_search_run(&search, &bits), STATUS_OK);
-	assert_true(format.bands << bits > 400);
-	expect_oracle(&search, bits);
-	must(directory_list(root, &names, &files));
-	for (size_t i = 0; i < files; i++)
-		found += strncmp(names[i], "drop", 4) == 0;
-	directory_list_free(names, files);
-	assert_int_equal(found, 256 + 1); /* and drop.json */
-	/* What is lost, the first or the last, is made anew with what it had. */
-	for (int lost = 0; lost < 256; lost += 255) {
-		char path[NEAR_PATH];
-		snprintf(path, sizeof path, "%s/drops-%02d-%03d", root, bits, lost);
-		must(file_remove(path));
-		assert_int_equal(near_search_run(&search, &bits), STATUS_OK);
-		expect_oracle(&search, bits);
+	struct file_operations counting = file_operations_system;
+	double cost[2];
+	counting.open = count_open;
+	counting.pread = count_read;
+	for (size_t twice = 0; twice < 2; twice++) {
+		uint64_t seed = 4;
+		struct near_search search = {
+			.format = format, .directory = root, .units = 30 << twice, .workers = 1, .memory = 1};
+		clean();
+		make_documents(&seed, 1200 << twice, UINT64_MAX);
+		write_units(&seed, search.units);
+		struct record_file *dropped;
+		opened = bytes_read = 0;
+		file_system = &counting;
+		assert_int_equal(near_search_run(&search, &dropped), STATUS_OK);
+		file_system = &file_operations_system;
+		record_file_close(dropped);
+		cost[twice] = (double)bytes_read / (double)units_bytes(search.units);
+		/* For each band: once to look for runs, of which a unit has three at most, and once for each. */
+		assert_in_range(opened, BANDS * search.units * 2, BANDS * search.units * 4);
 	}
-	format.bands = BANDS;
+	assert_true(cost[1] < cost[0] * 1.25);
 }
 
 /* ---- stops ---- */
@@ -208,59 +234,82 @@ static enum status stop(void *user, uint64_t done, uint64_t total)
 							: error_set(STATUS_INTERRUPTED, "stopped");
 }
 
+static size_t count_files(const char *prefix)
+{
+	char **names;
+	size_t files, found = 0;
+	must(directory_list(root, &names, &files));
+	for (size_t i = 0; i < files; i++)
+		found += strncmp(names[i], prefix, strlen(prefix)) == 0;
+	directory_list_free(names, files);
+	return found;
+}
+
 static void stopped_and_gone_on_with(void **state)
 {
 	(void)state;
 	uint64_t seed = 8;
-	int bits, stops = 0;
+	int stops = 0;
 	struct stopping stopping;
+	struct record_file *dropped;
 	struct near_search search = {
-		.format = format, .directory = root, .units = 3, .progress = stop, .user = &stopping};
+		.format = format, .directory = root, .units = 30, .progress = stop, .user = &stopping};
 	clean();
 	make_documents(&seed, 2500, 5000);
-	write_units(&seed, 3);
+	write_units(&seed, 30);
+	size_t most = 0;
 	for (;;) {
-		search.workers = 1 + stops % 3;
-		search.memory = stops % 5 < 4 ? 1 << 18 : 1 << 17;
-		atomic_store(&stopping.left, 9 + stops * 2);
-		enum status status = near_search_run(&search, &bits);
+		search.workers = 1 + stops / 2 % 3;
+		search.memory = 1;
+		atomic_store(&stopping.left, 1 + stops);
+		enum status status = near_search_run(&search, &dropped);
 		if (status == STATUS_OK)
 			break;
 		assert_int_equal(status, STATUS_INTERRUPTED);
 		stops++;
 		assert_in_range(stops, 1, 1000);
+		size_t parts = count_files("drops-");
+		most = parts > most ? parts : most;
 	}
-	assert_in_range(stops, 2, 1000);
-	expect_oracle(&search, bits);
-	/* Complete: with other memory it stays as it is, and what is lost or damaged is made anew. */
-	int first_bits = bits;
-	char path[NEAR_PATH];
+	assert_in_range(stops, 3, 1000);
+	assert_in_range(most, 1, BANDS * 2);
+	record_file_close(dropped);
+	assert_int_equal(count_files("drops-") + count_files("between-"), 0);
 	search.progress = NULL;
-	for (int damage = 0; damage < 3; damage++) {
-		snprintf(path, sizeof path, "%s/drops-%02d-002", root, bits);
-		if (damage == 1)
-			assert_int_equal(file_remove(path), STATUS_OK);
-		if (damage == 2)
-			assert_int_equal(file_publish(path, "rubbish", 7), STATUS_OK);
-		search.memory = 1 << 30;
-		assert_int_equal(near_search_run(&search, &bits), STATUS_OK);
-		assert_int_equal(bits, first_bits);
-		expect_oracle(&search, bits);
+	expect_oracle(&search);
+	/* Complete: nothing else is looked at. What is lost or damaged is made anew. */
+	const char *path = in_root("dropped");
+	char unit[NEAR_PATH], *data;
+	size_t bytes;
+	near_unit_path(root, 7, unit);
+	must(file_read_all(unit, 1 << 20, &data, &bytes));
+	must(file_publish(unit, "rubbish", 7));
+	expect_oracle(&search);
+	for (int damage = 0; damage < 2; damage++) {
+		must(damage ? file_remove(path) : file_publish(path, "rubbish", 7));
+		assert_int_equal(near_search_run(&search, &dropped), STATUS_CORRUPT);
 	}
-	snprintf(path, sizeof path, "%s/drop.json", root);
-	assert_int_equal(file_publish(path, "{", 1), STATUS_OK);
-	assert_int_equal(near_search_run(&search, &bits), STATUS_OK);
-	assert_int_equal(bits, 0);
-	expect_oracle(&search, bits);
+	must(file_publish(unit, data, bytes));
+	free(data);
+	expect_oracle(&search);
+	/* Parts that a search left, sound and damaged, and what it had between. */
+	must(file_remove(path));
+	char part[NEAR_PATH];
+	snprintf(part, sizeof part, "%s/drops-00-002", root);
+	must(file_publish(part, "rubbish", 7));
+	snprintf(part, sizeof part, "%s/between-2-0", root);
+	must(file_publish(part, "rubbish", 7));
+	expect_oracle(&search);
+	assert_int_equal(count_files("drops-") + count_files("between-"), 0);
 }
 
 static void damage_is_named(void **state)
 {
 	(void)state;
 	uint64_t seed = 8;
-	int bits;
 	char path[NEAR_PATH];
 	bool drop[1] = {false};
+	struct record_file *dropped;
 	struct near_search search = {
 		.format = format, .directory = root, .units = 2, .workers = 1, .memory = 1 << 20};
 	clean();
@@ -271,17 +320,18 @@ static void damage_is_named(void **state)
 	struct near_format other = format;
 	other.job.low++;
 	assert_int_equal(near_unit_check(path, &other), STATUS_CORRUPT);
-	assert_int_equal(near_search_run(&search, &bits), STATUS_OK);
-	assert_int_equal(near_search_mark(&search, bits, 0, UINT64_MAX, sorted, 1, drop), STATUS_CORRUPT);
-	assert_non_null(strstr(error_message(), "drops-00-000: names a document"));
+	assert_int_equal(near_search_run(&search, &dropped), STATUS_OK);
+	assert_int_equal(near_search_mark(dropped, 0, UINT64_MAX, sorted, 1, drop), STATUS_CORRUPT);
+	assert_non_null(strstr(error_message(), "dropped: names a document"));
+	record_file_close(dropped);
 	clean();
 	write_units(&seed, 2);
 	assert_int_equal(file_publish(path, "rubbish", 7), STATUS_OK);
 	assert_int_equal(near_unit_check(path, &format), STATUS_CORRUPT);
-	assert_int_equal(near_search_run(&search, &bits), STATUS_CORRUPT);
+	assert_int_equal(near_search_run(&search, &dropped), STATUS_CORRUPT);
 	assert_non_null(strstr(error_message(), "near-000001"));
 	assert_int_equal(file_remove(path), STATUS_OK);
-	assert_int_equal(near_search_run(&search, &bits), STATUS_IO);
+	assert_int_equal(near_search_run(&search, &dropped), STATUS_IO);
 }
 
 /* ---- the writer ---- */
@@ -342,6 +392,7 @@ static void writer_writes_every_signature(void **state)
 	(void)state;
 	struct record_format records = {3, format.job};
 	struct seen seen = {0};
+	struct record_file *file;
 	char path[NEAR_PATH];
 	clean();
 	near_unit_path(root, 0, path);
@@ -352,9 +403,10 @@ static void writer_writes_every_signature(void **state)
 		assert_int_equal(write_texts(path, memory, 2), STATUS_OK);
 		for (seen.band = 0; seen.band < BANDS; seen.band++) {
 			seen.count = seen.order_breaks = seen.last = 0;
-			assert_int_equal(record_file_read(path, &records, (uint64_t)seen.band, 0, UINT64_MAX,
-						 check_records, &seen),
-				STATUS_OK);
+			must(record_file_open(path, &records, &file));
+			must(record_file_read(
+				file, (uint64_t)seen.band, 0, UINT64_MAX, check_records, &seen));
+			record_file_close(file);
 			assert_int_equal(seen.count, 1500);
 			assert_int_equal(seen.order_breaks, few ? 7 : 0);
 		}
@@ -367,12 +419,14 @@ static enum status write_and_search(void)
 	struct near_search search = {
 		.format = format, .directory = root, .units = 1, .workers = 1, .memory = 1};
 	char path[NEAR_PATH];
-	int bits;
+	struct record_file *dropped;
 	TRY(directory_remove(root));
 	TRY(directory_create(root));
 	near_unit_path(root, 0, path);
 	TRY(write_texts(path, 1 << 16, 1));
-	return near_search_run(&search, &bits);
+	TRY(near_search_run(&search, &dropped));
+	record_file_close(dropped);
+	return STATUS_OK;
 }
 
 static void no_memory(void **state)
@@ -385,7 +439,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(rule),
-		cmocka_unit_test(files_are_few),
+		cmocka_unit_test(work_grows_with_the_documents),
 		cmocka_unit_test(stopped_and_gone_on_with),
 		cmocka_unit_test(damage_is_named),
 		cmocka_unit_test(writer_writes_every_signature),

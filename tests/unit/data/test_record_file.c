@@ -51,7 +51,8 @@ static void sorting(void **state)
 
 struct got {
 	uint64_t *records;
-	size_t count, width;
+	size_t count, width, runs;
+	uint64_t first, last;
 };
 
 static enum status collect(void *user, uint64_t *records, size_t count)
@@ -85,25 +86,51 @@ static enum status write_file(int width, size_t count)
 	return status;
 }
 
+/* Adds all that the runs have; they ascend. */
+static enum status collect_run(void *user, const struct record_run *run)
+{
+	struct got *got = user;
+	struct record_cursor *cursor;
+	struct record_format format = {(int)got->width, job};
+	uint64_t last = 0;
+	size_t count, before = got->count;
+	const uint64_t *records;
+	TRY(record_cursor_open(path, &format, run, got->first, got->last, &cursor));
+	enum status status = record_cursor_next(cursor, &records, &count);
+	while (status == STATUS_OK && count) {
+		assert_true(got->count == before || records[0] > last);
+		last = records[(count - 1) * got->width];
+		uint64_t copy[RECORD_BLOCK * RECORD_WIDTH];
+		memcpy(copy, records, count * got->width * 8);
+		status = collect(got, copy, count);
+		if (status == STATUS_OK)
+			status = record_cursor_next(cursor, &records, &count);
+	}
+	got->runs++;
+	record_cursor_close(cursor);
+	return status;
+}
+
 static void ranges(void **state)
 {
 	(void)state;
 	static const size_t counts[] = {0, 1, RECORD_BLOCK, RECORD_BLOCK + 1, 5000};
+	static const uint64_t step; /* anything */
 	static const uint64_t bounds[][2] = {{0, UINT64_MAX}, {0, 0}, {1, 9}, {10, 10}, {5, 25},
 		{10235, 10240}, {20000, 40001}, {49990, 49990}, {50001, UINT64_MAX}};
 	for (size_t c = 0; c < sizeof counts / sizeof *counts; c++) {
 		struct record_format format = {3, job};
-		uint64_t number;
+		struct record_file *file;
 		assert_int_equal(write_file(3, counts[c]), STATUS_OK);
-		assert_int_equal(record_file_count(path, &format, 5, &number), STATUS_OK);
-		assert_int_equal(number, 2 * counts[c]);
-		assert_int_equal(record_file_count(path, &format, 4, &number), STATUS_OK);
-		assert_int_equal(number, 0);
+		must(record_file_open(path, &format, &file));
 		for (size_t b = 0; b < sizeof bounds / sizeof *bounds; b++) {
-			struct got got = {.width = 3};
 			uint64_t first = bounds[b][0], last = bounds[b][1];
-			assert_int_equal(
-				record_file_read(path, &format, 5, first, last, collect, &got), STATUS_OK);
+			struct got got = {.width = 3, .first = first, .last = last}, runs = got, none = got;
+			must(record_file_read(file, 5, first, last, collect, &got));
+			must(record_file_runs(file, 5, first, last, collect_run, &runs));
+			must(record_file_read(file, 4, first, last, collect, &none));
+			must(record_file_runs(file, 4, first, last, collect_run, &none));
+			assert_int_equal(none.count + none.runs, 0);
 			size_t expected = 0;
 			for (size_t i = 0; i < counts[c]; i++)
 				expected += i * 10 >= first && i * 10 <= last;
@@ -112,19 +139,65 @@ static void ranges(void **state)
 				assert_in_range(got.records[i * 3], first, last);
 				assert_int_equal(got.records[i * 3 + 2], i < expected ? 0 : 3);
 			}
+			assert_int_equal(runs.count, got.count);
+			assert_true(runs.runs <= 2 && runs.runs >= 2 * (expected > 0));
+			assert_memory_equal(runs.records ? runs.records : &step,
+				got.records ? got.records : &step, got.count * 24);
 			free(got.records);
+			free(runs.records);
 		}
+		record_file_close(file);
 	}
+}
+
+/* A list in which one first number goes on for blocks: each of them is a run. */
+static void equal_numbers_are_runs_of_their_own(void **state)
+{
+	(void)state;
+	struct record_format format = {2, job};
+	static uint64_t records[RECORD_BLOCK * 4][2];
+	struct record_writer *writer;
+	struct record_file *file;
+	for (size_t i = 0; i < RECORD_BLOCK * 4; i++) {
+		records[i][0] = i < RECORD_BLOCK * 3 ? 7 : 8;
+		records[i][1] = i;
+	}
+	must(record_writer_open(path, &format, &writer));
+	must(record_writer_add(writer, 3, records[0], RECORD_BLOCK * 4));
+	must(record_writer_publish(writer, false));
+	must(record_file_open(path, &format, &file));
+	struct got got = {.width = 2, .last = UINT64_MAX};
+	/* A cursor need not rise between blocks of equal first numbers, so no run has two of them. */
+	must(record_file_runs(file, 3, 0, UINT64_MAX, collect_run, &got));
+	assert_int_equal(got.runs, 3);
+	assert_int_equal(got.count, RECORD_BLOCK * 4);
+	assert_memory_equal(got.records, records, sizeof records);
+	free(got.records);
+	record_file_close(file);
+}
+
+static enum status read_lists(const struct record_file *file, struct got *got)
+{
+	for (uint64_t list = 5; list <= 9; list += 4) {
+		TRY(record_file_read(file, list, 0, UINT64_MAX, collect, got));
+		TRY(record_file_runs(file, list, 0, UINT64_MAX, collect_run, got));
+	}
+	return STATUS_OK;
 }
 
 static enum status read_all(const struct record_format *format)
 {
-	struct got got = {.width = (size_t)format->width};
-	enum status status = STATUS_OK;
-	for (uint64_t list = 5; list <= 9 && status == STATUS_OK; list += 4)
-		status = record_file_read(path, format, list, 0, UINT64_MAX, collect, &got);
+	struct got got = {.width = (size_t)format->width, .last = UINT64_MAX};
+	struct record_file *file;
+	enum status checked = record_file_check(path, format);
+	enum status status = record_file_open(path, format, &file);
+	if (status == STATUS_OK) {
+		status = read_lists(file, &got);
+		record_file_close(file);
+	}
+	assert_true(checked == status || (status != STATUS_CORRUPT && checked != STATUS_CORRUPT));
 	free(got.records);
-	return status;
+	return status == STATUS_OK ? checked : status;
 }
 
 static void every_damage_is_found(void **state)
@@ -190,6 +263,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(sorting),
 		cmocka_unit_test(ranges),
+		cmocka_unit_test(equal_numbers_are_runs_of_their_own),
 		cmocka_unit_test(every_damage_is_found),
 		cmocka_unit_test(failures),
 	};
