@@ -15,45 +15,57 @@ static uint64_t bucket_limit(const struct offload_config *c)
 	return parameter_round_up(c->bucket_elements ? c->bucket_elements : OFFLOAD_BUCKET);
 }
 
-static uint64_t slot_total(const struct offload_config *c, enum dtype act, enum dtype grad)
+/* Elements of the largest: what a slot must hold. */
+static uint64_t largest_bucket(const struct offload_bucket *buckets, int count)
 {
-	uint64_t bytes = bucket_limit(c) * (dtype_bytes(act) + dtype_bytes(grad));
-	uint64_t slots = c->pinned ? c->pinned / bytes : OFFLOAD_SLOTS;
+	uint64_t largest = PARAMETER_ALIGNED;
+	for (int i = 0; i < count; i++)
+		if (buckets[i].whole.elements > largest)
+			largest = buckets[i].whole.elements;
+	return largest;
+}
+
+static uint64_t slot_total(const struct offload_config *c, uint64_t slot_bytes)
+{
+	uint64_t slots = c->pinned ? c->pinned / slot_bytes : OFFLOAD_SLOTS;
 	return slots < 2 ? 2 : slots;
 }
 
-/* Buckets of equal size for [from, to), none if it is empty; `out` NULL: only counted. */
-static int cut_range(
-	const struct offload_config *c, uint64_t from, uint64_t to, int layer, struct offload_bucket *out)
+/* Buckets of equal size for what a slice has of a run and is not there, none if that is nothing; `out` NULL: only
+ * counted. */
+static int cut_slice(const struct offload_config *c, const struct parameter_run *run,
+	const struct optimizer_slice *slice, uint64_t there, struct offload_bucket *out)
 {
+	uint64_t from = slice->offset + (there > slice->own ? there - slice->own : 0);
+	uint64_t to = slice->offset + slice->elements, end = run->offset + run->elements;
+	int count = 0;
+	from = from > run->offset ? from : run->offset;
+	to = to < end ? to : end;
 	if (from >= to)
 		return 0;
-	uint64_t pieces = (to - from + bucket_limit(c) - 1) / bucket_limit(c);
-	uint64_t size = parameter_round_up((to - from + pieces - 1) / pieces);
-	int count = 0;
+	uint64_t size = parameter_piece(to - from, bucket_limit(c));
 	for (uint64_t at = from; at < to; at += size, count++)
 		if (out)
-			out[count] = (struct offload_bucket){
-				.whole = {at, to - at < size ? to - at : size}, .layer = layer};
+			out[count] = (struct offload_bucket){.whole = {at, to - at < size ? to - at : size},
+				.own = slice->own + at - slice->offset};
 	return count;
 }
 
-/* Runs of one layer's parameters; the two embeddings are apart, for their gradients are final apart. */
-static int cut_buckets(const struct offload_config *c, const struct parameter_table *table, uint64_t first,
-	struct offload_bucket *out)
+/* The two embeddings are apart, for their gradients are final apart. */
+static int cut_buckets(const struct offload_config *c, const struct parameter_table *table,
+	const struct optimizer_part *part, struct offload_bucket *out)
 {
+	struct parameter_run run;
 	int count = 0;
-	for (int i = 0; i < table->count;) {
-		int end = i + 1, layer = table->items[i].layer;
-		while (end < table->count && end > PARAMETER_LAYERS && table->items[end].layer == layer)
-			end++;
-		uint64_t from = table->items[i].offset;
-		uint64_t to = end < table->count ? table->items[end].offset : table->elements;
-		int some = cut_range(c, from > first ? from : first, to, layer, out ? out + count : NULL);
-		for (int b = 0; out && b < some; b++)
-			out[count + b].wte = i == PARAMETER_WTE;
-		count += some;
-		i = end;
+	for (int i = 0, end; i < table->count; i = end) {
+		int first = count;
+		end = parameter_run_from(table, i, &run);
+		for (int s = 0; s < part->count; s++)
+			count += cut_slice(c, &run, &part->slices[s], part->there, out ? out + count : NULL);
+		for (int b = first; out && b < count; b++) {
+			out[b].layer = table->items[i].layer;
+			out[b].wte = i == PARAMETER_WTE;
+		}
 	}
 	return count;
 }
@@ -86,23 +98,23 @@ static int layers_of(const struct parameter_table *table)
 
 /* All buckets, malloc'ed, and the elements that have a shadow. */
 static enum status take_buckets(const struct offload_config *c, const struct parameter_table *table,
-	uint64_t first, struct offload_bucket **out, int *count, uint64_t *shadows)
+	const struct optimizer_part *part, struct offload_bucket **out, int *count, uint64_t *shadows)
 {
-	int cut = cut_buckets(c, table, first, NULL);
+	int cut = cut_buckets(c, table, part, NULL);
 	*count = 0; /* while there are none */
 	TRY(memory_alloc((void **)out, (size_t)cut + 1, sizeof **out, "the buckets"));
-	*count = cut_buckets(c, table, first, *out);
+	*count = cut_buckets(c, table, part, *out);
 	*shadows = choose_shadows(c, *out, *count, layers_of(table));
 	return STATUS_OK;
 }
 
 enum status offload_count_shadows(const struct offload_config *config, const struct parameter_table *table,
-	uint64_t first, uint64_t *elements)
+	const struct optimizer_part *part, uint64_t *elements)
 {
 	struct offload_bucket *buckets;
 	int count;
 	uint64_t all;
-	TRY(take_buckets(config, table, first, &buckets, &count, &all));
+	TRY(take_buckets(config, table, part, &buckets, &count, &all));
 	memset(elements, 0, sizeof *elements * (size_t)(layers_of(table) + 2));
 	for (int i = 0; i < count; i++)
 		if (buckets[i].has_shadow)
@@ -112,41 +124,41 @@ enum status offload_count_shadows(const struct offload_config *config, const str
 }
 
 enum status offload_measure(const struct offload_config *config, const struct parameter_table *table,
-	uint64_t first, enum dtype act, enum dtype grad, struct offload_memory *out)
+	const struct optimizer_part *part, enum dtype act, enum dtype grad, struct offload_memory *out)
 {
 	struct offload_bucket *buckets;
 	int count;
-	uint64_t own = table->elements - first, shadows;
-	TRY(take_buckets(config, table, first, &buckets, &count, &shadows));
+	uint64_t own = optimizer_part_elements(part) - part->there, shadows;
+	TRY(take_buckets(config, table, part, &buckets, &count, &shadows));
+	uint64_t slot = largest_bucket(buckets, count) * (dtype_bytes(act) + dtype_bytes(grad));
 	free(buckets);
 	out->host = 4 * OFFLOAD_STATES * (own + shadows);
-	out->pinned =
-		slot_total(config, act, grad) * bucket_limit(config) * (dtype_bytes(act) + dtype_bytes(grad));
+	out->pinned = slot_total(config, slot) * slot;
 	out->device = (config->delayed ? own : shadows) * dtype_bytes(act);
 	return STATUS_OK;
 }
 
 /* ---- opening ---- */
 
-static enum status open_plan(struct offload *o)
+static enum status open_plan(struct offload *o, const struct optimizer_part *part)
 {
 	TRY(memory_alloc(
 		(void **)&o->segments, (size_t)o->table->count, sizeof *o->segments, "the optimizer's plan"));
 	o->segment_count = optimizer_cut(o->table, o->segments);
 	o->layers = layers_of(o->table);
-	TRY(take_buckets(&o->config, o->table, o->first, &o->buckets, &o->bucket_count, &o->shadow_elements));
-	o->incoming_elements = o->config.delayed ? o->elements - o->first : o->shadow_elements;
+	TRY(take_buckets(&o->config, o->table, part, &o->buckets, &o->bucket_count, &o->shadow_elements));
+	o->incoming_elements = o->config.delayed ? o->elements - o->there : o->shadow_elements;
 	o->job_room = 4 * (uint64_t)o->bucket_count + 8;
 	return memory_alloc((void **)&o->jobs, o->job_room, sizeof *o->jobs, "the buckets' jobs");
 }
 
 static void place_bucket(struct offload *o, struct offload_bucket *b)
 {
-	uint64_t at = o->config.delayed ? b->whole.offset - o->first : b->shadow;
+	uint64_t at = o->config.delayed ? b->own - o->there : b->shadow;
 	if (o->config.delayed || b->has_shadow)
 		b->incoming = (char *)o->incoming + at * dtype_bytes(o->k->act);
 	for (int i = 0; i < OFFLOAD_STATES; i++) {
-		b->now[i] = o->flat[i] + b->whole.offset;
+		b->now[i] = o->flat[i] + b->own;
 		b->next[i] = b->has_shadow ? o->shadow[i] + b->shadow : NULL;
 	}
 }
@@ -171,8 +183,8 @@ static enum status open_states(struct offload *o)
 static enum status open_slots(struct offload *o)
 {
 	size_t grad = dtype_bytes(o->k->grad), act = dtype_bytes(o->k->act);
-	o->slot_elements = bucket_limit(&o->config);
-	o->slot_count = slot_total(&o->config, o->k->act, o->k->grad);
+	o->slot_elements = largest_bucket(o->buckets, o->bucket_count);
+	o->slot_count = slot_total(&o->config, o->slot_elements * (grad + act));
 	TRY(memory_alloc((void **)&o->slots, o->slot_count, sizeof *o->slots, "the pinned slots"));
 	o->pinned_bytes = o->slot_count * o->slot_elements * (grad + act);
 	TRY(o->k->host_alloc(o->k, &o->pinned, o->pinned_bytes, "gradients on their way to the host"));
@@ -216,7 +228,7 @@ static enum status open_rows(struct offload *o)
 	if (!count)
 		return STATUS_OK;
 	TRY(memory_alloc((void **)&o->rows, (size_t)count * (GAPS + 2), sizeof *o->rows, "looked-up rows"));
-	struct offload_run *at = o->rows;
+	struct parameter_run *at = o->rows;
 	for (int b = 0; b < o->bucket_count; b++)
 		if (o->buckets[b].wte && o->buckets[b].has_shadow) {
 			o->buckets[b].rows = at;
@@ -226,11 +238,11 @@ static enum status open_rows(struct offload *o)
 		(void **)&o->looked_up, (size_t)o->table->items[PARAMETER_WTE].rows, 1, "looked-up rows");
 }
 
-static enum status open_parts(struct offload *o)
+static enum status open_parts(struct offload *o, const struct optimizer_part *part)
 {
 	struct kernels_config host = {.act = o->k->act, .grad = o->k->grad, .threads = 1};
 	TRY(kernels_open_cpu(&host, &o->host));
-	TRY(open_plan(o));
+	TRY(open_plan(o, part));
 	TRY(open_states(o));
 	TRY(open_slots(o));
 	TRY(open_streams(o));
@@ -240,25 +252,25 @@ static enum status open_parts(struct offload *o)
 }
 
 enum status offload_open(const struct offload_config *config, const struct optimizer_config *optimizer,
-	const struct parameter_table *table, uint64_t first, struct kernels *device, void *weights,
-	struct offload **out)
+	const struct parameter_table *table, const struct optimizer_part *part, struct kernels *device,
+	void *weights, struct offload **out)
 {
 	struct offload *o;
 	*out = NULL;
-	assert(first % PARAMETER_ALIGNED == 0);
+	assert(part->there % PARAMETER_ALIGNED == 0);
 	TRY(optimizer_config_check(optimizer));
 	TRY(memory_alloc((void **)&o, 1, sizeof *o, "the offload"));
 	o->config = *config;
 	o->optimizer = *optimizer;
 	o->table = table;
-	o->first = first;
-	o->elements = table->elements;
+	o->there = part->there;
+	o->elements = optimizer_part_elements(part);
 	o->k = device;
 	o->weights = weights;
 	pthread_mutex_init(&o->lock, NULL);
 	pthread_cond_init(&o->wake, NULL);
 	pthread_cond_init(&o->moved, NULL);
-	enum status status = open_parts(o);
+	enum status status = open_parts(o, part);
 	if (status != STATUS_OK) {
 		offload_close(o);
 		return status;
@@ -467,7 +479,7 @@ static enum status apply_delayed(struct offload *o)
 	return STATUS_OK;
 }
 
-static enum status gate_all(struct offload *o)
+enum status offload_gate_all(struct offload *o)
 {
 	for (int layer = -1; layer <= o->layers; layer++)
 		TRY(offload_gate(o, layer));
@@ -485,7 +497,7 @@ enum status offload_publish(struct offload *o)
 		push(o, OFFLOAD_PUBLISH, b, NULL, 1);
 	}
 	pthread_mutex_unlock(&o->lock);
-	return gate_all(o);
+	return offload_gate_all(o);
 }
 
 /* A shadow that is the state goes back to its place in the flat arrays. */
@@ -495,7 +507,7 @@ static void gather_share(void *context, int member)
 	for (int i = member; i < o->bucket_count; i += crew_members(o->crew)) {
 		struct offload_bucket *b = &o->buckets[i];
 		for (int s = 0; s < OFFLOAD_STATES; s++) {
-			float *place = o->flat[s] + b->whole.offset;
+			float *place = o->flat[s] + b->own;
 			if (b->now[s] == place)
 				continue;
 			memcpy(place, b->now[s], b->whole.elements * 4);
@@ -519,7 +531,7 @@ static enum status count_uploads(struct offload *o)
 
 enum status offload_settle(struct offload *o)
 {
-	TRY(gate_all(o));
+	TRY(offload_gate_all(o));
 	TRY(apply_delayed(o));
 	TRY(wait_idle(o));
 	crew_run(o->crew, gather_share, o);
@@ -537,11 +549,11 @@ static void add_run(struct offload_bucket *b, uint64_t from, uint64_t to, uint64
 	to = parameter_round_up(to);
 	from = from > begin ? from : begin;
 	to = to < end ? to : end;
-	struct offload_run *last = b->row_count ? &b->rows[b->row_count - 1] : NULL;
+	struct parameter_run *last = b->row_count ? &b->rows[b->row_count - 1] : NULL;
 	if (last && from <= last->offset + last->elements + gap)
 		last->elements = to - last->offset;
 	else
-		b->rows[b->row_count++] = (struct offload_run){from, to - from};
+		b->rows[b->row_count++] = (struct parameter_run){from, to - from};
 }
 
 /* The runs of a bucket of wte that hold looked-up rows; close ones become one. */

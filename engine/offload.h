@@ -38,6 +38,10 @@
  * Some of the optimizer may stay on the device: the flat array's first elements (the layers whose gradients
  * come last and whose weights are wanted first). Those are optimizer.h's; the offload has the rest.
  *
+ * One of several ranks has its slices alone (shards.h), in host memory too: a bucket is then what a slice has of a
+ * layer. Its gradients are those of all ranks once they have been summed, after the backward pass; then the norm is
+ * known as well, and there is nothing to speculate on. Updated weights go up into this rank's slices of the device's.
+ *
  * Memory: the offload owns the host's copies, pinned slots and `incoming`; weights and gradients are the
  * caller's. Threads: one calls. A conductor thread moves the buckets and leads the crew that computes
  * (crew.h). Waiting is on events and condition variables. Errors of the threads and of the device's copies
@@ -82,23 +86,24 @@ enum offload_outcome { OFFLOAD_COMMITTED, OFFLOAD_REDONE, OFFLOAD_DROPPED, OFFLO
 struct offload;
 
 /*
- * For elements `first` (a multiple of PARAMETER_ALIGNED) to the end. `weights` (act [elements], on the device) and the
- * kernels must outlive it, and so must the table. The host's copies are 0: fill them, then offload_publish.
+ * For what of a part is not there (optimizer.h). `weights` (act [elements], on the device) and the kernels must outlive
+ * it, and so must the table. The host's copies are 0: fill them, then offload_publish.
  */
 enum status offload_open(const struct offload_config *config, const struct optimizer_config *optimizer,
-	const struct parameter_table *table, uint64_t first, struct kernels *device, void *weights,
-	struct offload **out) MUST_USE;
+	const struct parameter_table *table, const struct optimizer_part *part, struct kernels *device,
+	void *weights, struct offload **out) MUST_USE;
 void offload_close(struct offload *offload); /* waits for the threads; NULL is allowed */
 /* What offload_open will take. */
 enum status offload_measure(const struct offload_config *config, const struct parameter_table *table,
-	uint64_t first, enum dtype act, enum dtype grad, struct offload_memory *out) MUST_USE;
+	const struct optimizer_part *part, enum dtype act, enum dtype grad,
+	struct offload_memory *out) MUST_USE;
 /* Elements that offload_open will have shadows for, of the embeddings and of each layer (parameter_table's
  * numbers, from -1). */
 enum status offload_count_shadows(const struct offload_config *config, const struct parameter_table *table,
-	uint64_t first, uint64_t *elements /* [layers + 2] */) MUST_USE;
+	const struct optimizer_part *part, uint64_t *elements /* [layers + 2] */) MUST_USE;
 
-/* [elements] each, ordinary memory; elements before `first` are never touched here. Valid after open, publish
- * and settle, until the next finish. */
+/* The part's arrays, [optimizer_part_elements] each, ordinary memory; the elements that are there are never touched
+ * here. Valid after open, publish and settle, until the next finish. */
 float *offload_master(struct offload *offload);
 float *offload_exp_avg(struct offload *offload);
 float *offload_exp_avg_sq(struct offload *offload);
@@ -115,6 +120,7 @@ enum status offload_finish(struct offload *offload, bool overflow, double clip) 
 /* model_layer_needed: before a layer's weights are read on the device's default stream. Waits until they are
  * on their way, and makes the stream wait for them. */
 enum status offload_gate(void *offload, int layer) MUST_USE;
+enum status offload_gate_all(struct offload *offload) MUST_USE; /* of all layers */
 /* All updates are done: the host's copies are those of the last finish and lie in the arrays above, the
  * device's weights are theirs. */
 enum status offload_settle(struct offload *offload) MUST_USE;

@@ -13,7 +13,7 @@ static int run_count(const struct offload_job *job)
 	return job->kind == OFFLOAD_COMMIT ? job->bucket->row_count : 1;
 }
 
-static const struct offload_run *runs_of(const struct offload_job *job)
+static const struct parameter_run *runs_of(const struct offload_job *job)
 {
 	return job->kind == OFFLOAD_COMMIT ? job->bucket->rows : &job->bucket->whole;
 }
@@ -30,7 +30,7 @@ static void queue_download(struct offload *o, const struct offload_job *job)
 {
 	struct kernels *k = o->k;
 	size_t size = dtype_bytes(k->grad);
-	const struct offload_run *runs = runs_of(job);
+	const struct parameter_run *runs = runs_of(job);
 	if (job->after)
 		k->event_await(k, job->after, o->down);
 	k->event_record(k, job->slot->fetching, o->down);
@@ -124,7 +124,7 @@ static uint64_t share_begin(uint64_t total, int member, int members)
 static void work_share(void *context, int member)
 {
 	const struct work *w = context;
-	const struct offload_run *runs = runs_of(w->job);
+	const struct parameter_run *runs = runs_of(w->job);
 	int members = crew_members(w->o->crew);
 	uint64_t begin = share_begin(w->total, member, members);
 	uint64_t end = share_begin(w->total, member + 1, members), at = 0;
@@ -151,7 +151,7 @@ static void queue_upload(struct offload *o, const struct offload_job *job)
 	struct kernels *k = o->k;
 	struct offload_bucket *b = job->bucket;
 	size_t size = dtype_bytes(k->act);
-	const struct offload_run *runs = runs_of(job);
+	const struct parameter_run *runs = runs_of(job);
 	bool waits = to_shadow(job) || (job->kind == OFFLOAD_UPDATE && o->config.delayed);
 	char *to = waits ? b->incoming : o->weights + b->whole.offset * size;
 	k->event_record(k, job->slot->sending, o->up);

@@ -9,13 +9,9 @@
 
 enum { OFFLOAD_MASTER, OFFLOAD_AVG, OFFLOAD_AVG_SQ, OFFLOAD_STATES };
 
-/* Of the flat array. */
-struct offload_run {
-	uint64_t offset, elements;
-};
-
 struct offload_bucket {
-	struct offload_run whole;
+	struct parameter_run whole;
+	uint64_t own; /* where it begins in `flat` */
 	int layer;
 	bool wte;
 	bool has_shadow;
@@ -29,11 +25,11 @@ struct offload_bucket {
 	bool landed;         /* no update is under way: the rounded weights' copy is queued */
 	uint64_t speculated; /* number of the latest speculative job */
 	/* The caller's. */
-	bool arrived;             /* the default stream has been made to wait for the weights */
-	bool committed;           /* the weights that are to arrive are in `incoming` */
-	bool delayed;             /* so are these, for the next finish */
-	bool tried;               /* speculated on in this step */
-	struct offload_run *rows; /* wte: runs that hold the looked-up rows */
+	bool arrived;               /* the default stream has been made to wait for the weights */
+	bool committed;             /* the weights that are to arrive are in `incoming` */
+	bool delayed;               /* so are these, for the next finish */
+	bool tried;                 /* speculated on in this step */
+	struct parameter_run *rows; /* wte: runs that hold the looked-up rows */
 	int row_count;
 };
 
@@ -65,21 +61,21 @@ struct offload {
 	struct offload_config config;
 	struct optimizer_config optimizer;
 	const struct parameter_table *table;
-	uint64_t first, elements;
-	struct kernels *k;   /* the device's */
-	struct kernels host; /* one thread: the crew shares it */
-	char *weights;       /* act [elements], on the device */
+	uint64_t there, elements; /* of the part: not the offload's, all */
+	struct kernels *k;        /* the device's */
+	struct kernels host;      /* one thread: the crew shares it */
+	char *weights;            /* act [elements], on the device */
 	struct optimizer_segment *segments;
 	int segment_count, layers;
-	float *flat[OFFLOAD_STATES];   /* [elements] */
+	float *flat[OFFLOAD_STATES];   /* [elements], the part's */
 	float *shadow[OFFLOAD_STATES]; /* [shadow_elements] */
 	uint64_t shadow_elements;
 	void *incoming; /* act [incoming_elements] */
 	uint64_t incoming_elements;
 	struct offload_bucket *buckets; /* in order of the flat array */
 	int bucket_count;
-	struct offload_run *rows; /* of all wte's buckets */
-	uint8_t *looked_up;       /* [wte's rows] */
+	struct parameter_run *rows; /* of all wte's buckets */
+	uint8_t *looked_up;         /* [wte's rows] */
 	struct stream *down, *up;
 	struct event **final; /* [layers + 1]: a layer's gradients, in this step */
 	struct event *applied;

@@ -74,38 +74,53 @@ struct adamw optimizer_adamw(
 	return args;
 }
 
-/* The slices' parts of the table's segments, in order. */
-static enum status cut_pieces(struct optimizer *o, const struct parameter_table *table,
-	const struct optimizer_slice *slices, int count)
+uint64_t optimizer_part_elements(const struct optimizer_part *part)
+{
+	const struct optimizer_slice *last = &part->slices[part->count - 1];
+	return last->own + last->elements;
+}
+
+/* A slice's elements that are there. */
+static uint64_t elements_there(const struct optimizer_part *part, const struct optimizer_slice *slice)
+{
+	uint64_t left = part->there > slice->own ? part->there - slice->own : 0;
+	return left < slice->elements ? left : slice->elements;
+}
+
+/* What is there of the slices' parts of the table's segments, in order. */
+static enum status cut_pieces(
+	struct optimizer *o, const struct parameter_table *table, const struct optimizer_part *part)
 {
 	struct optimizer_segment *segments;
 	TRY(memory_alloc((void **)&segments, (size_t)table->count, sizeof *segments, "the optimizer's plan"));
 	int segment_count = optimizer_cut(table, segments);
-	enum status status = memory_alloc((void **)&o->pieces, (size_t)(segment_count + count),
+	enum status status = memory_alloc((void **)&o->pieces, (size_t)(segment_count + part->count),
 		sizeof *o->pieces, "the optimizer's plan");
-	for (int i = 0, g = 0; i < count && status == STATUS_OK; i++) {
-		uint64_t at = slices[i].offset, end = at + slices[i].elements, until;
+	for (int i = 0, g = 0; i < part->count && status == STATUS_OK; i++) {
+		const struct optimizer_slice *slice = &part->slices[i];
+		uint64_t at = slice->offset, end = at + elements_there(part, slice), until;
 		for (; at < end; at = until) {
 			while (segments[g].offset + segments[g].elements <= at)
 				g++;
 			until = segments[g].offset + segments[g].elements;
 			until = until < end ? until : end;
 			o->pieces[o->piece_count++] = (struct piece){
-				{at, until - at, segments[g].group}, slices[i].own + at - slices[i].offset};
+				{at, until - at, segments[g].group}, slice->own + at - slice->offset};
 		}
 	}
 	free(segments);
 	return status;
 }
 
-static enum status allocate(struct optimizer *o, const struct parameter_table *table,
-	const struct optimizer_slice *updated, int count)
+static enum status allocate(
+	struct optimizer *o, const struct parameter_table *table, const struct optimizer_part *part)
 {
 	struct kernels *k = o->kernels;
-	size_t stats = (size_t)o->measured_count * sizeof *o->stats;
-	for (int i = 0; i < count; i++)
-		o->updated += updated[i].elements;
-	TRY(cut_pieces(o, table, updated, count));
+	size_t stats = (size_t)part->count * sizeof *o->stats;
+	TRY(memory_alloc(
+		(void **)&o->measured, (size_t)part->count, sizeof *o->measured, "the optimizer's plan"));
+	memcpy(o->measured, part->slices, (size_t)part->count * sizeof *o->measured);
+	TRY(cut_pieces(o, table, part));
 	if (o->updated) {
 		TRY(k->memory_alloc(k, (void **)&o->exp_avg, o->updated * 4, "Adam's first moments"));
 		TRY(k->memory_alloc(k, (void **)&o->exp_avg_sq, o->updated * 4, "Adam's second moments"));
@@ -118,9 +133,9 @@ static enum status allocate(struct optimizer *o, const struct parameter_table *t
 	return k->host_alloc(k, (void **)&o->host_stats, stats, "the gradients' norm");
 }
 
-static enum status open_for(const struct optimizer_config *config, const struct parameter_table *table,
-	const struct optimizer_slice *measured, int measured_count, const struct optimizer_slice *updated,
-	int updated_count, struct kernels *kernels, struct collective *ranks, struct optimizer **out)
+enum status optimizer_open_part(const struct optimizer_config *config, const struct parameter_table *table,
+	const struct optimizer_part *part, struct collective *ranks, struct kernels *kernels,
+	struct optimizer **out)
 {
 	struct optimizer *o;
 	*out = NULL;
@@ -129,13 +144,9 @@ static enum status open_for(const struct optimizer_config *config, const struct 
 	o->config = *config;
 	o->kernels = kernels;
 	o->ranks = ranks;
-	o->measured_count = measured_count;
-	enum status status = memory_alloc(
-		(void **)&o->measured, (size_t)measured_count, sizeof *o->measured, "the optimizer's plan");
-	if (status == STATUS_OK) {
-		memcpy(o->measured, measured, (size_t)measured_count * sizeof *measured);
-		status = allocate(o, table, updated, updated_count);
-	}
+	o->measured_count = part->count;
+	o->updated = part->there;
+	enum status status = allocate(o, table, part);
 	if (status != STATUS_OK) {
 		optimizer_close(o);
 		return status;
@@ -147,21 +158,9 @@ static enum status open_for(const struct optimizer_config *config, const struct 
 enum status optimizer_open(const struct optimizer_config *config, const struct parameter_table *table,
 	struct kernels *kernels, struct optimizer **out)
 {
-	return optimizer_open_part(config, table, table->elements, kernels, out);
-}
-
-enum status optimizer_open_part(const struct optimizer_config *config, const struct parameter_table *table,
-	uint64_t elements, struct kernels *kernels, struct optimizer **out)
-{
-	struct optimizer_slice all = {.elements = table->elements}, first = {.elements = elements};
-	return open_for(config, table, &all, 1, &first, 1, kernels, NULL, out);
-}
-
-enum status optimizer_open_slices(const struct optimizer_config *config, const struct parameter_table *table,
-	const struct optimizer_slice *slices, int count, struct collective *ranks, struct kernels *kernels,
-	struct optimizer **out)
-{
-	return open_for(config, table, slices, count, slices, count, kernels, ranks, out);
+	struct optimizer_slice all = {.elements = table->elements};
+	struct optimizer_part part = {&all, 1, table->elements};
+	return optimizer_open_part(config, table, &part, NULL, kernels, out);
 }
 
 void optimizer_close(struct optimizer *o)

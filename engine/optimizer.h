@@ -35,10 +35,22 @@ struct optimizer_measure {
 	double update_seconds; /* that the update before took, which is known now; 0: there was none */
 };
 
-/* A stretch of the flat array, and where its moments lie in the optimizer's own arrays. */
+/* A stretch of the flat array, and where it begins in the arrays of a process that has a part of the state alone. */
 struct optimizer_slice {
 	uint64_t offset, own, elements;
 };
+
+/*
+ * What this process has the optimizer's state of: slices, in order, which lie one behind the other in its own arrays.
+ * Of these the first `there` elements are where the kernels are, the rest are on the host (offload.h).
+ */
+struct optimizer_part {
+	const struct optimizer_slice *slices; /* [count] */
+	int count;                            /* 1 or more */
+	uint64_t there;                       /* a multiple of PARAMETER_ALIGNED */
+};
+/* Elements of its slices. */
+uint64_t optimizer_part_elements(const struct optimizer_part *part);
 
 struct optimizer;
 
@@ -46,14 +58,10 @@ enum status optimizer_config_check(const struct optimizer_config *config) MUST_U
 /* The table and the kernels must outlive it. Moments are 0. */
 enum status optimizer_open(const struct optimizer_config *config, const struct parameter_table *table,
 	struct kernels *kernels, struct optimizer **out) MUST_USE;
-/* It measures all gradients, but has moments for and updates the first `elements` alone (offload.h has the
- * rest); 0: none. */
+/* Of a part (copied): it measures its slices, has moments for and updates those of its elements that are there. What it
+ * measures is added up over the ranks, in their order; `ranks` NULL: the slices are all there is. */
 enum status optimizer_open_part(const struct optimizer_config *config, const struct parameter_table *table,
-	uint64_t elements, struct kernels *kernels, struct optimizer **out) MUST_USE;
-/* One rank's (shards.h): it has moments for, measures and updates these slices alone (copied), in order and one
- * behind the other in its own arrays. What it measures is added up over the ranks, in their order. */
-enum status optimizer_open_slices(const struct optimizer_config *config, const struct parameter_table *table,
-	const struct optimizer_slice *slices, int count, struct collective *ranks, struct kernels *kernels,
+	const struct optimizer_part *part, struct collective *ranks, struct kernels *kernels,
 	struct optimizer **out) MUST_USE;
 void optimizer_close(struct optimizer *optimizer);
 

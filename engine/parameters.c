@@ -207,6 +207,22 @@ uint64_t parameter_span(const struct parameter_table *table, int index)
 	return end - table->items[index].offset;
 }
 
+int parameter_run_from(const struct parameter_table *table, int index, struct parameter_run *out)
+{
+	int end = index + 1, layer = table->items[index].layer;
+	while (end < table->count && end > PARAMETER_LAYERS && table->items[end].layer == layer)
+		end++;
+	out->offset = table->items[index].offset;
+	out->elements = (end < table->count ? table->items[end].offset : table->elements) - out->offset;
+	return end;
+}
+
+uint64_t parameter_piece(uint64_t elements, uint64_t most)
+{
+	uint64_t pieces = (elements + most - 1) / most;
+	return parameter_round_up((elements + pieces - 1) / pieces);
+}
+
 void parameter_initialize(const struct model_config *config, const struct parameter_table *table, int index,
 	uint64_t seed, float *values)
 {

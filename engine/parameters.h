@@ -91,5 +91,15 @@ void parameter_initialize(const struct model_config *config, const struct parame
 uint64_t parameter_round_up(uint64_t elements);
 /* Elements from a parameter's offset to the next one's. */
 uint64_t parameter_span(const struct parameter_table *table, int index);
+/* A stretch of the flat array. */
+struct parameter_run {
+	uint64_t offset, elements;
+};
+/* From parameter `index`, those whose gradients are final together: an embedding, or a layer's. Returns the index
+ * behind them. */
+int parameter_run_from(const struct parameter_table *table, int index, struct parameter_run *out);
+/* The size of all but the last of the pieces, equal and as few as possible, that a run is cut into so that none has
+ * more than `most` elements (a multiple of PARAMETER_ALIGNED, as is the result). */
+uint64_t parameter_piece(uint64_t elements, uint64_t most);
 
 #endif

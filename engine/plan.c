@@ -310,7 +310,9 @@ static enum status fill_shadows(const struct plan_shape *shape, const struct par
 	uint64_t *shadows; /* [layers + 2] */
 	int layers = shape->model.layers;
 	TRY(memory_alloc((void **)&shadows, (size_t)layers + 2, sizeof *shadows, "the plan's shadows"));
-	enum status status = offload_count_shadows(offloading, table, first, shadows);
+	struct optimizer_slice all = {.elements = table->elements};
+	struct optimizer_part part = {&all, 1, first};
+	enum status status = offload_count_shadows(offloading, table, &part, shadows);
 	for (int layer = -1; layer <= layers && status == STATUS_OK; layer++)
 		shadow[bucket_of(b, layer)] += (double)shadows[layer + 1];
 	free(shadows);

@@ -10,24 +10,37 @@
 struct shards {
 	struct collective *ranks;
 	struct kernels *kernels;
-	uint64_t elements, owned;
+	uint64_t elements;
 	struct exchange *exchange;
-	struct optimizer_slice *slices; /* [slice_count], a block's each */
-	int slice_count;
+	struct parameter_run *blocks;   /* [block_count] */
+	struct optimizer_slice *slices; /* [block_count], a block's each */
+	int block_count;
 	uint64_t *cuts;  /* [ranks + 1] */
 	char *addresses; /* of the whole arrays: reserved, without memory */
 	struct {
-		float *memory;
+		float *memory, *host;
 		bool whole;
+		uint64_t there; /* of the rank's elements, those that are in `memory` */
 	} kept[SHARDS_ARRAYS];
 	float *piece; /* [STAGING_BYTES]: of a whole array, rank by rank; pinned */
 };
 
 /* ---- who owns what ---- */
 
-static uint64_t block_elements(uint64_t elements, uint64_t begin)
+/* Returns how many; `out` NULL: they are only counted. */
+static int cut_blocks(const struct parameter_table *table, struct parameter_run *out)
 {
-	return elements - begin < SHARDS_BLOCK ? elements - begin : SHARDS_BLOCK;
+	struct parameter_run run;
+	int count = 0;
+	for (int i = 0; i < table->count;) {
+		i = parameter_run_from(table, i, &run);
+		uint64_t size = parameter_piece(run.elements, SHARDS_BLOCK);
+		for (uint64_t at = 0; at < run.elements; at += size, count++)
+			if (out)
+				out[count] = (struct parameter_run){
+					run.offset + at, run.elements - at < size ? run.elements - at : size};
+	}
+	return count;
 }
 
 /* Where rank r's slice of a block begins, in it. */
@@ -38,59 +51,71 @@ static uint64_t cut(uint64_t block, int rank, int ranks)
 		       : block / PARAMETER_ALIGNED * (uint64_t)rank / (uint64_t)ranks * PARAMETER_ALIGNED;
 }
 
-/* Rank r's slice of the block from `begin`, as elements of the whole. */
-static struct optimizer_slice slice_of(uint64_t elements, uint64_t begin, int rank, int ranks)
+/* Rank r's slice of a block, as elements of the whole. */
+static struct optimizer_slice slice_of(const struct parameter_run *block, int rank, int ranks)
 {
-	uint64_t block = block_elements(elements, begin), first = cut(block, rank, ranks);
+	uint64_t first = cut(block->elements, rank, ranks);
 	return (struct optimizer_slice){
-		.offset = begin + first, .elements = cut(block, rank + 1, ranks) - first};
+		.offset = block->offset + first, .elements = cut(block->elements, rank + 1, ranks) - first};
 }
 
-uint64_t shards_owned(uint64_t elements, int rank, int ranks)
+static enum status take_blocks(const struct parameter_table *table, struct parameter_run **out, int *count)
 {
-	uint64_t owned = 0;
-	for (uint64_t begin = 0; begin < elements; begin += SHARDS_BLOCK)
-		owned += slice_of(elements, begin, rank, ranks).elements;
-	return owned;
+	*count = cut_blocks(table, NULL);
+	TRY(memory_alloc((void **)out, (size_t)*count, sizeof **out, "the ranks' blocks"));
+	cut_blocks(table, *out);
+	return STATUS_OK;
+}
+
+enum status shards_cut(
+	const struct parameter_table *table, int rank, int ranks, struct optimizer_slice **out, int *count)
+{
+	struct parameter_run *blocks;
+	uint64_t own = 0;
+	*out = NULL;
+	TRY(take_blocks(table, &blocks, count));
+	enum status status = memory_alloc((void **)out, (size_t)*count, sizeof **out, "the ranks' slices");
+	for (int i = 0; i < *count && status == STATUS_OK; i++) {
+		(*out)[i] = slice_of(&blocks[i], rank, ranks);
+		(*out)[i].own = own;
+		own += (*out)[i].elements;
+	}
+	free(blocks);
+	return status;
 }
 
 /* Slices of a block differ by a unit. */
-static struct exchange_sizes largest_block(uint64_t elements, int ranks)
+static struct exchange_sizes largest_block(const struct parameter_table *table, int ranks)
 {
-	uint64_t block = block_elements(elements, 0), units = block / PARAMETER_ALIGNED / (uint64_t)ranks + 1;
+	struct parameter_run run;
+	uint64_t largest = 0;
+	for (int i = 0; i < table->count;) {
+		i = parameter_run_from(table, i, &run);
+		uint64_t size = parameter_piece(run.elements, SHARDS_BLOCK);
+		largest = size > largest ? size : largest;
+	}
+	uint64_t units = largest / PARAMETER_ALIGNED / (uint64_t)ranks + 1;
 	return (struct exchange_sizes){
-		.block = block * sizeof(float), .part = units * PARAMETER_ALIGNED * sizeof(float)};
+		.block = largest * sizeof(float), .part = units * PARAMETER_ALIGNED * sizeof(float)};
 }
 
-uint64_t shards_buffer_bytes(uint64_t elements, int ranks, bool on_device)
+uint64_t shards_buffer_bytes(const struct parameter_table *table, int ranks, bool on_device)
 {
-	struct exchange_sizes sizes = largest_block(elements, ranks);
+	struct exchange_sizes sizes = largest_block(table, ranks);
 	return exchange_host_bytes(&sizes, ranks, on_device) + STAGING_BYTES;
 }
 
 /* ---- life ---- */
 
-static void cut_all(struct shards *s)
-{
-	const struct collective *c = s->ranks;
-	for (uint64_t begin = 0; begin < s->elements; begin += SHARDS_BLOCK) {
-		struct optimizer_slice slice = slice_of(s->elements, begin, c->rank, c->ranks);
-		slice.own = s->owned;
-		s->slices[s->slice_count++] = slice;
-		s->owned += slice.elements;
-	}
-}
-
-static enum status take(struct shards *s, bool on_device)
+static enum status take(struct shards *s, const struct parameter_table *table, bool on_device)
 {
 	struct kernels *k = s->kernels;
-	struct exchange_sizes sizes = largest_block(s->elements, s->ranks->ranks);
-	uint64_t blocks = (s->elements + SHARDS_BLOCK - 1) / SHARDS_BLOCK;
-	TRY(memory_alloc((void **)&s->slices, blocks, sizeof *s->slices, "the ranks' slices"));
-	cut_all(s);
-	TRY(memory_alloc(
-		(void **)&s->cuts, (size_t)s->ranks->ranks + 1, sizeof *s->cuts, "the ranks' slices"));
-	TRY(exchange_open(s->ranks, k, &sizes, on_device, &s->exchange));
+	struct collective *c = s->ranks;
+	struct exchange_sizes sizes = largest_block(table, c->ranks);
+	TRY(take_blocks(table, &s->blocks, &s->block_count));
+	TRY(shards_cut(table, c->rank, c->ranks, &s->slices, &s->block_count));
+	TRY(memory_alloc((void **)&s->cuts, (size_t)c->ranks + 1, sizeof *s->cuts, "the ranks' slices"));
+	TRY(exchange_open(c, k, &sizes, on_device, &s->exchange));
 	TRY(k->host_alloc(k, (void **)&s->piece, STAGING_BYTES, "the state of other ranks"));
 	void *addresses = mmap(NULL, SHARDS_ARRAYS * s->elements * sizeof(float), PROT_NONE,
 		MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
@@ -100,16 +125,16 @@ static enum status take(struct shards *s, bool on_device)
 	return STATUS_OK;
 }
 
-enum status shards_open(struct collective *ranks, struct kernels *kernels, uint64_t elements, bool on_device,
-	struct shards **out)
+enum status shards_open(struct collective *ranks, struct kernels *kernels,
+	const struct parameter_table *table, bool on_device, struct shards **out)
 {
 	struct shards *s;
 	*out = NULL;
 	TRY(memory_alloc((void **)&s, 1, sizeof *s, "the ranks' slices"));
 	s->ranks = ranks;
 	s->kernels = kernels;
-	s->elements = elements;
-	enum status status = take(s, on_device);
+	s->elements = table->elements;
+	enum status status = take(s, table, on_device);
 	if (status != STATUS_OK) {
 		shards_close(s);
 		return status;
@@ -129,13 +154,8 @@ void shards_close(struct shards *s)
 	exchange_close(s->exchange);
 	free(s->cuts);
 	free(s->slices);
+	free(s->blocks);
 	free(s);
-}
-
-const struct optimizer_slice *shards_slices(const struct shards *s, int *count)
-{
-	*count = s->slice_count;
-	return s->slices;
 }
 
 /* ---- gradients to their owners, weights to all ---- */
@@ -153,11 +173,9 @@ enum status shards_reduce(struct shards *s, float *gradients)
 {
 	struct kernels *k = s->kernels;
 	TRY(collective_agree(s->ranks, k->stream_wait(k, NULL)));
-	for (int i = 0; i < s->slice_count; i++) {
-		uint64_t begin = (uint64_t)i * SHARDS_BLOCK, block = block_elements(s->elements, begin);
-		TRY(exchange_reduce(
-			s->exchange, NULL, gradients + begin, byte_cuts(s, block, sizeof *gradients)));
-	}
+	for (int i = 0; i < s->block_count; i++)
+		TRY(exchange_reduce(s->exchange, NULL, gradients + s->blocks[i].offset,
+			byte_cuts(s, s->blocks[i].elements, sizeof *gradients)));
 	return STATUS_OK;
 }
 
@@ -165,22 +183,31 @@ enum status shards_share(struct shards *s, void *working)
 {
 	struct kernels *k = s->kernels;
 	size_t each = dtype_bytes(k->act);
-	for (int i = 0; i < s->slice_count; i++) {
-		uint64_t begin = (uint64_t)i * SHARDS_BLOCK, block = block_elements(s->elements, begin);
-		TRY(exchange_share(
-			s->exchange, NULL, (char *)working + begin * each, byte_cuts(s, block, each)));
-	}
+	for (int i = 0; i < s->block_count; i++)
+		TRY(exchange_share(s->exchange, NULL, (char *)working + s->blocks[i].offset * each,
+			byte_cuts(s, s->blocks[i].elements, each)));
 	k->weights_changed(k);
 	return STATUS_OK;
+}
+
+/* How many of a part's elements are in the kernels' memory, before those that are in the host's. */
+static uint64_t count_there(const struct shards *s, int array, const struct optimizer_slice *part)
+{
+	uint64_t left = s->kept[array].there > part->own ? s->kept[array].there - part->own : 0;
+	return left < part->elements ? left : part->elements;
 }
 
 void shards_round(struct shards *s, void *working)
 {
 	struct kernels *k = s->kernels;
 	const float *master = s->kept[SHARDS_MASTER].memory;
-	for (int i = 0; i < s->slice_count && !s->kept[SHARDS_MASTER].whole; i++)
-		k->convert(k, NULL, (char *)working + s->slices[i].offset * dtype_bytes(k->act), k->act,
-			master + s->slices[i].own, DTYPE_F32, s->slices[i].elements);
+	for (int i = 0; i < s->block_count && !s->kept[SHARDS_MASTER].whole; i++) {
+		const struct optimizer_slice *slice = &s->slices[i];
+		uint64_t count = count_there(s, SHARDS_MASTER, slice);
+		if (count)
+			k->convert(k, NULL, (char *)working + slice->offset * dtype_bytes(k->act), k->act,
+				master + slice->own, DTYPE_F32, count);
+	}
 }
 
 /* ---- the state as whole arrays ---- */
@@ -189,6 +216,13 @@ void shards_keep(struct shards *s, enum shards_array array, float *memory, bool 
 {
 	s->kept[array].memory = memory;
 	s->kept[array].whole = whole;
+	s->kept[array].there = s->elements;
+}
+
+void shards_keep_rest(struct shards *s, enum shards_array array, float *host, uint64_t there)
+{
+	s->kept[array].host = host;
+	s->kept[array].there = there;
 }
 
 float *shards_array(const struct shards *s, enum shards_array array)
@@ -223,60 +257,83 @@ static struct optimizer_slice within(const struct stretch *t, struct optimizer_s
 		.elements = begin < end ? end - begin : 0};
 }
 
-/* Where the rank has it. */
+/* Where the kernels have it. */
 static float *kept_at(const struct shards *s, int array, const struct optimizer_slice *part)
 {
 	return s->kept[array].memory + (s->kept[array].whole ? part->offset : part->own);
 }
 
-/* The blocks that a stretch has a share in: from first_block to before last_block. */
-static uint64_t first_block(const struct stretch *t)
+/* The blocks that a stretch has a share in are those from this one for which `reaches` holds. */
+static int first_block(const struct shards *s, const struct stretch *t)
 {
-	return t->first / SHARDS_BLOCK;
+	int b = 0;
+	while (b < s->block_count && s->blocks[b].offset + s->blocks[b].elements <= t->first)
+		b++;
+	return b;
 }
 
-static uint64_t last_block(const struct stretch *t)
+static bool reaches(const struct shards *s, const struct stretch *t, int block)
 {
-	return (t->first + t->count + SHARDS_BLOCK - 1) / SHARDS_BLOCK;
+	return block < s->block_count && s->blocks[block].offset < t->first + t->count;
+}
+
+/* A part of what the rank keeps, from the host or to it. */
+static void put(struct shards *s, int array, const struct optimizer_slice *part, const float *from)
+{
+	struct kernels *k = s->kernels;
+	uint64_t there = count_there(s, array, part);
+	if (there)
+		k->copy_in(k, NULL, kept_at(s, array, part), from, there * sizeof *from);
+	if (there < part->elements)
+		memcpy(s->kept[array].host + part->own + there, from + there,
+			(part->elements - there) * sizeof *from);
+}
+
+static void get(struct shards *s, int array, const struct optimizer_slice *part, float *to)
+{
+	struct kernels *k = s->kernels;
+	uint64_t there = count_there(s, array, part);
+	if (there)
+		k->copy_out(k, NULL, to, kept_at(s, array, part), there * sizeof *to);
+	if (there < part->elements)
+		memcpy(to + there, s->kept[array].host + part->own + there,
+			(part->elements - there) * sizeof *to);
 }
 
 static enum status store(void *user, void *to, const void *from, size_t bytes)
 {
 	struct shards *s = user;
-	struct kernels *k = s->kernels;
 	struct stretch t = stretch_of(s, to, bytes);
-	for (uint64_t b = first_block(&t); b < last_block(&t); b++) {
+	for (int b = first_block(s, &t); reaches(s, &t, b); b++) {
 		struct optimizer_slice part = within(&t, s->slices[b]);
-		k->copy_in(k, NULL, kept_at(s, t.array, &part), (const float *)from + (part.offset - t.first),
-			part.elements * sizeof(float));
+		put(s, t.array, &part, (const float *)from + (part.offset - t.first));
 	}
-	return k->stream_wait(k, NULL);
+	return s->kernels->stream_wait(s->kernels, NULL);
 }
 
 /* Elements of a stretch that are rank r's. */
 static uint64_t count_of(const struct shards *s, const struct stretch *t, int rank)
 {
 	uint64_t count = 0;
-	for (uint64_t b = first_block(t); b < last_block(t); b++)
-		count += within(t, slice_of(s->elements, b * SHARDS_BLOCK, rank, s->ranks->ranks)).elements;
+	for (int b = first_block(s, t); reaches(s, t, b); b++)
+		count += within(t, slice_of(&s->blocks[b], rank, s->ranks->ranks)).elements;
 	return count;
 }
 
 /* s->piece gets all of a stretch, each rank's part of it in one. */
 static enum status collect(struct shards *s, const struct stretch *t)
 {
-	struct kernels *k = s->kernels;
 	struct collective *c = s->ranks;
 	s->cuts[0] = 0;
 	for (int r = 0; r < c->ranks; r++)
 		s->cuts[r + 1] = s->cuts[r] + count_of(s, t, r) * sizeof(float);
 	float *at = s->piece + s->cuts[c->rank] / sizeof(float);
-	for (uint64_t b = first_block(t); b < last_block(t); b++) {
+	for (int b = first_block(s, t); reaches(s, t, b); b++) {
 		struct optimizer_slice part = within(t, s->slices[b]);
-		k->copy_out(k, NULL, at, kept_at(s, t->array, &part), part.elements * sizeof(float));
+		get(s, t->array, &part, at);
 		at += part.elements;
 	}
-	TRY(k->stream_wait(k, NULL));
+	TRY(s->kernels->stream_wait(s->kernels, NULL));
 	return c->gather(c, s->piece, s->cuts);
 }
 
@@ -288,9 +345,8 @@ static enum status fetch(void *user, void *to, const void *from, size_t bytes)
 	TRY(collect(s, &t));
 	const float *at = s->piece;
 	for (int r = 0; r < s->ranks->ranks; r++)
-		for (uint64_t b = first_block(&t); b < last_block(&t); b++) {
-			struct optimizer_slice part =
-				within(&t, slice_of(s->elements, b * SHARDS_BLOCK, r, s->ranks->ranks));
+		for (int b = first_block(s, &t); reaches(s, &t, b); b++) {
+			struct optimizer_slice part = within(&t, slice_of(&s->blocks[b], r, s->ranks->ranks));
 			memcpy((float *)to + (part.offset - t.first), at, part.elements * sizeof *at);
 			at += part.elements;
 		}

@@ -2,13 +2,15 @@
  * shards.h: ZeRO-2: which rank owns which elements of the training state, and how gradients reach their owners
  * and weights come back.
  *
- * The flat array of n elements (parameters.h) is cut into blocks of SHARDS_BLOCK, each block into a slice a rank:
+ * The flat array of n elements (parameters.h) is cut into blocks, pieces of an embedding or of a layer of SHARDS_BLOCK
+ * elements at most, each block into a slice a rank:
  *
  *          block 0          block 1        block 2
  *    n  |  0 | 1 | 2 |    0 | 1 | 2 |    0 | 1 | 2  |      slices begin at multiples of PARAMETER_ALIGNED
  *
  * Rank r's arrays (moments; the master, where working weights are of another type) hold its slices alone, one
- * behind the other: n / ranks elements. Of working weights every rank has n, for it computes with them, and of
+ * behind the other: n / ranks elements. They lie where the kernels are, or on the host from some element on
+ * (offload.h). Of working weights every rank has n, for it computes with them, and of
  * gradients too, for it adds up its micro-batches in them: of what ZeRO-2 saves, that is the optimizer's state. A step:
  *
  *    shards_reduce    gradients of my slices = ((rank 0's + rank 1's) + rank 2's) + ..., in f32, in this order
@@ -38,19 +40,18 @@ struct shards;
 
 enum shards_array { SHARDS_MASTER, SHARDS_EXP_AVG, SHARDS_EXP_AVG_SQ, SHARDS_ARRAYS };
 
-/* Elements that a rank owns. */
-uint64_t shards_owned(uint64_t elements, int rank, int ranks);
+/* A rank's slices, one of each block, in order; free(*out). */
+enum status shards_cut(const struct parameter_table *table, int rank, int ranks, struct optimizer_slice **out,
+	int *count) MUST_USE;
 /* Host memory that shards_open takes. */
-uint64_t shards_buffer_bytes(uint64_t elements, int ranks, bool on_device);
+uint64_t shards_buffer_bytes(const struct parameter_table *table, int ranks, bool on_device);
 
-/* Both must outlive it. on_device: the host cannot touch the kernels' memory. Gradients are f32. */
-enum status shards_open(struct collective *ranks, struct kernels *kernels, uint64_t elements, bool on_device,
-	struct shards **out) MUST_USE;
+/* All must outlive it. on_device: the host cannot touch the kernels' memory. Gradients are f32. */
+enum status shards_open(struct collective *ranks, struct kernels *kernels,
+	const struct parameter_table *table, bool on_device, struct shards **out) MUST_USE;
 void shards_close(struct shards *shards);
-/* This rank's slices, in order; `own` is where each begins in the rank's arrays. */
-const struct optimizer_slice *shards_slices(const struct shards *shards, int *count);
 
-/* Queues: this rank's slices of `working`, where they are of another type, from its master. */
+/* Queues: this rank's slices of `working`, where they are of another type, from what the kernels have of its master. */
 void shards_round(struct shards *shards, void *working /* act [elements] */);
 
 /* In the kernels' memory; both wait. Afterwards the gradients of others' slices are those of this rank alone. */
@@ -59,8 +60,11 @@ enum status shards_share(struct shards *shards, void *working /* act [elements] 
 
 /* ---- the state as whole arrays ---- */
 
-/* Where the rank keeps its part: [owned], or with `whole` at its places in an array [elements]. */
+/* Where the rank keeps its part: [owned], or with `whole` at its places in an array [elements]; in the kernels' memory. */
 void shards_keep(struct shards *shards, enum shards_array array, float *memory, bool whole);
+/* Of its part, the elements from `there` on are in the host's memory; those before are not touched here. */
+void shards_keep_rest(
+	struct shards *shards, enum shards_array array, float *host /* [owned] */, uint64_t there);
 /* [elements]; an address to tell the staging. */
 float *shards_array(const struct shards *shards, enum shards_array array);
 /* What the staging does with such addresses. */

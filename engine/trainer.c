@@ -67,9 +67,12 @@ static enum status check_places(const struct trainer_config *c)
 		" windows at a time only where its input is all that is kept; give "
 		"--checkpoint-activations with --layer-batch-size",
 		c->layer_batch);
-	FAIL_IF(rank_count(c) > 1 && (c->offload || c->gradients != DTYPE_F32), STATUS_UNSUPPORTED,
-		"several ranks train with the optimizer where the model is, and fp32 gradients; leave "
-		"--cpu-optimizer, --optimizer-on and --half-gradients out, or train in one process");
+	FAIL_IF(rank_count(c) > 1 && c->gradients != DTYPE_F32, STATUS_UNSUPPORTED,
+		"several ranks train with fp32 gradients; leave --half-gradients out, or train in one "
+		"process");
+	FAIL_IF(rank_count(c) > 1 && c->offload && c->offloading.speculation, STATUS_USAGE,
+		"several ranks have the whole batch's gradients when they know the norm: there is nothing to "
+		"speculate on; give the optimizer no memory for it");
 	FAIL_IF(c->inputs_on_host && !(c->open_device && c->checkpoint_activations), STATUS_USAGE,
 		"layers' inputs on the host need a GPU and --checkpoint-activations; leave "
 		"--cpu-checkpointing out");
@@ -125,13 +128,27 @@ static struct model_options options_of(const struct trainer_config *c)
 	return options;
 }
 
-/* Elements whose optimizer is where the kernels are. */
-static uint64_t updated_there(const struct trainer_config *c, uint64_t elements)
+/* What this process has the optimizer's state of; free(*slices). In one process it is a single slice. */
+static enum status find_part(const struct trainer_config *c, const struct parameter_table *table,
+	struct optimizer_slice **slices, struct optimizer_part *out)
 {
-	if (rank_count(c) > 1)
-		return shards_owned(elements, c->ranks->rank, c->ranks->ranks);
-	uint64_t share = (uint64_t)(c->device_share * (double)elements);
-	return c->offload ? share / PARAMETER_ALIGNED * PARAMETER_ALIGNED : elements;
+	if (rank_count(c) > 1) {
+		TRY(shards_cut(table, c->ranks->rank, c->ranks->ranks, slices, &out->count));
+	} else {
+		out->count = 1;
+		TRY(memory_alloc((void **)slices, 1, sizeof **slices, "the optimizer's plan"));
+		(*slices)->elements = table->elements;
+	}
+	out->slices = *slices;
+	uint64_t all = optimizer_part_elements(out), share = (uint64_t)(c->device_share * (double)all);
+	out->there = c->offload ? share / PARAMETER_ALIGNED * PARAMETER_ALIGNED : all;
+	return STATUS_OK;
+}
+
+/* Working weights are an array of their own. */
+static bool works_apart(const struct trainer_config *c)
+{
+	return c->precision != DTYPE_F32 || c->offload;
 }
 
 /* Elements of the largest parameter. */
@@ -144,35 +161,42 @@ static uint64_t largest_span(const struct parameter_table *table)
 	return largest;
 }
 
-/* Adds the offload's memory. */
-static enum status measure_offload(
-	const struct trainer_config *c, const struct parameter_table *table, struct trainer_memory *out)
+/* The optimizer's state, and what moves it. */
+static enum status measure_state(const struct trainer_config *c, const struct parameter_table *table,
+	const struct optimizer_part *part, struct trainer_memory *out)
 {
 	struct offload_memory m;
-	uint64_t there = updated_there(c, table->elements), n = table->elements;
-	TRY(offload_measure(&c->offloading, table, there, c->precision, c->gradients, &m));
-	out->working = dtype_bytes(c->precision) * n;
-	if (c->offloading.delayed)
-		out->gradients *= 2;
-	out->shadows = m.host - 12 * (n - there);
+	uint64_t all = optimizer_part_elements(part);
+	out->weights = 4 * (works_apart(c) ? all : table->elements);
+	out->moments = 8 * all;
+	if (!c->offload) {
+		*(c->open_device ? &out->device : &out->host) += out->weights + out->moments;
+		return STATUS_OK;
+	}
+	TRY(offload_measure(&c->offloading, table, part, c->precision, c->gradients, &m));
+	out->shadows = m.host - 12 * (all - part->there);
 	out->pinned = m.pinned;
 	out->incoming = m.device;
-	out->host = m.host + m.pinned;
-	out->device = 12 * there + m.device;
+	out->host += m.host + m.pinned;
+	out->device += 12 * part->there + m.device;
 	return STATUS_OK;
 }
 
-/* One of several ranks has its part of the state alone. */
-static void measure_part(
+static enum status measure_part(
 	const struct trainer_config *c, const struct parameter_table *table, struct trainer_memory *out)
 {
-	uint64_t there = updated_there(c, table->elements);
-	out->weights = 4 * (out->working ? there : table->elements);
-	out->moments = 8 * there;
-	out->exchange = shards_buffer_bytes(table->elements, rank_count(c), c->open_device);
-	if (!c->open_device)
-		out->exchange += STAGING_BYTES;
-	out->host = out->exchange;
+	struct optimizer_slice *slices;
+	struct optimizer_part part;
+	TRY(find_part(c, table, &slices, &part));
+	enum status status = measure_state(c, table, &part, out);
+	free(slices);
+	TRY(status);
+	if (rank_count(c) > 1) {
+		out->exchange = shards_buffer_bytes(table, rank_count(c), c->open_device) +
+				(c->open_device ? 0 : STAGING_BYTES);
+		out->host += out->exchange;
+	}
+	return STATUS_OK;
 }
 
 /* What a GPU's operations take for themselves (kernels.h): validation's logits are f32. */
@@ -194,23 +218,15 @@ enum status trainer_measure(const struct trainer_config *c, struct trainer_memor
 	TRY(parameter_table_open(&c->model, &table));
 	uint64_t n = table.elements, T = c->window_tokens;
 	uint64_t largest = 4 * largest_span(&table);
-	*out = (struct trainer_memory){.weights = 4 * n,
-		.working = c->precision == DTYPE_F32 ? 0 : dtype_bytes(c->precision) * n,
-		.gradients = dtype_bytes(c->gradients) * n,
-		.moments = 8 * n,
+	*out = (struct trainer_memory){.working = works_apart(c) ? dtype_bytes(c->precision) * n : 0,
+		.gradients = dtype_bytes(c->gradients) * n * (c->offload && c->offloading.delayed ? 2 : 1),
 		.activations = model_activation_bytes(&c->model, &options, c->precision),
 		.inputs = model_pinned_bytes(&c->model, &options, c->precision),
 		.batch = T * 20 * c->micro_batch + sizeof(struct gradient_stats),
 		.packing = c->open_device ? 0 : c->packing,
 		.scratch = c->open_device ? measure_scratch(c) : 0,
 		.data = T * (20 * local_batch(c) + 8 * c->micro_batch)};
-	if (rank_count(c) > 1)
-		measure_part(c, &table, out);
-	enum status status = STATUS_OK;
-	if (c->offload)
-		status = measure_offload(c, &table, out);
-	else
-		*(c->open_device ? &out->device : &out->host) += out->weights + out->moments;
+	enum status status = measure_part(c, &table, out);
 	parameter_table_close(&table);
 	TRY(status);
 	*(c->open_device ? &out->device : &out->host) +=
@@ -256,8 +272,8 @@ static enum status take_host(struct trainer *t)
 static enum status take_blocks(struct trainer *t)
 {
 	struct kernels *k = &t->kernels;
-	bool apart = k->act != DTYPE_F32 || t->config.offload;
-	t->master_elements = apart ? t->updated : t->elements;
+	bool apart = works_apart(&t->config);
+	t->master_elements = apart ? t->part.there : t->elements;
 	if (t->master_elements)
 		TRY(k->memory_alloc(k, (void **)&t->master, t->master_elements * 4, "the weights"));
 	t->working = t->master;
@@ -277,48 +293,73 @@ static enum status take_blocks(struct trainer *t)
 	return t->config.open_device || t->ranks->ranks > 1 ? staging_open(k, &t->staging) : STATUS_OK;
 }
 
-/* This rank's part of the optimizer, and what stands for all of its state. */
-static enum status take_shard(struct trainer *t)
+/* Where this process has an array of its part: what is there, and the rest. */
+struct places {
+	float *kernels, *host;
+};
+
+/* Master and moments, in the order of enum shards_array. */
+static void find_places(struct trainer *t, struct places out[SHARDS_ARRAYS])
 {
-	struct trainer_config *c = &t->config;
-	int count;
-	TRY(shards_open(t->ranks, &t->kernels, t->elements, c->open_device, &t->shards));
-	const struct optimizer_slice *slices = shards_slices(t->shards, &count);
-	TRY(optimizer_open_slices(
-		&c->optimizer, t->table, slices, count, t->ranks, &t->kernels, &t->optimizer));
-	shards_keep(t->shards, SHARDS_MASTER, t->master, t->working == (void *)t->master);
-	shards_keep(t->shards, SHARDS_EXP_AVG, optimizer_exp_avg(t->optimizer), false);
-	shards_keep(t->shards, SHARDS_EXP_AVG_SQ, optimizer_exp_avg_sq(t->optimizer), false);
-	struct staging_store store = shards_store(t->shards);
-	staging_set_store(t->staging, &store);
-	t->all_master = shards_array(t->shards, SHARDS_MASTER);
-	t->all_exp_avg = shards_array(t->shards, SHARDS_EXP_AVG);
-	t->all_exp_avg_sq = shards_array(t->shards, SHARDS_EXP_AVG_SQ);
-	return STATUS_OK;
+	out[SHARDS_MASTER].kernels = t->master;
+	out[SHARDS_EXP_AVG].kernels = optimizer_exp_avg(t->optimizer);
+	out[SHARDS_EXP_AVG_SQ].kernels = optimizer_exp_avg_sq(t->optimizer);
+	out[SHARDS_MASTER].host = t->offload ? offload_master(t->offload) : NULL;
+	out[SHARDS_EXP_AVG].host = t->offload ? offload_exp_avg(t->offload) : NULL;
+	out[SHARDS_EXP_AVG_SQ].host = t->offload ? offload_exp_avg_sq(t->offload) : NULL;
 }
 
-/* The optimizer: where the kernels are, on the host, or a part of it in each. */
+/* What stands for all of the ranks' state. */
+static void join_ranks(
+	struct trainer *t, const struct places places[SHARDS_ARRAYS], float *all[SHARDS_ARRAYS])
+{
+	struct staging_store store = shards_store(t->shards);
+	for (int i = 0; i < SHARDS_ARRAYS; i++) {
+		enum shards_array array = (enum shards_array)i;
+		shards_keep(t->shards, array, places[i].kernels,
+			array == SHARDS_MASTER && t->working == (void *)t->master);
+		if (t->offload)
+			shards_keep_rest(t->shards, array, places[i].host, t->part.there);
+		all[i] = shards_array(t->shards, array);
+	}
+	staging_set_store(t->staging, &store);
+}
+
+/* Likewise of one process: the kernels' arrays, or the host's with the kernels' part in them. */
+static void join_places(
+	struct trainer *t, const struct places places[SHARDS_ARRAYS], float *all[SHARDS_ARRAYS])
+{
+	for (int i = 0; i < SHARDS_ARRAYS; i++) {
+		all[i] = t->offload ? places[i].host : places[i].kernels;
+		if (t->offload)
+			staging_substitute(t->staging, all[i], places[i].kernels, t->part.there * 4);
+	}
+}
+
+/* The optimizer: where the kernels are, on the host, or a part of it in each; of all, or of this rank's slices. */
 static enum status take_optimizer(struct trainer *t)
 {
 	struct trainer_config *c = &t->config;
-	if (t->ranks->ranks > 1)
-		return take_shard(t);
-	TRY(optimizer_open_part(&c->optimizer, t->table, t->updated, &t->kernels, &t->optimizer));
-	t->all_master = t->master;
-	t->all_exp_avg = optimizer_exp_avg(t->optimizer);
-	t->all_exp_avg_sq = optimizer_exp_avg_sq(t->optimizer);
-	if (!c->offload)
-		return STATUS_OK;
-	TRY(offload_open(
-		&c->offloading, &c->optimizer, t->table, t->updated, &t->kernels, t->working, &t->offload));
-	model_set_gate(t->model, offload_gate, t->offload);
-	t->all_master = offload_master(t->offload);
-	t->all_exp_avg = offload_exp_avg(t->offload);
-	t->all_exp_avg_sq = offload_exp_avg_sq(t->offload);
-	uint64_t bytes = t->updated * 4;
-	staging_substitute(t->staging, t->all_master, t->master, bytes);
-	staging_substitute(t->staging, t->all_exp_avg, optimizer_exp_avg(t->optimizer), bytes);
-	staging_substitute(t->staging, t->all_exp_avg_sq, optimizer_exp_avg_sq(t->optimizer), bytes);
+	bool several = t->ranks->ranks > 1;
+	struct places places[SHARDS_ARRAYS];
+	float *all[SHARDS_ARRAYS];
+	TRY(optimizer_open_part(
+		&c->optimizer, t->table, &t->part, several ? t->ranks : NULL, &t->kernels, &t->optimizer));
+	if (c->offload) {
+		TRY(offload_open(&c->offloading, &c->optimizer, t->table, &t->part, &t->kernels, t->working,
+			&t->offload));
+		model_set_gate(t->model, offload_gate, t->offload);
+	}
+	find_places(t, places);
+	if (several) {
+		TRY(shards_open(t->ranks, &t->kernels, t->table, c->open_device, &t->shards));
+		join_ranks(t, places, all);
+	} else {
+		join_places(t, places, all);
+	}
+	t->all_master = all[SHARDS_MASTER];
+	t->all_exp_avg = all[SHARDS_EXP_AVG];
+	t->all_exp_avg_sq = all[SHARDS_EXP_AVG_SQ];
 	return STATUS_OK;
 }
 
@@ -356,8 +397,8 @@ static enum status take_weights(struct trainer *t, struct checkpoint *from, bool
 	}
 	if (t->shards)
 		shards_round(t->shards, t->working);
-	else if (t->working != (void *)t->master && t->updated)
-		k->convert(k, NULL, t->working, k->act, t->master, DTYPE_F32, t->updated);
+	else if (t->working != (void *)t->master && t->part.there)
+		k->convert(k, NULL, t->working, k->act, t->master, DTYPE_F32, t->part.there);
 	if (t->offload)
 		TRY(offload_publish(t->offload));
 	k->weights_changed(k);
@@ -381,7 +422,7 @@ static enum status open_parts(struct trainer *t, struct checkpoint *from, bool w
 	TRY(model_open(&c->model, &options, &t->kernels, &t->model));
 	t->table = model_parameters(t->model);
 	t->elements = t->table->elements;
-	t->updated = updated_there(c, t->elements);
+	TRY(find_part(c, t->table, &t->slices, &t->part));
 	TRY(take_blocks(t));
 	TRY(take_optimizer(t));
 	trainer_fresh_state(t);
@@ -466,17 +507,20 @@ void trainer_close(struct trainer *t)
 		t->kernels.close(&t->kernels);
 	cJSON_Delete(t->state.choices);
 	free(t->evaluation_tokens);
+	free(t->slices);
 	free(t);
 }
 
 /* ---- checkpoints ---- */
 
-/* All that was queued is done, and a failure of it is told. */
+/* All that was queued is done, and a failure of it is told to all ranks; an update that was delayed, too. */
 static enum status settle(struct trainer *t)
 {
-	if (t->offload)
-		TRY(offload_settle(t->offload));
-	return t->kernels.stream_wait(&t->kernels, NULL);
+	enum status status = t->offload ? offload_settle(t->offload) : STATUS_OK;
+	if (status == STATUS_OK)
+		status = t->kernels.stream_wait(&t->kernels, NULL);
+	TRY(collective_agree(t->ranks, status));
+	return t->shards && t->spare_gradients ? shards_share(t->shards, t->working) : STATUS_OK;
 }
 
 static enum status write_checkpoint(struct trainer *t, bool best, char name[CHECKPOINT_NAME])
@@ -504,7 +548,7 @@ static enum status save(struct trainer *t, bool best)
 {
 	char name[CHECKPOINT_NAME];
 	double start = clock_seconds();
-	TRY(collective_agree(t->ranks, settle(t))); /* a failed update is not saved */
+	TRY(settle(t)); /* a failed update is not saved */
 	if (!t->shards) {
 		TRY(write_checkpoint(t, best, name));
 	} else if (t->ranks->rank == 0) {
@@ -563,7 +607,7 @@ enum status trainer_run(struct trainer *t)
 		TRY(after_step(t));
 		TRY(hear(t, NULL));
 	}
-	TRY(collective_agree(t->ranks, settle(t)));
+	TRY(settle(t));
 	/* Stopped before the first step, or between the last save and here: nothing of it is lost. */
 	if (t->config.save && t->state.step > 0 && t->saved_step != t->state.step)
 		return save(t, false);

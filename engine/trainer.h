@@ -39,7 +39,9 @@
  *
  * With `offload` the optimizer is on the host (offload.h), all of it or all but device_share; the results are
  * the same bits, unless the update is delayed. A checkpoint ends a delay, so a run that is saved now and then
- * and one that is not differ there.
+ * and one that is not differ there. Each of several ranks has its part of the state there, or all but device_share of
+ * it, and updates that with a crew of its own: once the whole batch's gradients are summed, without speculation; the
+ * next step begins when all have the new weights.
  *
  * Several ranks (`ranks`) train one model, each on its slice of every global batch (data/loader.h), with its part of
  * the optimizer's state (shards.h). Each opens a trainer with the same configuration but for threads and device; all

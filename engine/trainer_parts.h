@@ -20,14 +20,14 @@ struct trainer {
 	struct loader *loader;
 	const struct parameter_table *table; /* the model's */
 	uint64_t elements;
-	struct shards *shards;       /* NULL: one rank */
-	struct offload *offload;     /* NULL: the optimizer is where the kernels are */
-	struct offload_seconds busy; /* of it, as told so far */
-	/* Elements whose optimizer is where the kernels are: the first ones; of several ranks, this one's. */
-	uint64_t updated;
-	float *master; /* [master_elements] */
+	struct shards *shards;          /* NULL: one rank */
+	struct offload *offload;        /* NULL: the optimizer is where the kernels are */
+	struct offload_seconds busy;    /* of it, as told so far */
+	struct optimizer_slice *slices; /* of the part */
+	struct optimizer_part part;     /* what this process has the optimizer's state of */
+	float *master;                  /* [master_elements] */
 	void *working; /* act [elements]; the master itself where act is f32 and nothing is offloaded */
-	uint64_t master_elements; /* updated; elements where it is the working weights */
+	uint64_t master_elements; /* of the part there; elements where it is the working weights */
 	void *gradients;          /* grad [elements] */
 	void *spare_gradients;    /* likewise, of the step before, where its update is delayed; or NULL */
 	/* [elements], as the staging takes them (ordinary memory, where it is NULL; of several ranks, addresses

@@ -156,14 +156,28 @@ static enum status reduce_gradients(struct trainer *t, struct trainer_step *repo
 	return STATUS_OK;
 }
 
-/* Each rank's slices, to all; likewise without AdamW's time. */
+/* Each rank's slices, to all; likewise without AdamW's time, on whichever side it is. */
 static enum status share_weights(struct trainer *t, struct trainer_step *report)
 {
-	TRY(collective_agree(t->ranks, t->kernels.stream_wait(&t->kernels, NULL)));
+	enum status status = t->offload ? offload_gate_all(t->offload) : STATUS_OK;
+	if (status == STATUS_OK)
+		status = t->kernels.stream_wait(&t->kernels, NULL);
+	TRY(collective_agree(t->ranks, status));
 	double start = clock_seconds();
 	TRY(shards_share(t->shards, t->working));
-	report->seconds_allgather = clock_seconds() - start;
+	report->seconds_allgather += clock_seconds() - start;
 	return STATUS_OK;
+}
+
+static enum status finish_offload(struct trainer *t, struct trainer_step *report)
+{
+	report_offload(t, report);
+	if (t->spare_gradients) {
+		void *gradients = t->gradients;
+		t->gradients = t->spare_gradients;
+		t->spare_gradients = gradients;
+	}
+	return offload_finish(t->offload, report->overflow, report->clip);
 }
 
 /* The step's only wait is for the norm; the losses have come with it. */
@@ -194,20 +208,15 @@ static enum status update(struct trainer *t, const struct trainer_gathered *g, s
 		report->learning_rate = schedule_learning_rate(&s->schedule, s->updates + 1);
 		optimizer_update(t->optimizer, t->master, working, t->gradients, report->learning_rate,
 			s->updates + 1, report->clip / s->loss_scale.scale);
-		if (t->shards)
-			TRY(share_weights(t, report));
 		s->updates++;
 	}
 	report->next_loss_scale = loss_scale_update(&s->loss_scale, measure.overflow);
-	if (!t->offload)
-		return STATUS_OK;
-	report_offload(t, report);
-	if (t->spare_gradients) {
-		void *gradients = t->gradients;
-		t->gradients = t->spare_gradients;
-		t->spare_gradients = gradients;
-	}
-	return offload_finish(t->offload, measure.overflow, report->clip);
+	if (t->offload)
+		TRY(finish_offload(t, report));
+	/* A skipped step changes no weights, but that the update before it may have been delayed. */
+	if (t->shards && (!measure.overflow || t->spare_gradients))
+		return share_weights(t, report);
+	return STATUS_OK;
 }
 
 enum status trainer_train_step(struct trainer *t)

@@ -53,6 +53,8 @@ enum status train_offload_speculate(const struct train_machine *machine, struct 
 	struct trainer_memory m;
 	uint64_t available = machine->host_memory, room = room_of(&machine->device);
 	c->offloading.speculation = 0;
+	if (c->ranks) /* offload.h */
+		return STATUS_OK;
 	TRY(trainer_measure(c, &m));
 	uint64_t most = available > m.host ? (available - m.host) / 2 : 0;
 	uint64_t elements = (room > m.device ? room - m.device : 0) / dtype_bytes(c->precision);
@@ -189,9 +191,10 @@ void train_offload_describe(
 	text[0] = 0;
 	if (c->offload)
 		snprintf(text, room,
-			"optimizer: %.3g%% of the parameters on the host (%s, %d thread%s, %s pinned), %s",
-			100 * (1 - c->device_share), human_bytes(own).text, c->offloading.threads,
-			c->offloading.threads == 1 ? "" : "s", human_bytes((double)m->pinned).text,
+			"optimizer: %.3g%% of %s parameters on the host (%s, %d thread%s, %s pinned), %s",
+			100 * (1 - c->device_share), c->ranks ? "a rank's" : "the", human_bytes(own).text,
+			c->offloading.threads, c->offloading.threads == 1 ? "" : "s",
+			human_bytes((double)m->pinned).text,
 			c->offloading.delayed ? "one step late"
 			: m->shadows          ? "speculating"
 					      : "after the norm");

@@ -29,15 +29,20 @@ test_that "... overflows are skipped by both" grep -q '"skipped": 1' "$dir/two-f
 ranks $shape --fp16 --initial-scale-power 20 --loss-scale-window 5 --hysteresis 1 --save "$dir/half" --exit-interval 9
 cp -r "$dir/half" "$dir/moved"
 ranks --load "$dir/half" --device gpu
-same() {
+same() { # RUN
 	local file
 	for file in model.safetensors optimizer.safetensors trainer.json; do
-		cmp "$dir/two-fp16/step-00000020/$file" "$dir/half/step-00000020/$file" || return 1
+		cmp "$dir/two-fp16/step-00000020/$file" "$dir/$1/step-00000020/$file" || return 1
 	done
 }
-test_that "two devices go on, to the same bytes" same
+test_that "two devices go on, to the same bytes" same half
 run train --load "$dir/moved" --device cpu
 test_that "their run goes on in one process, on the processor" follows moved one-fp16 1e-2
-ranks $shape --cpu-optimizer --save "$dir/none"
-test_that "an optimizer on the host is for one process, and that is said" [ $code -eq 1 -a "$(grep -c 'several ranks train with the optimizer where the model is' "$dir/err")" -eq 1 ]
+ranks $shape --fp16 --initial-scale-power 20 --loss-scale-window 5 --hysteresis 1 --save "$dir/host" --optimizer-on cpu --exit-interval 9
+cp -r "$dir/host" "$dir/back"
+ranks --load "$dir/host" --optimizer-on 0.4
+test_that "the optimizer in the host's memory, all of it and then a part, is said" out_has "optimizer: 60% of a rank's parameters on the host"
+test_that "... and gives the same bytes" same host
+run train --load "$dir/back"
+test_that "what two left there goes on in one process" follows back one-fp16 1e-3
 exit $status

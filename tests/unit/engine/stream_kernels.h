@@ -6,7 +6,7 @@
  *
  * Asynchronous copies whose host end is not from host_alloc are counted in streamed_unpinned and not done.
  * streamed_failing = n: after n more operations one fails (its stream's next wait says so; events go on).
- * streamed_device, streamed_host: bytes of each that are out; streamed_most: the most that streamed_device was.
+ * streamed_device, streamed_host: bytes of each that are out; streamed_most, streamed_host_most: the most that these were.
  * Device memory is filled with NaN when it is freed. Results are the CPU's, bit for bit. The default stream
  * is a thread too. Events: waiting for one that was never recorded returns at once, as CUDA's do.
  */
@@ -27,7 +27,7 @@
 enum { STREAMED_ROOM = 1 << 14, STREAMED_ARGUMENTS = 192, STREAMED_HOST = 64 };
 
 static atomic_int streamed_unpinned;
-static _Atomic uint64_t streamed_device, streamed_host, streamed_most;
+static _Atomic uint64_t streamed_device, streamed_host, streamed_most, streamed_host_most;
 static atomic_int streamed_failing = -1; /* operations until one fails; -1: none does */
 static atomic_int streamed_jitter; /* a stream sleeps up to so many microseconds before some operations */
 
@@ -298,12 +298,18 @@ static inline void streamed_give(struct kernels *k, void *block, size_t bytes)
 	inner->memory_free(inner, block, bytes);
 }
 
+/* Counts bytes that are taken. */
+static inline void streamed_count(_Atomic uint64_t *out, _Atomic uint64_t *most, size_t bytes)
+{
+	uint64_t now = atomic_fetch_add(out, bytes) + bytes, before = atomic_load(most);
+	while (now > before && !atomic_compare_exchange_weak(most, &before, now))
+		;
+}
+
 static inline enum status streamed_memory_alloc(struct kernels *k, void **out, size_t bytes, const char *what)
 {
 	TRY(streamed_take(k, out, bytes, what));
-	uint64_t now = atomic_fetch_add(&streamed_device, bytes) + bytes;
-	if (now > streamed_most)
-		streamed_most = now;
+	streamed_count(&streamed_device, &streamed_most, bytes);
 	return STATUS_OK;
 }
 
@@ -319,7 +325,7 @@ static inline enum status streamed_host_alloc(struct kernels *k, void **out, siz
 {
 	struct streamed *f = streamed_of(k);
 	TRY(streamed_take(k, out, bytes, what));
-	atomic_fetch_add(&streamed_host, bytes);
+	streamed_count(&streamed_host, &streamed_host_most, bytes);
 	pthread_mutex_lock(&f->mutex);
 	int i = 0;
 	while (i < STREAMED_HOST && f->pinned[i].block)

@@ -3,8 +3,7 @@
 
 #include "common/memory.h"
 #include "tests/unit/engine/fenced_kernels.h"
-#include "tests/unit/engine/thread_ranks.h"
-#include "tests/unit/engine/trainer_rig.h"
+#include "tests/unit/engine/team_rig.h"
 
 #include <math.h>
 
@@ -84,7 +83,32 @@ static void a_failure_is_told_to_all(void **state)
 struct shard_case {
 	uint64_t elements;
 	enum dtype act;
+	struct parameter_table table;
+	struct parameter items[4];
 };
+
+/* Two embeddings and, in what is left, a layer of two. */
+static struct shard_case cut_case(uint64_t elements, enum dtype act)
+{
+	struct shard_case its = {.elements = elements, .act = act};
+	static const int layers[] = {-1, -1, 0, 0};
+	for (int i = 0; i < 4 && 64 * (uint64_t)i < elements; i++, its.table.count++)
+		its.items[i] = (struct parameter){.offset = 64 * (uint64_t)i, .layer = layers[i]};
+	its.table.elements = elements;
+	return its;
+}
+
+static uint64_t owned_by(const struct shard_case *its, const struct collective *c)
+{
+	struct optimizer_slice *slices;
+	struct optimizer_part part = {0};
+	if (shards_cut(&its->table, c->rank, c->ranks, &slices, &part.count) != STATUS_OK)
+		return 0;
+	part.slices = slices;
+	uint64_t owned = optimizer_part_elements(&part);
+	free(slices);
+	return owned;
+}
 
 static float gradient_of(int rank, uint64_t i)
 {
@@ -126,7 +150,8 @@ static enum status check_reduce(
 {
 	int count;
 	uint64_t own = 0;
-	const struct optimizer_slice *slices = shards_slices(s, &count);
+	struct optimizer_slice *slices;
+	TRY(shards_cut(&its->table, c->rank, c->ranks, &slices, &count));
 	for (uint64_t i = 0; i < its->elements; i++)
 		gradients[i] = gradient_of(c->rank, i);
 	TRY(shards_reduce(s, gradients));
@@ -140,7 +165,7 @@ static enum status check_reduce(
 				"gradient %" PRIu64 " is %g, not %g", i, (double)gradients[i], (double)sum);
 		}
 	}
-	FAIL_IF(own != shards_owned(its->elements, c->rank, c->ranks), STATUS_CORRUPT, "owns %" PRIu64, own);
+	free(slices);
 	double all = (double)own;
 	TRY(collective_sum(c, &all, 1));
 	FAIL_IF(all != (double)its->elements, STATUS_CORRUPT, "all own %g", all);
@@ -188,11 +213,11 @@ static enum status check_shards(void *user, struct collective *c)
 	struct staging *staging;
 	float *gradients, *kept[SHARDS_ARRAYS], *working;
 	bool whole = its->act == DTYPE_F32;
-	uint64_t owned = shards_owned(its->elements, c->rank, c->ranks);
+	uint64_t owned = owned_by(its, c);
 	TRY(kernels_open_cpu(&config, &k));
 	TRY(k.memory_alloc(&k, (void **)&gradients, its->elements * 4, "a test"));
 	TRY(k.memory_alloc(&k, (void **)&working, its->elements * dtype_bytes(its->act), "a test"));
-	TRY(shards_open(c, &k, its->elements, false, &s));
+	TRY(shards_open(c, &k, &its->table, false, &s));
 	TRY(staging_open(&k, &staging));
 	for (int i = 0; i < SHARDS_ARRAYS; i++) {
 		TRY(k.memory_alloc(&k, (void **)&kept[i], owned * 4, "a test"));
@@ -222,7 +247,8 @@ static void owners_have_the_ordered_sums_and_all_get_the_weights(void **state)
 	static const uint64_t elements[] = {64, 192, 6400, SHARDS_BLOCK + 64 * 5};
 	for (size_t i = 0; i < sizeof elements / sizeof *elements; i++)
 		for (int ranks = 2; ranks <= 5; ranks += elements[i] > 10000 ? 4 : 1) {
-			struct shard_case its = {elements[i], ranks % 2 ? DTYPE_BF16 : DTYPE_F32};
+			struct shard_case its = cut_case(elements[i], ranks % 2 ? DTYPE_BF16 : DTYPE_F32);
+			its.table.items = its.items;
 			assert_ok(crowd_run(ranks, check_shards, &its));
 		}
 }
@@ -289,7 +315,8 @@ static enum status update_slices(void *user, struct collective *c)
 	const struct whole *w = user;
 	struct kernels k;
 	struct kernels_config config = {.act = w->act, .grad = DTYPE_F32, .threads = 1};
-	struct shards *s;
+	struct optimizer_slice *slices;
+	struct optimizer_part part;
 	struct optimizer *o;
 	struct optimizer_measure measure;
 	uint64_t n = w->table.elements;
@@ -298,9 +325,10 @@ static enum status update_slices(void *user, struct collective *c)
 	uint16_t *work;
 	int count;
 	TRY(kernels_open_cpu(&config, &k));
-	TRY(shards_open(c, &k, n, false, &s));
-	const struct optimizer_slice *slices = shards_slices(s, &count);
-	TRY(optimizer_open_slices(&adam, &w->table, slices, count, c, &k, &o));
+	TRY(shards_cut(&w->table, c->rank, c->ranks, &slices, &count));
+	part = (struct optimizer_part){.slices = slices, .count = count};
+	part.there = optimizer_part_elements(&part);
+	TRY(optimizer_open_part(&adam, &w->table, &part, c, &k, &o));
 	TRY(memory_alloc((void **)&gradients, n, 4, "a test"));
 	TRY(memory_alloc((void **)&weights, n, 4, "a test"));
 	TRY(memory_alloc((void **)&work, n, 2, "a test"));
@@ -319,8 +347,8 @@ static enum status update_slices(void *user, struct collective *c)
 	free(gradients);
 	free(weights);
 	free(work);
+	free(slices);
 	optimizer_close(o);
-	shards_close(s);
 	k.close(&k);
 	return STATUS_OK;
 }
@@ -354,98 +382,6 @@ static void slices_are_updated_as_the_whole_is(void **state)
 
 /* ---- training together ---- */
 
-struct team {
-	struct trainer_config config;
-	const char *load;              /* or NULL */
-	struct story stories[CROWD];   /* a rank's each; trainers are closed */
-	struct checkpoint_state state; /* rank 0's at the end */
-	int stopping;                  /* the rank that stops, after stop_after */
-	uint64_t stop_after;
-	int broken; /* the rank whose kernels do not open; -1: none */
-};
-
-static enum status refuse_to_open(const struct kernels_config *config, struct kernels *out)
-{
-	(void)config, (void)out;
-	return error_set(STATUS_UNSUPPORTED, "no such device");
-}
-
-static enum status train_in_team(void *user, struct collective *c)
-{
-	struct team *team = user;
-	struct story *story = &team->stories[c->rank];
-	struct trainer_config config = team->config;
-	struct checkpoint *from = NULL;
-	config.ranks = c;
-	if (team->broken == c->rank)
-		config.open_device = refuse_to_open;
-	if (team->stop_after && team->stopping == c->rank)
-		story->stop_after = team->stop_after;
-	if (team->load)
-		TRY(checkpoint_open(team->load, &from));
-	enum status status = open_story(story, &config, from, false);
-	checkpoint_close(from);
-	if (status == STATUS_OK)
-		status = trainer_run(story->trainer);
-	if (status == STATUS_OK && c->rank == 0)
-		team->state = *trainer_state(story->trainer);
-	struct error_copy copy;
-	error_save(status, &copy);
-	trainer_close(story->trainer);
-	return error_restore(&copy);
-}
-
-static struct team *form_team(struct trainer_config config)
-{
-	static struct team team;
-	memset(&team, 0, sizeof team);
-	team.config = config;
-	team.broken = -1;
-	return &team;
-}
-
-static struct trainer_config shared_config(void)
-{
-	struct trainer_config config = base_config();
-	config.global_batch = 12;
-	config.train_iters = 20;
-	config.schedule.decay_iters = 20;
-	config.eval_interval = 5;
-	config.eval_iters = 2;
-	config.eod_mask_loss = true; /* ranks' targets differ in number */
-	config.split = "20,50,30";   /* epochs begin within steps */
-	config.save = NULL;
-	return config;
-}
-
-static void assert_near(const char *what, int step, double a, double b, double tolerance)
-{
-	if (a != b && !(fabs(a - b) <= tolerance * fabs(b)))
-		fail_msg("%s of step %d: %.17g and %.17g", what, step, a, b);
-}
-
-static void assert_same_story(const struct story *a, const struct story *b, double tolerance)
-{
-	assert_int_equal(a->step_count, b->step_count);
-	assert_int_equal(a->validation_count, b->validation_count);
-	for (int i = 0; i < a->step_count; i++) {
-		const struct trainer_step *x = &a->steps[i], *y = &b->steps[i];
-		/* The first step's differ by the order of additions alone. */
-		assert_near("loss", i, x->loss, y->loss, i == 0 ? fmin(tolerance, 1e-7) : tolerance);
-		assert_near("norm", i, x->gradient_norm, y->gradient_norm, 20 * tolerance);
-		assert_true(x->step == y->step && x->updates == y->updates && x->skipped == y->skipped);
-		assert_true(x->counted == y->counted && x->tokens == y->tokens && x->ordinal == y->ordinal);
-		assert_int_equal(x->epoch, y->epoch);
-		assert_same_bits(x->learning_rate, y->learning_rate);
-		assert_same_bits(x->loss_scale, y->loss_scale);
-	}
-	for (int i = 0; i < a->validation_count; i++) {
-		const struct trainer_validation *x = &a->validations[i], *y = &b->validations[i];
-		assert_near("validation", i, x->loss, y->loss, tolerance);
-		assert_true(x->windows == y->windows && x->counted == y->counted && x->step == y->step);
-	}
-}
-
 static void check_like_one_process(struct trainer_config config, double tolerance, uint64_t least_skips)
 {
 	static struct story alone;
@@ -477,13 +413,6 @@ static void ranks_skip_overflows_alike(void **state)
 	config.precision = DTYPE_F16;
 	config.loss_scale = loss_scale_dynamic(24, 3, 1, 1);
 	check_like_one_process(config, 2e-3, 3);
-}
-
-static void assert_same_checkpoint(const char *a, const char *b)
-{
-	assert_same_file(a, b, "model.safetensors");
-	assert_same_file(a, b, "optimizer.safetensors");
-	assert_same_file(a, b, "trainer.json");
 }
 
 /* A run of two ranks is saved half way, and gone on from. */
