@@ -47,6 +47,23 @@ static double optimizer_bytes(const struct plan_shape *shape)
 	return plan_optimizer_bytes(shape->act, shape->grad);
 }
 
+static double ranks_of(const struct plan_shape *shape)
+{
+	return shape->ranks > 1 ? shape->ranks : 1;
+}
+
+/* Of a step, a rank. */
+static uint64_t micro_batches(const struct plan_shape *shape)
+{
+	return shape->global_batch / shape->micro_batch / (uint64_t)ranks_of(shape);
+}
+
+/* Of `bytes` that each rank has a part of, what one sends to the others; and gets from them. */
+static double exchanged(const struct plan_shape *shape, double bytes)
+{
+	return bytes * (1 - 1 / ranks_of(shape));
+}
+
 enum status plan_work(const struct plan_shape *shape, struct plan_work *out)
 {
 	struct parameter_table table;
@@ -55,20 +72,24 @@ enum status plan_work(const struct plan_shape *shape, struct plan_work *out)
 	struct per_token each = per_token(shape);
 	double tokens = (double)(shape->global_batch * shape->window_tokens);
 	double again = shape->checkpoint_activations ? 1 : 0;
-	double n = (double)table.elements;
+	double n = (double)table.elements, ranks = ranks_of(shape);
+	double grads = (double)dtype_bytes(shape->grad) * n, weights = (double)dtype_bytes(shape->act) * n;
 	uint64_t input = (uint64_t)shape->model.hidden * dtype_bytes(shape->act); /* a layer's, a token */
 	*out = (struct plan_work){.parameters = table.elements,
 		.tokens = shape->global_batch * shape->window_tokens,
 		.model_flops = tokens * 3 * (each.layer + each.head + each.attention),
 		.matrix_flops = tokens * ((3 + again) * each.layer + 3 * each.head),
 		.attention_flops = tokens * (1 + PLAN_ATTENTION_BACKWARD + again) * each.attention,
-		.activation_bytes = tokens * (each.passes + again * each.passes_forward + each.logits),
-		.optimizer_bytes = optimizer_bytes(shape) * n,
-		.down_bytes = (double)dtype_bytes(shape->grad) * n,
-		.up_bytes = (double)dtype_bytes(shape->act) * n,
-		.input_bytes = shape->inputs_on_host
-				       ? tokens * (double)kept_inputs_pinned(shape->model.layers, input)
-				       : 0};
+		.activation_bytes =
+			tokens / ranks * (each.passes + again * each.passes_forward + each.logits),
+		.optimizer_bytes = optimizer_bytes(shape) * n / ranks,
+		.down_bytes = grads / ranks,
+		.up_bytes = weights / ranks,
+		.input_bytes =
+			shape->inputs_on_host
+				? tokens / ranks * (double)kept_inputs_pinned(shape->model.layers, input)
+				: 0,
+		.network_bytes = exchanged(shape, grads + weights)};
 	parameter_table_close(&table);
 	return STATUS_OK;
 }
@@ -118,6 +139,7 @@ bool plan_rates_named(const char *name, struct plan_rates *rates, uint64_t *memo
 			.memory_bytes = MEMORY_SHARE * gpus[i].memory,
 			.down_bytes = LINK_SHARE * gpus[i].link,
 			.up_bytes = LINK_SHARE * gpus[i].link,
+			.network_bytes = LINK_SHARE * gpus[i].link,
 			.peak_flops = gpus[i].flops};
 		*memory = (uint64_t)(PLAN_MEMORY_FREE * (double)(gpus[i].gib << 30));
 		return true;
@@ -136,7 +158,8 @@ double plan_peak_flops(const char *device, enum dtype act)
 const char *plan_bound_name(enum plan_bound bound)
 {
 	static const char *const names[] = {"compute", "the optimizer's memory",
-		"gradients on the way to the host", "weights on the way to the device"};
+		"gradients on the way to the host", "weights on the way to the device",
+		"the exchange between ranks"};
 	return names[bound];
 }
 
@@ -169,7 +192,7 @@ static void walk_compute(struct line *line)
 		if (i)
 			line->final[i] = line->compute;
 	}
-	line->decided = line->compute;
+	line->decided = line->compute + b->reduce; /* the norm is that of the sums */
 }
 
 /* A share of a bucket, whose gradients are final at `begin`: down, AdamW, its weights up. */
@@ -204,6 +227,13 @@ static void walk_updates(struct line *line)
 	for (int i = 0; i < b->count; i++)
 		if (line->updated[i] < 1)
 			walk_update(line, i, 1 - line->updated[i], line->decided);
+	if (b->share > 0) { /* all go to the other ranks together, and theirs come */
+		double all = line->decided;
+		for (int i = 0; i < b->count; i++)
+			all = latest(all, line->usable[i]);
+		for (int i = 0; i < b->count; i++)
+			line->usable[i] = all + b->share;
+	}
 }
 
 static double walk(struct line *line)
@@ -233,12 +263,14 @@ static double buckets_compute(const struct plan_buckets *b)
 enum status plan_pipeline(const struct plan_buckets *b, enum plan_schedule schedule, double *step)
 {
 	double compute = buckets_compute(b), host = sum(b->host, b->count);
+	double exchange = b->reduce + b->share;
 	if (schedule == PLAN_ON_DEVICE) {
-		*step = compute + host;
+		*step = compute + exchange + host;
 		return STATUS_OK;
 	}
 	if (schedule == PLAN_DELAYED) { /* nothing waits for this step's update: the longest decides */
-		*step = latest(latest(compute, host), latest(sum(b->down, b->count), sum(b->up, b->count)));
+		*step = latest(latest(compute + exchange, host),
+			latest(sum(b->down, b->count), sum(b->up, b->count)));
 		return STATUS_OK;
 	}
 	double *times;
@@ -337,17 +369,20 @@ static void fill_buckets(const struct plan_shape *shape, const struct parameter_
 	const struct plan_rates *rates, double first, struct plan_buckets *b, double *arrays)
 {
 	struct compute_time times = compute_times(shape, rates);
-	double device = over(optimizer_bytes(shape), rates->memory_bytes);
+	double device = over(optimizer_bytes(shape), rates->memory_bytes), ranks = ranks_of(shape), all = 0;
 	double *forward = arrays, *backward = forward + b->count, *down = backward + b->count;
 	double *host = down + b->count, *up = host + b->count;
 	for (int i = 0; i < table->count; i++) {
 		int bucket = bucket_of(b, table->items[i].layer);
 		double n = (double)parameter_span(table, i), offset = (double)table->items[i].offset;
-		double kept = offset >= first ? 0 : offset + n <= first ? n : first - offset, away = n - kept;
+		double kept = offset >= first ? 0 : offset + n <= first ? n : first - offset;
+		double away = (n - kept) / ranks;
+		all += n;
 		down[bucket] += over(away * (double)dtype_bytes(shape->grad), rates->down_bytes);
 		up[bucket] += over(away * (double)dtype_bytes(shape->act), rates->up_bytes);
 		host[bucket] += over(away * optimizer_bytes(shape), rates->host_bytes);
-		backward[bucket] += kept * device; /* what stays is updated there, after its gradients */
+		backward[bucket] +=
+			kept / ranks * device; /* what stays is updated there, after its gradients */
 	}
 	double micro = times.between, input = input_bytes(shape);
 	for (int i = 1; i < b->count; i++) {
@@ -366,12 +401,14 @@ static void fill_buckets(const struct plan_shape *shape, const struct parameter_
 	b->host = host;
 	b->up = up;
 	b->between = times.between;
-	b->before = micro * (double)(shape->global_batch / shape->micro_batch - 1);
+	b->before = micro * (double)(micro_batches(shape) - 1);
+	b->reduce = over(exchanged(shape, all * (double)dtype_bytes(shape->grad)), rates->network_bytes);
+	b->share = over(exchanged(shape, all * (double)dtype_bytes(shape->act)), rates->network_bytes);
 }
 
 static void find_bound(struct plan_time *out, const double *parts)
 {
-	for (int i = PLAN_COMPUTE; i <= PLAN_UP; i++)
+	for (int i = PLAN_COMPUTE; i <= PLAN_NETWORK; i++)
 		if (parts[i] > parts[out->bound])
 			out->bound = (enum plan_bound)i;
 }
@@ -383,10 +420,10 @@ static enum status predict(const struct plan_shape *shape, const struct plan_rat
 {
 	struct plan_buckets b = {.count = shape->model.layers + 1};
 	double first = (offloading ? device_share : 1) * (double)table->elements;
-	double on_device = over(optimizer_bytes(shape) * first, rates->memory_bytes);
+	double on_device = over(optimizer_bytes(shape) * first / ranks_of(shape), rates->memory_bytes);
 	uint64_t cut = (uint64_t)first / PARAMETER_ALIGNED * PARAMETER_ALIGNED;
 	fill_buckets(shape, table, rates, first, &b, arrays);
-	if (offloading)
+	if (offloading && shape->ranks <= 1) /* ranks do not speculate */
 		TRY(fill_shadows(shape, table, offloading, cut, &b, arrays + 5 * (size_t)b.count));
 	TRY(plan_pipeline(&b,
 		!offloading           ? PLAN_ON_DEVICE
@@ -397,8 +434,9 @@ static enum status predict(const struct plan_shape *shape, const struct plan_rat
 	out->optimizer = latest(on_device, sum(b.host, b.count));
 	out->down = sum(b.down, b.count);
 	out->up = sum(b.up, b.count);
+	out->network = b.reduce + b.share;
 	out->exposed = out->step - out->compute;
-	find_bound(out, (double[]){out->compute, out->optimizer, out->down, out->up});
+	find_bound(out, (double[]){out->compute, out->optimizer, out->down, out->up, out->network});
 	return STATUS_OK;
 }
 

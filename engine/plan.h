@@ -33,6 +33,11 @@
  *    PLAN_DELAYED   the update is applied one step later: whatever takes longest bounds the step
  *
  * In both a layer's forward waits for that layer's weights alone.
+ *
+ * Several ranks (engine/shards.h; R of them, at one rate): each computes its part of the windows, and has the optimizer of
+ * n / R elements. What it has of the exchange, out and in alike, is (R - 1) / R of all gradients, on their way to their
+ * owners after the backward, and of all weights, on their way to all once every rank's are up: the next forward waits
+ * for that.
  */
 #ifndef ENGINE_PLAN_H
 #define ENGINE_PLAN_H
@@ -41,13 +46,15 @@
 
 struct plan_shape {
 	struct model_config model;
-	uint64_t micro_batch, global_batch; /* windows, of this process */
+	uint64_t micro_batch, global_batch; /* windows: at a time on a rank; of a step on all */
 	uint64_t window_tokens;             /* T */
 	enum dtype act, grad;               /* grad: as it goes down the link */
 	bool checkpoint_activations;
 	bool inputs_on_host; /* with checkpoint_activations: but for two layers' (kept_inputs.h) */
+	int ranks;           /* 0: 1 */
 };
 
+/* Counts are of all ranks, bytes of each. */
 struct plan_work {
 	uint64_t parameters, tokens;          /* elements of the flat array; of a step */
 	double model_flops;                   /* a step's; MFU counts these */
@@ -56,6 +63,7 @@ struct plan_work {
 		optimizer_bytes;     /* a step's, in the memory of the device, of the optimizer */
 	double down_bytes, up_bytes; /* over the link where the whole optimizer is on the host */
 	double input_bytes;          /* layers' inputs, each way; 0: they stay on the device */
+	double network_bytes;        /* to other ranks, and as many from them */
 };
 enum status plan_work(const struct plan_shape *shape, struct plan_work *out) MUST_USE;
 /* What of it a measured rate must count alike: AdamW's bytes a parameter, and how many forwards of the attention
@@ -69,9 +77,11 @@ struct plan_rates {
 	double memory_bytes;                  /* of the memory that the model computes in */
 	double host_bytes;                    /* of AdamW in the host's memory */
 	double down_bytes, up_bytes;          /* of the link, each way */
-	double peak_flops;                    /* the data sheet's; 0: not known. For MFU */
+	double network_bytes; /* between ranks: of each, out and as many in at once; all that it takes */
+	double peak_flops;    /* the data sheet's; 0: not known. For MFU */
 };
-/* Published numbers of a GPU and the shares of them that ferry was measured to reach on an H100. `memory`: bytes
+/* Published numbers of a GPU and the shares of them that ferry was measured to reach on an H100; between GPUs of one
+ * host, over the same PCIe. `memory`: bytes
  * of the device's that are free once it is open: what the driver and CUDA's context keep, some hundred MB that
  * no estimate has (on a live device what is called free is without them), is left out. Measured on an H100 of
  * 80 GB: 77.6 GiB free (tests/gpu/results/2026-11-22-h100-train.log), so 3% are. Others publish 426 MiB
@@ -86,19 +96,20 @@ bool plan_rates_named(const char *name, struct plan_rates *rates, uint64_t *memo
 double plan_peak_flops(const char *device, enum dtype act);
 
 enum plan_schedule { PLAN_ON_DEVICE, PLAN_EXACT, PLAN_DELAYED };
-enum plan_bound { PLAN_COMPUTE, PLAN_OPTIMIZER, PLAN_DOWN, PLAN_UP };
+enum plan_bound { PLAN_COMPUTE, PLAN_OPTIMIZER, PLAN_DOWN, PLAN_UP, PLAN_NETWORK };
 const char *plan_bound_name(enum plan_bound bound); /* "compute", "the optimizer's memory", ... */
 
 struct plan_time {
 	double compute;        /* forward and backward, seconds a step; waits for layers' inputs too */
 	double optimizer;      /* AdamW, on whichever side; both where they share it: the longer */
 	double down, up;       /* transfers, each way */
+	double network;        /* gradients to their owners, weights to all ranks */
 	double step;           /* all of it, overlapped as the schedule allows */
-	double exposed;        /* step less compute: what the optimizer and the link add */
-	enum plan_bound bound; /* the longest of the four, which no overlap can beat */
+	double exposed;        /* step less compute: what the optimizer, the link and the network add */
+	enum plan_bound bound; /* the longest of the five, which no overlap can beat */
 };
-/* With the optimizer as offload_open would have it for `offloading`, but for the first elements, a share of all in
- * [0, 1); NULL: all on the device. */
+/* With the optimizer as offload_open would have it for `offloading`, but for the first elements, a share of each rank's
+ * in [0, 1); NULL: all on the device. */
 enum status plan_predict(const struct plan_shape *shape, const struct plan_rates *rates,
 	const struct offload_config *offloading, double device_share, struct plan_time *out) MUST_USE;
 
@@ -113,6 +124,7 @@ struct plan_buckets {
 		again; /* shares of bucket 0: updated from `between` on; of these, once more at the end */
 	const double *shadow; /* [count] shares of the other buckets that have one; NULL: none has */
 	double before;        /* micro-batches before the last */
+	double reduce, share; /* between ranks: all gradients, all weights; 0: one process */
 };
 enum status plan_pipeline(
 	const struct plan_buckets *buckets, enum plan_schedule schedule, double *step /* seconds */) MUST_USE;

@@ -5,6 +5,7 @@
 #include "tools/command.h"
 
 #include "common/memory.h"
+#include "common/threads.h"
 #include "tokenizer/tokenizer.h"
 #include "tools/terminal.h"
 #include "tools/train_config.h"
@@ -16,13 +17,16 @@
 #include <string.h>
 
 enum { LARGEST_BATCH = 4096 };
+#define MPI_RATE                                                                                             \
+	4 /* GB/s between processes of one host: 3 to 5 were measured (train says what its ranks reach) */
 #define GIGA 1e9
 #define TERA 1e12
 
 struct flags {
 	const char *machine;
 	uint64_t device_memory, host_memory, vocabulary;
-	double host_bandwidth, link; /* GB/s */
+	double host_bandwidth, link, network; /* GB/s */
+	int ranks, hosts;
 	bool shapes;
 };
 
@@ -31,13 +35,21 @@ struct job {
 	struct train_options options;
 	struct trainer_config config;
 	struct train_machine machine; /* this one, or the one named */
+	struct collective rank;       /* the one that has the most; it does not speak with others */
 	char name[128];
 };
 
+/* Ranks that share a host's memory. */
+static uint64_t local_ranks(const struct job *job)
+{
+	return (uint64_t)(job->flags.ranks / job->flags.hosts);
+}
+
 /* ---- flags: the ones below, and all of train's ---- */
 
-enum { OWN_FLAGS = 8 };
-static const struct flags default_flags = {.vocabulary = TOKENIZER_GPT2_VOCABULARY, .host_bandwidth = 100};
+enum { OWN_FLAGS = 13 };
+static const struct flags default_flags = {
+	.vocabulary = TOKENIZER_GPT2_VOCABULARY, .host_bandwidth = 100, .ranks = 1, .hosts = 1};
 
 static struct options own_options(struct flags *f, struct option table[OWN_FLAGS])
 {
@@ -52,9 +64,18 @@ static struct options own_options(struct flags *f, struct option table[OWN_FLAGS
 		{OPTION_SIZE("--host-memory", &f->host_memory, 1 << 20, UINT64_MAX, "SIZE", "of the host"),
 			.default_text = "what this one has free; with --machine 128G"},
 		{OPTION_DOUBLE("--host-bandwidth", &f->host_bandwidth, .001, 1e6, "GB/S",
-			"with --machine: of AdamW in the host's memory")},
+			"with --machine: of AdamW in the host's memory, for each rank")},
 		{OPTION_DOUBLE("--link", &f->link, .001, 1e6, "GB/S", "with --machine: to the GPU, each way"),
 			.default_text = "its PCIe's"},
+		{OPTION_HEADING("Ranks")},
+		{OPTION_INT("--ranks", &f->ranks, 1, COLLECTIVE_RANKS, "N",
+			"processes that train together, a GPU each")},
+		{OPTION_INT(
+			"--hosts", &f->hosts, 1, COLLECTIVE_RANKS, "N", "that they are on, as many on each")},
+		{OPTION_DOUBLE("--network", &f->network, .001, 1e6, "GB/S",
+			 "between ranks, of each, out and in at once"),
+			.default_text = "with --machine the GPU's PCIe's, else 4, as by MPI within a host"},
+		{OPTION_HEADING("More")},
 		{OPTION_U64("--vocab-size", &f->vocabulary, 1, 1 << 24, "N", "ids of the tokenizer")},
 		{OPTION_FLAG("--shapes", &f->shapes, "which of the known models fit, and with what batch")},
 	};
@@ -65,6 +86,7 @@ static struct options own_options(struct flags *f, struct option table[OWN_FLAGS
 		.details = "All flags of `ferry train` are taken too (`ferry help train`).\n"
 			   "  ferry plan --model gpt2-xl --bf16 --batch-size 8\n"
 			   "  ferry plan --machine h100 --preset reference\n"
+			   "  ferry plan --machine v100 --preset reference --fp16 --ranks 4 --cpu-optimizer\n"
 			   "  ferry plan --machine h100 --host-memory 128G --shapes --bf16",
 		.table = table,
 		.count = OWN_FLAGS};
@@ -129,7 +151,6 @@ static enum status name_machine(struct job *job)
 	job->machine.rates.host_bytes = GIGA * f->host_bandwidth;
 	if (f->link > 0)
 		job->machine.rates.down_bytes = job->machine.rates.up_bytes = GIGA * f->link;
-	job->machine.host_memory = UINT64_C(128) << 30;
 	snprintf(job->name, sizeof job->name, "%s, by its data sheet and what ferry reached of an H100's",
 		f->machine);
 	return STATUS_OK;
@@ -146,7 +167,7 @@ static enum status measure_machine(struct job *job)
 static enum status choose_machine(struct job *job)
 {
 	const struct train_settings *s = &job->options.settings;
-	job->machine.host_memory = memory_available();
+	uint64_t host_memory = job->flags.machine ? UINT64_C(128) << 30 : memory_available();
 	if (job->flags.machine) {
 		TRY(name_machine(job));
 	} else {
@@ -159,8 +180,37 @@ static enum status choose_machine(struct job *job)
 		job->machine.device.logits =
 			s->logits_memory ? s->logits_memory : job->machine.device.unused / 80;
 	if (job->flags.host_memory)
-		job->machine.host_memory = job->flags.host_memory;
+		host_memory = job->flags.host_memory;
+	job->machine.host_memory = host_memory / local_ranks(job);
 	return STATUS_OK;
+}
+
+/* The last rank's part is never smaller than another's. */
+static enum status choose_ranks(struct job *job)
+{
+	const struct flags *f = &job->flags;
+	FAIL_IF(f->ranks % f->hosts != 0, STATUS_USAGE,
+		"--hosts: %d ranks are not as many on each of %d hosts; give a divisor of the ranks",
+		f->ranks, f->hosts);
+	if (f->ranks == 1)
+		return STATUS_OK;
+	job->rank = (struct collective){.rank = f->ranks - 1, .ranks = f->ranks};
+	job->config.ranks = &job->rank;
+	int threads = threads_available() / (int)local_ranks(job);
+	job->config.threads = threads > 1 ? threads : 1;
+	if (!train_options_chosen(&job->options, "--global-batch-size"))
+		job->options.settings.global_batch *= (uint64_t)f->ranks;
+	return STATUS_OK;
+}
+
+/* Once the rates are known. */
+static void choose_network(struct job *job)
+{
+	double *rate = &job->machine.rates.network_bytes;
+	if (job->flags.network > 0)
+		*rate = GIGA * job->flags.network;
+	else if (!*rate)
+		*rate = GIGA * MPI_RATE;
 }
 
 /* ---- what is printed ---- */
@@ -174,6 +224,12 @@ static enum status print_work(const struct job *job)
 	TRY(plan_work(&shape, &work));
 	printf("model    %d layers x %d, %d heads, %d ids: %s parameters\n", m->layers, m->hidden, m->heads,
 		m->vocabulary, human_grouped(work.parameters).text);
+	if (s->ranks)
+		printf("ranks    %d on %d host%s, %" PRIu64
+		       " windows of a step and %s parameters' optimizer on each\n",
+			s->ranks->ranks, job->flags.hosts, job->flags.hosts == 1 ? "" : "s",
+			s->global_batch / (uint64_t)s->ranks->ranks,
+			human_grouped(work.parameters / (uint64_t)s->ranks->ranks).text);
 	printf("step     %" PRIu64 " windows of %" PRIu64 " tokens, %" PRIu64 " at a time, %s%s: %s tokens\n",
 		s->global_batch, s->window_tokens, s->micro_batch, dtype_name(s->precision),
 		s->checkpoint_activations ? ", activations computed again" : "",
@@ -183,13 +239,15 @@ static enum status print_work(const struct job *job)
 	printf("work     %.3f TFLOP of the model (%.1f MFLOP a token); %.3f TFLOP carried out\n",
 		work.model_flops / TERA, work.model_flops / 1e6 / (double)work.tokens,
 		(work.matrix_flops + work.attention_flops) / TERA);
-	printf("traffic  activations %s, optimizer %s", human_bytes(work.activation_bytes).text,
-		human_bytes(work.optimizer_bytes).text);
+	printf("traffic  %sactivations %s, optimizer %s", s->ranks ? "of a rank: " : "",
+		human_bytes(work.activation_bytes).text, human_bytes(work.optimizer_bytes).text);
 	if (job->machine.device.gpu)
 		printf("; with the optimizer on the host %s down, %s up", human_bytes(work.down_bytes).text,
 			human_bytes(work.up_bytes).text);
 	if (work.input_bytes > 0)
 		printf("; layers' inputs %s down and up again", human_bytes(work.input_bytes).text);
+	if (s->ranks)
+		printf("; to other ranks %s, and as much from them", human_bytes(work.network_bytes).text);
 	printf("\n");
 	return STATUS_OK;
 }
@@ -203,6 +261,8 @@ static void print_rates(const struct job *job)
 	if (job->machine.device.gpu)
 		printf(", host %.3g GB/s, link %.3g down %.3g up GB/s", r->host_bytes / GIGA,
 			r->down_bytes / GIGA, r->up_bytes / GIGA);
+	if (job->config.ranks)
+		printf(", between ranks %.3g GB/s", r->network_bytes / GIGA);
 	printf("\n");
 }
 
@@ -217,10 +277,15 @@ static enum status print_memory(const struct job *job)
 {
 	struct trainer_memory m;
 	TRY(trainer_measure(&job->config, &m));
-	printf("memory   weights %s, gradients %s, moments %s, activations %s, scratch %s, batches %s\n",
-		human_bytes((double)(m.weights + m.working)).text, human_bytes((double)m.gradients).text,
-		human_bytes((double)m.moments).text, human_bytes((double)m.activations).text,
-		human_bytes((double)m.scratch).text, human_bytes((double)(m.batch + m.data)).text);
+	bool several = job->config.ranks;
+	printf("memory   %sweights %s, gradients %s, moments %s, activations %s, scratch %s, batches %s",
+		several ? "of a rank: " : "", human_bytes((double)(m.weights + m.working)).text,
+		human_bytes((double)m.gradients).text, human_bytes((double)m.moments).text,
+		human_bytes((double)m.activations).text, human_bytes((double)m.scratch).text,
+		human_bytes((double)(m.batch + m.data)).text);
+	if (several)
+		printf(", exchange %s", human_bytes((double)m.exchange).text);
+	printf("\n");
 	char where[300];
 	train_offload_describe(&job->config, &m, where, sizeof where);
 	if (*where)
@@ -233,7 +298,10 @@ static enum status print_memory(const struct job *job)
 		       "context\n",
 			"",
 			human_bytes((1 / PLAN_MEMORY_FREE - 1) * (double)job->machine.device.unused).text);
-	print_fit("host", m.host, job->machine.host_memory);
+	print_fit("host", m.host * local_ranks(job), job->machine.host_memory * local_ranks(job));
+	if (local_ranks(job) > 1)
+		printf("         %-6s %10s for each of the %" PRIu64 " ranks there\n", "",
+			human_bytes((double)m.host).text, local_ranks(job));
 	return STATUS_OK;
 }
 
@@ -243,20 +311,37 @@ static void print_time(
 	char share[16] = "";
 	if (job->machine.rates.peak_flops > 0)
 		snprintf(share, sizeof share, "%5.1f%%",
-			100 * work->model_flops / t->step / job->machine.rates.peak_flops);
-	printf("%-28s %9.2f %9.2f %8.2f %8.2f %9.2f %12s  %6s  %s\n", label, 1e3 * t->compute,
-		1e3 * t->optimizer, 1e3 * t->down, 1e3 * t->up, 1e3 * t->step,
+			100 * work->model_flops / t->step / job->machine.rates.peak_flops / job->flags.ranks);
+	printf("%-28s %9.2f %9.2f %8.2f %8.2f", label, 1e3 * t->compute, 1e3 * t->optimizer, 1e3 * t->down,
+		1e3 * t->up);
+	if (job->config.ranks)
+		printf(" %8.2f", 1e3 * t->network);
+	printf(" %9.2f %12s  %6s  %s\n", 1e3 * t->step,
 		human_grouped((uint64_t)((double)work->tokens / t->step)).text, share,
 		plan_bound_name(t->bound));
 }
 
-/* All of the optimizer in one place, whether it fits or not; speculating with the shadows that memory gives. */
-static enum status print_others(const struct job *job, const struct plan_work *work)
+/* All of it on the host, with the shadows that memory gives. */
+static enum status print_speculative(
+	const struct job *job, const struct plan_work *work, struct trainer_config config)
 {
-	struct trainer_config config = job->config;
 	struct trainer_memory m;
 	struct plan_time t;
 	char label[40];
+	TRY(train_offload_speculate(&job->machine, &config));
+	TRY(train_forecast(&config, &job->machine.rates, &t));
+	TRY(trainer_measure(&config, &m));
+	snprintf(label, sizeof label, "on the host, speculative %.0f%%",
+		100 * (double)m.shadows / 3 / (double)m.weights);
+	print_time(job, work, label, &t);
+	return STATUS_OK;
+}
+
+/* All of the optimizer in one place, whether it fits or not. */
+static enum status print_others(const struct job *job, const struct plan_work *work)
+{
+	struct trainer_config config = job->config;
+	struct plan_time t;
 	config.offload = false;
 	TRY(train_forecast(&config, &job->machine.rates, &t));
 	print_time(job, work, "optimizer on the GPU", &t);
@@ -265,12 +350,8 @@ static enum status print_others(const struct job *job, const struct plan_work *w
 	config.offloading = (struct offload_config){.threads = config.offloading.threads};
 	TRY(train_forecast(&config, &job->machine.rates, &t));
 	print_time(job, work, "on the host, serial", &t);
-	TRY(train_offload_speculate(&job->machine, &config));
-	TRY(train_forecast(&config, &job->machine.rates, &t));
-	TRY(trainer_measure(&config, &m));
-	snprintf(label, sizeof label, "on the host, speculative %.0f%%",
-		100 * (double)m.shadows / 3 / (double)m.weights);
-	print_time(job, work, label, &t);
+	if (!config.ranks)
+		TRY(print_speculative(job, work, config));
 	config.offloading = (struct offload_config){.threads = config.offloading.threads, .delayed = true};
 	TRY(train_forecast(&config, &job->machine.rates, &t));
 	print_time(job, work, "on the host, delayed", &t);
@@ -284,8 +365,8 @@ static enum status print_times(const struct job *job)
 	struct plan_work work;
 	struct plan_time t;
 	TRY(plan_work(&shape, &work));
-	printf("\n%-28s %9s %9s %8s %8s %9s %12s  %6s  %s\n", "milliseconds a step", "compute", "optimizer",
-		"down", "up", "step", "tokens/s", "MFU", "bound by");
+	printf("\n%-28s %9s %9s %8s %8s%s %9s %12s  %6s  %s\n", "milliseconds a step", "compute", "optimizer",
+		"down", "up", job->config.ranks ? "  network" : "", "step", "tokens/s", "MFU", "bound by");
 	TRY(train_forecast(&job->config, &job->machine.rates, &t));
 	print_time(job, &work, job->machine.device.gpu ? "as it is" : "on the CPU", &t);
 	return job->machine.device.gpu ? print_others(job, &work) : STATUS_OK;
@@ -308,7 +389,8 @@ static enum status largest_batch(const struct job *job, struct trainer_config co
 	bool good = true;
 	*out = 0;
 	for (uint64_t batch = 1; batch <= LARGEST_BATCH && good; batch *= 2) {
-		config.micro_batch = config.global_batch = batch;
+		config.micro_batch = batch;
+		config.global_batch = batch * (uint64_t)job->flags.ranks;
 		TRY(fits(job, &config, &good));
 		if (good)
 			*out = batch;
@@ -360,6 +442,8 @@ static enum status print_shapes(const struct job *job)
 	printf("\nlargest --batch-size (with --checkpoint-activations), windows of %" PRIu64
 	       " tokens, %s, in ",
 		job->config.window_tokens, dtype_name(job->config.precision));
+	if (job->config.ranks)
+		printf("each of %d ranks, ", job->config.ranks->ranks);
 	if (gpu)
 		printf("%s of the GPU and ", human_bytes((double)job->machine.device.unused).text);
 	printf("%s of the host; 0: does not fit\n", human_bytes((double)job->machine.host_memory).text);
@@ -375,6 +459,7 @@ static enum status print_shapes(const struct job *job)
 static enum status plan(struct job *job)
 {
 	TRY(train_config_precision(&job->options, &job->config));
+	TRY(choose_ranks(job));
 	TRY(choose_machine(job));
 	TRY(train_config_step(
 		&job->options.settings, (int)job->flags.vocabulary, &job->machine, &job->config));
@@ -384,6 +469,7 @@ static enum status plan(struct job *job)
 		return print_shapes(job);
 	if (!job->flags.machine)
 		TRY(measure_machine(job));
+	choose_network(job);
 	print_rates(job);
 	return print_times(job);
 }

@@ -48,6 +48,16 @@ test_that "a delay does not leave the place to auto" err_has "--optimizer-on SHA
 run plan --machine h100 --model gpt2 --cpu-checkpointing
 test_that "--cpu-checkpointing alone is refused" err_has "--checkpoint-activations"
 
+# A quarter of 474.8 MiB down and of 237.4 up; three quarters of both to the others.
+run plan --machine h100 --model gpt2 --bf16 --ranks 4 --cpu-optimizer
+test_that "four ranks: a quarter of the optimizer's traffic on each" out_has "118.7 MiB down, 59.4 MiB up; to other ranks 534.2 MiB"
+test_that "... and four times the windows" out_has "16 windows of 1024 tokens"
+each=$(sed -n 's/^ *\([0-9.]*\) MiB for each of the 4 ranks there/\1/p' "$dir/out")
+whole=$(sed -n 's/^ *host *\([0-9.]*\) GiB of 128.0 GiB/\1/p' "$dir/out")
+test_that "... and the host has what all of them take ($whole GiB of $each MiB)" awk -v each="$each" -v whole="$whole" 'BEGIN { exit !(each > 0 && (4 * each / 1024 / whole - 1) ^ 2 < .05 ^ 2) }'
+run plan --machine h100 --model gpt2 --ranks 4 --hosts 3
+test_that "ranks that hosts do not share out evenly are refused" err_has "--hosts: 4 ranks"
+
 run plan --machine a100 --shapes --device-memory 40G
 test_that "lists the shapes that fit" [ "$(grep -cE '^(reference|gpt[23])' "$dir/out")" = 8 ]
 

@@ -168,6 +168,26 @@ static void schedules_of_two_buckets(void **state)
 	assert_pipeline(&b, PLAN_EXACT, 128); /* the first forward waits, the others do not */
 }
 
+/* The same two buckets, with gradients that are summed over the ranks in 2 and weights that reach all in 3. */
+static void schedules_of_ranks(void **state)
+{
+	(void)state;
+	const double forward[] = {1, 2}, backward[] = {3, 4}, down[] = {1, 1}, host[] = {2, 5}, up[] = {1, 1};
+	struct plan_buckets b = {.count = 2,
+		.forward = forward,
+		.backward = backward,
+		.down = down,
+		.host = host,
+		.up = up,
+		.between = 10,
+		.reduce = 2,
+		.share = 3};
+	assert_pipeline(&b, PLAN_ON_DEVICE, 20 + 2 + 7 + 3);
+	/* The norm is known at 22. 0 is down at 23, on the host to 25; 1 to 30, and up at 31; all have both at 34. */
+	assert_pipeline(&b, PLAN_EXACT, 34);
+	assert_pipeline(&b, PLAN_DELAYED, 20 + 2 + 3);
+}
+
 static double draw(uint32_t *counter)
 {
 	return philox_4x32_10((*counter)++, 0, 0, 0, 1, 2).word[0] / 4294967296.0;
@@ -247,6 +267,43 @@ static void shares_and_refusals(void **state)
 	assert_int_equal(plan_predict(&shape, &rates, &shadowed, 0, &all), STATUS_USAGE);
 }
 
+/* Four ranks: each a quarter of the optimizer and of its traffic, and three quarters of all gradients and weights
+ * go to the others. */
+static void ranks_share_the_optimizer(void **state)
+{
+	(void)state;
+	struct plan_shape shape = shape_of("gpt2", 1024, 8);
+	const struct offload_config serial = {0};
+	struct plan_rates rates;
+	uint64_t memory;
+	struct plan_work one_work, work;
+	struct plan_time one, four;
+	assert_true(plan_rates_named("a100", &rates, &memory));
+	rates.host_bytes = 100e9;
+	shape.grad = DTYPE_F32;
+	assert_int_equal(plan_work(&shape, &one_work), STATUS_OK);
+	assert_int_equal(plan_predict(&shape, &rates, &serial, 0.25, &one), STATUS_OK);
+	assert_true(one.network == 0 && one_work.network_bytes == 0);
+	shape.ranks = 4;
+	shape.global_batch *= 4;
+	assert_int_equal(plan_work(&shape, &work), STATUS_OK);
+	assert_int_equal(plan_predict(&shape, &rates, &serial, 0.25, &four), STATUS_OK);
+	assert_near(work.model_flops, 4 * one_work.model_flops, 1e-9);
+	assert_near(work.activation_bytes, one_work.activation_bytes, 1e-9);
+	assert_near(work.optimizer_bytes, one_work.optimizer_bytes / 4, 1e-9);
+	assert_near(work.down_bytes, one_work.down_bytes / 4, 1e-9);
+	assert_near(work.network_bytes, .75 * 6 * 124.5e6, .01);
+	assert_near(four.compute, one.compute, 1e-9);
+	assert_near(four.down, one.down / 4, 1e-9);
+	assert_near(four.up, one.up / 4, 1e-9);
+	assert_near(four.optimizer, one.optimizer / 4, 1e-9);
+	assert_near(four.network, work.network_bytes / rates.network_bytes, 1e-9);
+	assert_true(four.step > four.compute + four.network && four.step < one.step + four.network);
+	rates.network_bytes = 1e9;
+	assert_int_equal(plan_predict(&shape, &rates, &serial, 0.25, &four), STATUS_OK);
+	assert_int_equal(four.bound, PLAN_NETWORK);
+}
+
 /* Layers' inputs cost nothing where the link is quicker than the layers, and their way there and back where it is
  * slower; the last two layers' stay. */
 static void inputs_on_the_host_take_the_link(void **state)
@@ -307,8 +364,10 @@ int main(void)
 		cmocka_unit_test(foretells_steps_measured_on_an_h100),
 		cmocka_unit_test(knows_the_peak_of_a_gpu_by_its_drivers_name),
 		cmocka_unit_test(schedules_of_two_buckets),
+		cmocka_unit_test(schedules_of_ranks),
 		cmocka_unit_test(no_schedule_beats_its_busiest_resource),
 		cmocka_unit_test(shares_and_refusals),
+		cmocka_unit_test(ranks_share_the_optimizer),
 		cmocka_unit_test(inputs_on_the_host_take_the_link),
 		cmocka_unit_test(fewer_shadows_speculate_less),
 	};
