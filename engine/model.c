@@ -118,22 +118,27 @@ static enum status check_options(const struct model_config *config, const struct
 	return STATUS_OK;
 }
 
+struct kernel_shapes model_shapes(const struct model_config *c, const struct model_options *o)
+{
+	return (struct kernel_shapes){
+		.batch = o->batch,
+		.sequence = o->sequence,
+		.hidden = c->hidden,
+		.heads = c->heads,
+		.vocabulary = c->vocabulary,
+		.vocabulary_padded = c->vocabulary_padded,
+		.forward_uses = o->forward_uses > 0 ? o->forward_uses : 1,
+		.training = o->training,
+	};
+}
+
 static enum status take_memory(struct model *m)
 {
 	const struct model_config *c = &m->config;
 	struct kernels *k = m->k;
 	TRY(parameter_table_open(c, &m->table));
 	TRY(memory_alloc((void **)&m->layers, (size_t)c->layers, sizeof *m->layers, "the model's layers"));
-	struct kernel_shapes shapes = {
-		.batch = m->options.batch,
-		.sequence = m->options.sequence,
-		.hidden = c->hidden,
-		.heads = c->heads,
-		.vocabulary = c->vocabulary,
-		.vocabulary_padded = c->vocabulary_padded,
-		.forward_uses = m->options.forward_uses > 0 ? m->options.forward_uses : 1,
-		.training = m->options.training,
-	};
+	struct kernel_shapes shapes = model_shapes(c, &m->options);
 	TRY(k->reserve(k, &shapes));
 	m->arena_bytes = lay_out(m, k->act, NULL);
 	TRY(k->memory_alloc(k, &m->arena, m->arena_bytes, "activations"));

@@ -65,6 +65,8 @@ enum status model_open(const struct model_config *config, const struct model_opt
 void model_close(struct model *model);
 const struct parameter_table *model_parameters(const struct model *model);
 void model_set_gate(struct model *model, model_layer_needed *needed /* or NULL */, void *user);
+/* What model_open reserves the kernels' own scratch for. */
+struct kernel_shapes model_shapes(const struct model_config *config, const struct model_options *options);
 /* Bytes of activations and scratch that model_open takes for these (the kernels' own scratch not counted). */
 uint64_t model_activation_bytes(
 	const struct model_config *config, const struct model_options *options, enum dtype act);

@@ -199,9 +199,15 @@ static enum status measure_part(
 	return STATUS_OK;
 }
 
-/* What a GPU's operations take for themselves (kernels.h): validation's logits are f32. */
+/* What the operations take for themselves (kernels.h). On a GPU validation's logits are f32. */
 static uint64_t measure_scratch(const struct trainer_config *c)
 {
+	if (!c->open_device) {
+		struct kernels_config kernels = {.act = c->precision, .threads = c->threads};
+		struct model_options options = options_of(c);
+		struct kernel_shapes shapes = model_shapes(&c->model, &options);
+		return kernels_cpu_scratch(&kernels, &shapes);
+	}
 	uint64_t at_once =
 		c->layer_batch && c->layer_batch < c->micro_batch ? c->layer_batch : c->micro_batch;
 	uint64_t row = (uint64_t)c->model.vocabulary_padded * 4, rows = at_once * c->window_tokens;
@@ -224,7 +230,7 @@ enum status trainer_measure(const struct trainer_config *c, struct trainer_memor
 		.inputs = model_pinned_bytes(&c->model, &options, c->precision),
 		.batch = T * 20 * c->micro_batch + sizeof(struct gradient_stats),
 		.packing = c->open_device ? 0 : c->packing,
-		.scratch = c->open_device ? measure_scratch(c) : 0,
+		.scratch = measure_scratch(c),
 		.data = T * (20 * local_batch(c) + 8 * c->micro_batch)};
 	enum status status = measure_part(c, &table, out);
 	parameter_table_close(&table);

@@ -169,7 +169,7 @@ struct trainer_memory {
 	uint64_t weights, working, gradients, moments, activations, batch, packing, data;
 	uint64_t shadows, pinned, incoming; /* of the offload */
 	uint64_t inputs;                    /* the layers', where they are on the host (pinned) */
-	uint64_t scratch;                   /* of a GPU's operations; its logits where the bound is given */
+	uint64_t scratch;                   /* of the operations; a GPU's logits where the bound is given */
 	uint64_t exchange;                  /* of what goes from rank to rank (pinned) */
 	uint64_t host, device;              /* the sums; device 0: no device */
 };

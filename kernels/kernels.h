@@ -80,7 +80,7 @@ struct kernels {
 	char name[96]; /* "CPU avx512, 2 threads, oneDNN 2.6.3", "NVIDIA H100 80GB HBM3, ..." */
 	enum dtype act, grad;
 	/* A GPU's operations take memory of their own: up to so many bytes of logits (128 rows at least), which
-	 * others use too, and KERNELS_WORKSPACE. 0: the CPU, whose scratch is small. */
+	 * others use too, and KERNELS_WORKSPACE. 0: the CPU (kernels_cpu_scratch). */
 	uint64_t logits_bytes;
 	void *self; /* the backend's own state */
 
@@ -234,6 +234,8 @@ struct kernels_config {
 
 /* The CPU backend; always there. */
 enum status kernels_open_cpu(const struct kernels_config *config, struct kernels *out) MUST_USE;
+/* Bytes that its operations take for themselves at these shapes; what the products' library takes is not known. */
+uint64_t kernels_cpu_scratch(const struct kernels_config *config, const struct kernel_shapes *shapes);
 
 /*
  * The CUDA backend from ferry-cuda.so (beside the program, in ../lib/ferry, or $FERRY_CUDA).

@@ -76,11 +76,34 @@ static size_t classifier_scratch(int R, int VP)
 /* ---- life ---- */
 
 #ifdef __x86_64__
-static bool attention_in_bf16(const struct kernels *k)
+static bool attention_in_bf16(enum dtype act)
 {
-	return k->act == DTYPE_BF16 && cpu_has_bf16();
+	return act == DTYPE_BF16 && cpu_has_bf16();
 }
 #endif
+
+static int choose_threads(int wanted)
+{
+#ifdef _OPENMP
+	return wanted > 0 ? wanted : threads_available();
+#else
+	(void)wanted;
+	return 1;
+#endif
+}
+
+uint64_t kernels_cpu_scratch(const struct kernels_config *config, const struct kernel_shapes *s)
+{
+	cpu_attention_scratch *attention_scratch = SIMD_CHOOSE(cpu_attention_scratch);
+#ifdef __x86_64__
+	if (attention_in_bf16(config->act))
+		attention_scratch = cpu_attention_scratch_bf16;
+#endif
+	size_t attention = attention_scratch(
+		choose_threads(config->threads), s->sequence, s->hidden / s->heads, s->training);
+	size_t classifier = classifier_scratch(s->batch * s->sequence, s->vocabulary_padded);
+	return attention > classifier ? attention : classifier;
+}
 
 static void cpu_close(struct kernels *k)
 {
@@ -99,14 +122,8 @@ static enum status cpu_reserve(struct kernels *k, const struct kernel_shapes *s)
 	struct cpu *cpu = cpu_of(k);
 	cpu->shapes = *s;
 	gemm_expect_uses(cpu->gemm, s->forward_uses);
-	cpu_attention_scratch *attention_scratch = SIMD_CHOOSE(cpu_attention_scratch);
-#ifdef __x86_64__
-	if (attention_in_bf16(k))
-		attention_scratch = cpu_attention_scratch_bf16;
-#endif
-	size_t attention = attention_scratch(cpu->threads, s->sequence, s->hidden / s->heads, s->training);
-	size_t classifier = classifier_scratch(s->batch * s->sequence, s->vocabulary_padded);
-	return scratch_grow(cpu, CPU_SCRATCH_OPERATION, attention > classifier ? attention : classifier);
+	struct kernels_config config = {.act = k->act, .threads = cpu->threads};
+	return scratch_grow(cpu, CPU_SCRATCH_OPERATION, kernels_cpu_scratch(&config, s));
 }
 
 /* ---- memory ---- */
@@ -269,16 +286,6 @@ static const struct kernels table = {
 	.weights_changed = cpu_weights_changed,
 };
 
-static int choose_threads(int wanted)
-{
-#ifdef _OPENMP
-	return wanted > 0 ? wanted : threads_available();
-#else
-	(void)wanted;
-	return 1;
-#endif
-}
-
 enum status kernels_open_cpu(const struct kernels_config *config, struct kernels *out)
 {
 	*out = table;
@@ -297,7 +304,7 @@ enum status kernels_open_cpu(const struct kernels_config *config, struct kernels
 #define CPU_FILL(name) out->name = SIMD_CHOOSE(cpu_##name);
 	CPU_OPERATIONS(CPU_FILL)
 #ifdef __x86_64__
-	if (attention_in_bf16(out)) {
+	if (attention_in_bf16(out->act)) {
 		out->attention_forward = cpu_attention_forward_bf16;
 		out->attention_backward = cpu_attention_backward_bf16;
 	}
