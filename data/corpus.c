@@ -11,7 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { PAGE = HASH_TREE_PAGE };
+enum { PAGE = HASH_TREE_PAGE, IN_ORDER = 16 /* pages that are read at once */ };
 
 /* ---- opening ---- */
 
@@ -213,22 +213,35 @@ static __attribute__((noinline, cold)) enum status tell_bad_id(const struct corp
 		shard_path(corpus, shard->entry, "bin", path), first + i, tokens[i], corpus->info.vocabulary);
 }
 
+/* `count` ids of a page whose bytes were verified; `first`: the number of the first, within the shard. */
+static enum status take_ids(const struct corpus *corpus, const struct shard *shard, uint64_t first,
+	const union hashed_page *page, size_t count, int32_t *tokens)
+{
+	const int32_t last = (int32_t)(corpus->info.vocabulary - 1);
+	int32_t bad;
+	if (corpus->info.dtype == CORPUS_U16)
+		bad = widen_u16(page->u16 + first % (PAGE / 2), count, last, tokens);
+	else
+		bad = copy_i32(page->i32 + first % (PAGE / 4), count, last, tokens);
+	if (__builtin_expect(bad < 0, 0))
+		return tell_bad_id(corpus, shard, first, tokens, count);
+	return STATUS_OK;
+}
+
 /* Tokens [first, first + count) of one shard. */
+typedef enum status shard_reader(
+	struct corpus *corpus, struct shard *shard, uint64_t first, uint64_t count, int32_t *tokens);
+
 static enum status read_shard_tokens(
 	struct corpus *corpus, struct shard *shard, uint64_t first, uint64_t count, int32_t *tokens)
 {
 	const uint64_t page_tokens = PAGE / corpus_token_bytes(corpus);
-	const int32_t last = (int32_t)(corpus->info.vocabulary - 1);
 	while (count) {
 		union hashed_page page;
 		size_t bytes, skip = (size_t)(first % page_tokens);
 		TRY(shard_page(corpus, shard, SHARD_BIN, first / page_tokens, &page, &bytes));
 		size_t part = page_tokens - skip < count ? (size_t)(page_tokens - skip) : (size_t)count;
-		int32_t bad = corpus->info.dtype == CORPUS_U16
-				      ? widen_u16(page.u16 + skip, part, last, tokens)
-				      : copy_i32(page.i32 + skip, part, last, tokens);
-		if (__builtin_expect(bad < 0, 0))
-			return tell_bad_id(corpus, shard, first, tokens, part);
+		TRY(take_ids(corpus, shard, first, &page, part, tokens));
 		tokens += part;
 		first += part;
 		count -= part;
@@ -236,7 +249,31 @@ static enum status read_shard_tokens(
 	return STATUS_OK;
 }
 
-enum status corpus_read(struct corpus *corpus, uint64_t first, uint64_t count, int32_t *tokens)
+static enum status read_shard_in_order(
+	struct corpus *corpus, struct shard *shard, uint64_t first, uint64_t count, int32_t *tokens)
+{
+	const uint64_t page_tokens = PAGE / corpus_token_bytes(corpus);
+	while (count) {
+		union hashed_page pages[IN_ORDER];
+		uint64_t page = first / page_tokens, end = (first + count - 1) / page_tokens + 1;
+		size_t bytes, held = end - page < IN_ORDER ? (size_t)(end - page) : IN_ORDER;
+		TRY(shard_pages(corpus, shard, SHARD_BIN, page, held, pages, &bytes));
+		for (size_t i = 0; i < held; i++) {
+			size_t skip = (size_t)(first % page_tokens);
+			size_t part =
+				page_tokens - skip < count ? (size_t)(page_tokens - skip) : (size_t)count;
+			TRY(take_ids(corpus, shard, first, &pages[i], part, tokens));
+			tokens += part;
+			first += part;
+			count -= part;
+		}
+	}
+	return STATUS_OK;
+}
+
+/* Inlined, so that each way to read is a loop of its own. */
+static inline __attribute__((always_inline)) enum status read_tokens(
+	struct corpus *corpus, uint64_t first, uint64_t count, int32_t *tokens, shard_reader *read)
 {
 	FAIL_IF(first > corpus->info.tokens || count > corpus->info.tokens - first, STATUS_USAGE,
 		"%s: tokens %" PRIu64 " + %" PRIu64 " asked for, the corpus has %" PRIu64, corpus->directory,
@@ -250,12 +287,22 @@ enum status corpus_read(struct corpus *corpus, uint64_t first, uint64_t count, i
 		if (!part)
 			continue;
 		TRY(shard_get(corpus, s, &shard));
-		TRY(read_shard_tokens(corpus, shard, skip, part, tokens));
+		TRY(read(corpus, shard, skip, part, tokens));
 		tokens += part;
 		first += part;
 		count -= part;
 	}
 	return STATUS_OK;
+}
+
+enum status corpus_read(struct corpus *corpus, uint64_t first, uint64_t count, int32_t *tokens)
+{
+	return read_tokens(corpus, first, count, tokens, read_shard_tokens);
+}
+
+enum status corpus_read_in_order(struct corpus *corpus, uint64_t first, uint64_t count, int32_t *tokens)
+{
+	return read_tokens(corpus, first, count, tokens, read_shard_in_order);
 }
 
 void corpus_prefetch(struct corpus *corpus, uint64_t first, uint64_t count)

@@ -50,7 +50,7 @@
  * put the files in place (data/corpus_output.h). Each is read where it is, in next/ or beside it, also while
  * they move.
  *
- * Nothing read from disk is trusted: each 4 KiB page is checked against its hash at every read (corpus_read),
+ * Nothing read from disk is trusted: each 4 KiB page is checked against its hash at every read (corpus_read...),
  * the hash pages against their parents on first use, the roots against the manifest (data/hashed_file.h).
  * Damage is an error (STATUS_CORRUPT) that names the file, the page, the bytes and the documents; a disk that
  * fails under a map is STATUS_IO with the same, not a SIGBUS. Opening reads the manifest alone; files are
@@ -107,6 +107,11 @@ enum status corpus_use_file(
 /* Tokens [first, first + count) of the corpus, documents back to back, across shards; every page touched is
  * verified, every id is below the vocabulary. After an error `tokens` holds nothing of use. */
 enum status corpus_read(
+	struct corpus *corpus, uint64_t first, uint64_t count, int32_t *tokens /* [count] */) MUST_USE;
+
+/* The same, for who goes on where the last call ended: by reading, and not from a map, so that the system reads ahead.
+ * A disk then reads at its speed, which page by page it does not. */
+enum status corpus_read_in_order(
 	struct corpus *corpus, uint64_t first, uint64_t count, int32_t *tokens /* [count] */) MUST_USE;
 
 /* Asks the system to read those pages ahead. Never fails, never waits for them. */

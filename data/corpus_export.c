@@ -61,7 +61,7 @@ static enum status copy_tokens(
 {
 	while (count) {
 		size_t part = count < CHUNK ? (size_t)count : CHUNK;
-		TRY(corpus_read(export->corpus, first, part, export->tokens));
+		TRY(corpus_read_in_order(export->corpus, first, part, export->tokens));
 		if (export->item == 2)
 			for (size_t i = 0; i < part; i++)
 				store_le16(export->bytes + 2 * i, (uint16_t) export->tokens[i]);

@@ -113,8 +113,7 @@ static enum status document_tokens(struct cursor *cursor, const int32_t **tokens
 		cursor->token_count = 0;
 		TRY(memory_grow((void **)&cursor->tokens, &cursor->token_capacity, wanted,
 			sizeof *cursor->tokens, "tokens"));
-		TRY(corpus_read(cursor->corpus, first, wanted, cursor->tokens));
-		corpus_prefetch(cursor->corpus, first + wanted, READ_TOKENS);
+		TRY(corpus_read_in_order(cursor->corpus, first, wanted, cursor->tokens));
 		cursor->buffer_first = first;
 		cursor->token_count = wanted;
 	}

@@ -4,6 +4,7 @@
 #include "common/file.h"
 #include "common/memory.h"
 
+#include <fcntl.h>
 #include <inttypes.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -83,17 +84,23 @@ static enum status check_size(
 /* Files that shards of all corpora keep open. */
 static atomic_long kept_open;
 
-/* Keeps the file open, unless a quarter of the files that the process may have open are already. */
-static void keep_or_close(struct shard *shard, int fd)
+/* May one more be kept open? Not if a quarter of the files that the process may have open are already. */
+static bool may_keep(void)
 {
 	struct rlimit limit = {0};
 	rlim_t others = (rlim_t)atomic_fetch_add(&kept_open, 1);
-	if (getrlimit(RLIMIT_NOFILE, &limit) == 0 && others < limit.rlim_cur / 4) {
-		shard->sum_fd = fd;
-		return;
-	}
+	if (getrlimit(RLIMIT_NOFILE, &limit) == 0 && others < limit.rlim_cur / 4)
+		return true;
 	atomic_fetch_sub(&kept_open, 1);
+	return false;
+}
+
+static void close_kept(int fd)
+{
+	if (fd < 0)
+		return;
 	file_system->close(fd);
+	atomic_fetch_sub(&kept_open, 1);
 }
 
 static enum status use_shard_file(
@@ -128,6 +135,43 @@ static bool read_tree(void *user, uint64_t offset, void *out, size_t bytes)
 	return shard_read_sum(tree->shard, tree->start + offset, out, bytes) == STATUS_OK;
 }
 
+/* Opens a file of which pages are read in order; *kept: it stays open, and is not to be closed. */
+static enum status open_in_order(struct shard *shard, enum shard_file file, int *fd, bool *kept)
+{
+	int none = -1;
+	*fd = atomic_load_explicit(&shard->fds[file], memory_order_acquire);
+	*kept = *fd >= 0;
+	if (*kept)
+		return STATUS_OK;
+	TRY(use_shard_file(shard, shard_suffixes[file], open_to_read, fd));
+	posix_fadvise(*fd, 0, 0, POSIX_FADV_SEQUENTIAL);
+	if (!may_keep())
+		return STATUS_OK;
+	*kept = true;
+	if (!atomic_compare_exchange_strong(&shard->fds[file], &none, *fd)) { /* another thread was faster */
+		close_kept(*fd);
+		*fd = none;
+	}
+	return STATUS_OK;
+}
+
+static bool read_in_order(void *user, uint64_t offset, void *out, size_t bytes)
+{
+	const struct shard_tree *tree = user;
+	struct shard *shard = tree->shard;
+	enum shard_file file = (enum shard_file)(tree - shard->trees);
+	char path[SHARD_PATH];
+	int fd;
+	bool kept;
+	if (open_in_order(shard, file, &fd, &kept) != STATUS_OK)
+		return false;
+	shard_path(shard->corpus, shard->entry, shard_suffixes[file], path);
+	enum status status = file_read_at(fd, path, out, bytes, offset);
+	if (!kept)
+		file_system->close(fd);
+	return status == STATUS_OK;
+}
+
 static enum status check_sum_header(const struct corpus *corpus, struct shard *shard)
 {
 	char path[SHARD_PATH], documents[SHARD_DOCUMENTS];
@@ -159,7 +203,10 @@ static enum status open_sum(void *user, const char *path)
 	TRY(file_stat(path, &info));
 	TRY(check_size(shard->entry, path, (uint64_t)info.st_size, shard->sum_bytes));
 	TRY(file_open_read(path, &fd));
-	keep_or_close(shard, fd);
+	if (may_keep())
+		shard->sum_fd = fd;
+	else
+		file_system->close(fd);
 	return STATUS_OK;
 }
 
@@ -174,6 +221,7 @@ static enum status shard_open(struct corpus *corpus, struct shard *shard)
 			.bytes = shard_file_bytes(corpus, shard->entry, (enum shard_file)f),
 			.root = manifest_root(shard->entry, (enum shard_file)f),
 			.read_tree = read_tree,
+			.read_file = read_in_order,
 			.user = &shard->trees[f],
 			.cache = corpus->hashes,
 			.first_number = number};
@@ -200,6 +248,8 @@ enum status shard_get(struct corpus *corpus, uint64_t index, struct shard **out)
 			shard->corpus = corpus;
 			shard->entry = &corpus->info.shards[index];
 			shard->sum_fd = -1;
+			for (int f = 0; f < SHARD_FILES; f++)
+				atomic_init(&shard->fds[f], -1);
 			status = shard_open(corpus, shard);
 			if (status != STATUS_OK) {
 				shard_free(shard);
@@ -217,12 +267,11 @@ void shard_free(struct shard *shard)
 {
 	if (!shard)
 		return;
-	for (int f = 0; f < SHARD_FILES; f++)
+	for (int f = 0; f < SHARD_FILES; f++) {
 		file_unmap(shard->files[f].data, (size_t)shard->files[f].bytes);
-	if (shard->sum_fd >= 0) {
-		file_system->close(shard->sum_fd);
-		atomic_fetch_sub(&kept_open, 1);
+		close_kept(atomic_load(&shard->fds[f]));
 	}
+	close_kept(shard->sum_fd);
 	free(shard);
 }
 
@@ -405,6 +454,16 @@ enum status shard_page(struct corpus *corpus, struct shard *shard, enum shard_fi
 	TRY(shard_map_file(corpus, shard, file));
 	if (__builtin_expect(
 		    hashed_file_page(&shard->files[file], page, out, bytes, &damage) != STATUS_OK, 0))
+		return tell_damage(corpus, shard, file, &damage);
+	return STATUS_OK;
+}
+
+enum status shard_pages(struct corpus *corpus, struct shard *shard, enum shard_file file, uint64_t page,
+	size_t count, union hashed_page *out, size_t *bytes)
+{
+	struct hashed_damage damage;
+	TRY(shard_map_file(corpus, shard, file)); /* its size and header are right */
+	if (hashed_file_pages(&shard->files[file], page, count, out, bytes, &damage) != STATUS_OK)
 		return tell_damage(corpus, shard, file, &damage);
 	return STATUS_OK;
 }

@@ -2,7 +2,7 @@
  * corpus_shard.h: one shard's four files, for corpus.c, corpus_shard.c and corpus_verify.c alone.
  *
  * A shard's .sum is opened on first use, each of its other files is mapped on first use, so that training
- * maps .bin alone; all stay until corpus_close. .sum is not mapped, but read a page at a time and kept in a
+ * maps .bin alone, and opened when it is first read in order; all stay until corpus_close. .sum is not mapped, but read a page at a time and kept in a
  * cache of the corpus: a map of it would make 2 MiB resident for each 8 bytes looked up, where the system
  * caches files in large folios. Reads are verified and their errors are complete messages.
  */
@@ -46,7 +46,8 @@ struct shard {
 	struct shard_tree trees[SHARD_FILES];
 	atomic_bool mapped[SHARD_FILES]; /* files[].data is there, if the file is not empty */
 	uint64_t sum_bytes;
-	int sum_fd; /* -1: opened for each read */
+	int sum_fd;                  /* -1: opened for each read */
+	atomic_int fds[SHARD_FILES]; /* for reading in order; -1: opened for each read */
 };
 
 /* Where the sections of .idx begin. */
@@ -77,6 +78,9 @@ enum status shard_read_sum(struct shard *shard, uint64_t offset, void *out, size
 /* Page `page` of one of its files, verified. */
 enum status shard_page(struct corpus *corpus, struct shard *shard, enum shard_file file, uint64_t page,
 	union hashed_page *out, size_t *bytes) MUST_USE;
+/* Pages [page, page + count), verified, for who goes through the file in order: hashed_file_pages. */
+enum status shard_pages(struct corpus *corpus, struct shard *shard, enum shard_file file, uint64_t page,
+	size_t count, union hashed_page *out /* [count] */, size_t *bytes) MUST_USE;
 /* Verified bytes [offset, offset + bytes) of one of its files; within it. */
 enum status shard_read(struct corpus *corpus, struct shard *shard, enum shard_file file, uint64_t offset,
 	size_t bytes, void *out) MUST_USE;

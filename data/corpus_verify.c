@@ -19,7 +19,7 @@
  * Every byte of .bin, .idx and .key is read by one of them (a page at a border by two), and with each page
  * the tree above it.
  */
-enum { PAGE = HASH_TREE_PAGE, PIECE_PAGES = 1024, BATCH = 1 << 15, STRIDE = 2048 };
+enum { PAGE = HASH_TREE_PAGE, PIECE_PAGES = 1024, IN_ORDER = 16 /* pages */, BATCH = 1 << 15, STRIDE = 2048 };
 
 struct verification {
 	struct corpus *corpus;
@@ -166,21 +166,17 @@ static enum status verify_piece(struct verification *run, struct shard *shard, u
 {
 	struct corpus *corpus = run->corpus;
 	const unsigned size = corpus_token_bytes(corpus);
-	const uint64_t bytes = shard->files[SHARD_BIN].bytes, pages = (bytes + PAGE - 1) / PAGE;
-	uint64_t first = piece * PIECE_PAGES, end = first + PIECE_PAGES < pages ? first + PIECE_PAGES : pages;
-	uint64_t ahead = (end + PIECE_PAGES) * PAGE;
+	const uint64_t bytes = shard->files[SHARD_BIN].bytes, all = (bytes + PAGE - 1) / PAGE;
+	uint64_t first = piece * PIECE_PAGES, end = first + PIECE_PAGES < all ? first + PIECE_PAGES : all;
 	struct ends ends = {.corpus = corpus, .shard = shard};
-	shard_prefetch(corpus, shard, SHARD_BIN, first * PAGE, ahead < bytes ? ahead : bytes);
-	/* The pages first: a bad page is named as such, and not by what its bytes seem to say. */
-	for (int pass = 0; pass < 2; pass++) {
-		if (pass)
-			TRY(shard_document_at(corpus, shard, first * PAGE, &ends.document));
-		for (uint64_t p = first; p < end; p++) {
-			union hashed_page page;
-			size_t got;
-			TRY(shard_page(corpus, shard, SHARD_BIN, p, &page, &got));
-			if (pass)
-				TRY(verify_tokens(&ends, p * (PAGE / size), &page, got / size));
+	TRY(shard_document_at(corpus, shard, first * PAGE, &ends.document));
+	for (uint64_t p = first; p < end; p += IN_ORDER) {
+		union hashed_page pages[IN_ORDER];
+		size_t got, count = end - p < IN_ORDER ? (size_t)(end - p) : IN_ORDER;
+		TRY(shard_pages(corpus, shard, SHARD_BIN, p, count, pages, &got));
+		for (size_t i = 0; i < count; i++) {
+			size_t held = got - i * PAGE < PAGE ? got - i * PAGE : PAGE;
+			TRY(verify_tokens(&ends, (p + i) * (PAGE / size), &pages[i], held / size));
 		}
 	}
 	report(run, (end * PAGE < bytes ? end * PAGE : bytes) - first * PAGE);

@@ -93,18 +93,52 @@ static enum status tree_hash(
 	return STATUS_OK;
 }
 
+static enum status check_page(struct hashed_file *file, uint64_t page, const uint8_t *data, size_t bytes,
+	struct hashed_damage *damage)
+{
+	uint64_t expected;
+	TRY(tree_hash(file, 0, page, &expected, damage));
+	return __builtin_expect(hash64(data, bytes) == expected, 1)
+		       ? STATUS_OK
+		       : fail_page(file, page, STATUS_CORRUPT, damage);
+}
+
+static size_t page_bytes(const struct hashed_file *file, uint64_t page)
+{
+	uint64_t left = file->bytes - page * PAGE;
+	return left < PAGE ? (size_t)left : PAGE;
+}
+
 enum status hashed_file_page(struct hashed_file *file, uint64_t page, union hashed_page *out, size_t *bytes,
 	struct hashed_damage *damage)
 {
-	uint64_t first = page * PAGE, expected;
-	assert(first < file->bytes);
-	*bytes = file->bytes - first < PAGE ? (size_t)(file->bytes - first) : PAGE;
-	if (!mapped_copy(out->bytes, file->data + first, *bytes))
+	assert(page * PAGE < file->bytes);
+	*bytes = page_bytes(file, page);
+	if (!mapped_copy(out->bytes, file->data + page * PAGE, *bytes))
 		return fail_page(file, page, STATUS_IO, damage);
-	TRY(tree_hash(file, 0, page, &expected, damage));
-	return __builtin_expect(hash64(out->bytes, *bytes) == expected, 1)
-		       ? STATUS_OK
-		       : fail_page(file, page, STATUS_CORRUPT, damage);
+	return check_page(file, page, out->bytes, *bytes, damage);
+}
+
+/* Of pages that cannot be read at once, the first that cannot be read. */
+static enum status find_unreadable(struct hashed_file *file, uint64_t page, size_t count,
+	union hashed_page *out, struct hashed_damage *damage)
+{
+	for (size_t i = 0; i < count; i++)
+		if (!file->read_file(file->user, (page + i) * PAGE, out[i].bytes, page_bytes(file, page + i)))
+			return fail_page(file, page + i, STATUS_IO, damage);
+	return STATUS_OK; /* now they can */
+}
+
+enum status hashed_file_pages(struct hashed_file *file, uint64_t page, size_t count, union hashed_page *out,
+	size_t *bytes, struct hashed_damage *damage)
+{
+	assert(count && (page + count - 1) * PAGE < file->bytes);
+	*bytes = (count - 1) * PAGE + page_bytes(file, page + count - 1);
+	if (!file->read_file(file->user, page * PAGE, out->bytes, *bytes))
+		TRY(find_unreadable(file, page, count, out, damage));
+	for (size_t i = 0; i < count; i++)
+		TRY(check_page(file, page + i, out[i].bytes, page_bytes(file, page + i), damage));
+	return STATUS_OK;
 }
 
 enum status hashed_file_read(

@@ -12,7 +12,7 @@
 
 #include "data/hash_cache.h"
 
-/* Reads bytes of a tree, from its first hash on. False: the system cannot deliver them. */
+/* Reads bytes of the file, or of its tree from its first hash on. False: the system cannot deliver them. */
 typedef bool hashed_file_reader(void *user, uint64_t offset, void *out, size_t bytes);
 
 struct hashed_file {
@@ -21,7 +21,7 @@ struct hashed_file {
 	struct hash_tree_shape shape;
 	uint64_t root;
 	uint64_t page_start[HASH_TREE_LEVELS + 1]; /* number of each level's first hash page, in all levels */
-	hashed_file_reader *read_tree;
+	hashed_file_reader *read_tree, *read_file;
 	void *user;
 	struct hash_cache *cache; /* the caller's */
 	uint64_t first_number;    /* there, of this file's first hash page */
@@ -47,7 +47,7 @@ struct hashed_damage {
 /* Hash pages of a file of this many bytes. */
 uint64_t hashed_file_hash_pages(uint64_t bytes);
 
-/* Computes the shape. `data`, `bytes`, `root`, `read_tree`, `user`, `cache` and `first_number` must be set
+/* Computes the shape. `data`, `bytes`, `root`, the readers, `user`, `cache` and `first_number` must be set
  * and are trusted to fit together. */
 void hashed_file_prepare(struct hashed_file *file);
 
@@ -55,6 +55,12 @@ void hashed_file_prepare(struct hashed_file *file);
  * fills *damage and returns damage->status. */
 enum status hashed_file_page(struct hashed_file *file, uint64_t page, union hashed_page *out, size_t *bytes,
 	struct hashed_damage *damage) MUST_USE;
+
+/* As hashed_file_page, pages [page, page + count), `bytes` in all; by reading (read_file) and not from the map. For who
+ * goes through the file in order: the system reads ahead of reads, in large pieces, and need not unmap what it then
+ * gives up. Ten times as fast as page by page from a map whose pages are not in memory. */
+enum status hashed_file_pages(struct hashed_file *file, uint64_t page, size_t count,
+	union hashed_page *out /* [count] */, size_t *bytes, struct hashed_damage *damage) MUST_USE;
 
 /* Verified bytes [offset, offset + bytes), which must lie within the file. */
 enum status hashed_file_read(struct hashed_file *file, uint64_t offset, size_t bytes, void *out,

@@ -8,6 +8,7 @@
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 /*
  * Micro-batches of this rank are numbered from 0. Number m goes through slot m % slots of a ring:
@@ -17,7 +18,8 @@
  *
  * There is one slot more than `depth`, for the batch that the caller still holds. A slot belongs to the
  * thread that claimed it until it is `done`, then to the caller; the mutex passes it on. Pages are asked for
- * (madvise) `depth` micro-batches before they are claimed.
+ * (madvise) `depth` micro-batches before they are claimed; but windows that come in order (validation) are read, and
+ * the system reads ahead by itself.
  */
 struct slot {
 	int32_t *tokens;                /* [micro_batch][T + 1] */
@@ -30,6 +32,7 @@ struct loader {
 	struct mixture mixture;
 	uint64_t micros_per_step; /* of this rank */
 	size_t row;               /* T + 1 */
+	bool in_order;            /* no corpus is shuffled */
 	uint64_t slot_count;
 	struct slot *slots; /* [slot_count] */
 	int32_t *tokens;
@@ -59,25 +62,50 @@ static uint64_t first_ordinal(const struct loader *loader, uint64_t number)
 	       within * config->micro_batch;
 }
 
-/* Windows that follow one another (in validation) are asked for at once: the disk reads them in one piece. */
 static void prefetch(struct loader *loader, struct mixture *mixture, uint64_t number)
 {
-	uint64_t ordinal = first_ordinal(loader, number), first = 0, end = 0;
-	int source = 0;
+	uint64_t ordinal = first_ordinal(loader, number);
 	for (uint64_t i = 0; i < loader->config.micro_batch && !atomic_load(&loader->stop); i++) {
 		struct sampler_window window = mixture_get(mixture, ordinal + i);
-		bool follows =
-			window.source == source && window.first_token >= first && window.first_token <= end;
-		if (!follows) {
-			if (end > first)
-				corpus_prefetch(mixture->sources[source].corpus, first, end - first);
-			source = window.source;
-			first = window.first_token;
-		}
-		end = window.first_token + loader->row;
+		corpus_prefetch(mixture->sources[window.source].corpus, window.first_token, loader->row);
 	}
-	if (end > first)
-		corpus_prefetch(mixture->sources[source].corpus, first, end - first);
+}
+
+/*
+ * Rows [i, i + rows) of a micro-batch, whose windows each begin with the token that the one before ends with, in one
+ * go: to the end of their room, from where each moves to its place, the first one furthest.
+ */
+static enum status read_following(
+	struct loader *loader, struct mixture *mixture, struct slot *slot, uint64_t i, uint64_t rows)
+{
+	const struct sampler_window *window = &slot->windows[i];
+	uint64_t T = loader->row - 1, gap = rows - 1;
+	int32_t *tokens = slot->tokens + i * loader->row;
+	TRY(corpus_read_in_order(
+		mixture->sources[window->source].corpus, window->first_token, rows * T + 1, tokens + gap));
+	for (uint64_t r = 0; r < gap; r++)
+		memmove(tokens + r * loader->row, tokens + gap + r * T, loader->row * sizeof *tokens);
+	return STATUS_OK;
+}
+
+/* How many windows from number i on follow one another. */
+static uint64_t count_following(const struct loader *loader, const struct sampler_window *windows, uint64_t i)
+{
+	uint64_t T = loader->row - 1, end = i + 1;
+	while (end < loader->config.micro_batch && windows[end].source == windows[i].source &&
+		windows[end].first_token == windows[end - 1].first_token + T)
+		end++;
+	return end - i;
+}
+
+static enum status fill_in_order(struct loader *loader, struct mixture *mixture, struct slot *slot)
+{
+	uint64_t rows;
+	for (uint64_t i = 0; i < loader->config.micro_batch; i += rows) {
+		rows = count_following(loader, slot->windows, i);
+		TRY(read_following(loader, mixture, slot, i, rows));
+	}
+	return STATUS_OK;
 }
 
 static enum status fill(struct loader *loader, struct mixture *mixture, uint64_t number, struct slot *slot)
@@ -87,11 +115,12 @@ static enum status fill(struct loader *loader, struct mixture *mixture, uint64_t
 		if (atomic_load_explicit(&loader->stop, memory_order_relaxed))
 			return error_set(STATUS_INTERRUPTED, "the loader is being closed");
 		struct sampler_window window = mixture_get(mixture, ordinal + i);
-		TRY(corpus_read(mixture->sources[window.source].corpus, window.first_token, loader->row,
-			slot->tokens + i * loader->row));
 		slot->windows[i] = window;
+		if (!loader->in_order)
+			TRY(corpus_read(mixture->sources[window.source].corpus, window.first_token,
+				loader->row, slot->tokens + i * loader->row));
 	}
-	return STATUS_OK;
+	return loader->in_order ? fill_in_order(loader, mixture, slot) : STATUS_OK;
 }
 
 /* ---- the threads ---- */
@@ -133,7 +162,7 @@ static void *work(void *argument)
 	struct mixture reading = loader->mixture, ahead = loader->mixture;
 	uint64_t number, from, until;
 	while (claim(loader, &number, &from, &until)) {
-		for (; from < until; from++)
+		for (; from < until && !loader->in_order; from++)
 			prefetch(loader, &ahead, from);
 		finish(loader, number,
 			fill(loader, &reading, number, &loader->slots[number % loader->slot_count]));
@@ -176,6 +205,14 @@ static enum status check(const struct loader_config *config)
 		"a loader needs at least one thread and a depth of one, not %d and %d", config->threads,
 		config->depth);
 	return STATUS_OK;
+}
+
+static bool comes_in_order(const struct mixture *mixture)
+{
+	for (int i = 0; i < mixture->count; i++)
+		if (mixture->sources[i].sampler.shuffled)
+			return false;
+	return true;
 }
 
 static enum status allocate_slots(struct loader *loader)
@@ -221,6 +258,7 @@ enum status loader_open(const struct loader_config *config, struct loader **out)
 	loader->micros_per_step = config->global_batch / ((uint64_t)config->ranks * config->micro_batch);
 	loader->mixture = mixture;
 	loader->row = (size_t)mixture.sources[0].sampler.window_tokens + 1;
+	loader->in_order = comes_in_order(&mixture);
 	loader->slot_count = (uint64_t)config->depth + 1;
 	loader->failed = UINT64_MAX;
 	pthread_mutex_init(&loader->mutex, NULL);

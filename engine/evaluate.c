@@ -34,7 +34,7 @@ static enum status fill_row(struct evaluation *e, int row, uint64_t w)
 	uint64_t T = (uint64_t)c->window, start = w * e->stride;
 	uint64_t length = e->targets - start < T ? e->targets - start : T;
 	uint64_t skip = w ? T - e->stride : 0;
-	TRY(corpus_read(c->corpus, c->first_token + start, length + 1, e->tokens));
+	TRY(corpus_read_in_order(c->corpus, c->first_token + start, length + 1, e->tokens));
 	for (uint64_t i = 0; i <= length; i++)
 		FAIL_IF(e->tokens[i] < 0 || e->tokens[i] >= e->vocabulary, STATUS_MISMATCH,
 			"token %" PRIu64

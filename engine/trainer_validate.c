@@ -13,8 +13,8 @@ static enum status evaluate_windows(struct trainer *t, struct mixture *mixture, 
 	uint64_t tokens = t->config.window_tokens;
 	for (uint64_t w = 0; w < windows; w++) {
 		struct sampler_window window = mixture_get(mixture, first + w);
-		TRY(corpus_read(mixture->sources[window.source].corpus, window.first_token, tokens + 1,
-			t->evaluation_tokens));
+		TRY(corpus_read_in_order(mixture->sources[window.source].corpus, window.first_token,
+			tokens + 1, t->evaluation_tokens));
 		TRY(trainer_split_window(
 			t, t->evaluation_tokens, t->inputs + w * tokens, t->targets + w * tokens, counted));
 	}
