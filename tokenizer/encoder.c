@@ -10,8 +10,7 @@ enum {
 	NARROW_VOCABULARY = 1 << 16,
 	SEED_GROUP = 32,
 	AT_ONCE = 8,
-	PIECES = 32, /* of a word at a time */
-	LOOK_LEAST = 8,
+	PIECES = 32,    /* of a word at a time */
 	NEIGHBOURS = 3, /* of a line: those of its four */
 };
 
@@ -78,15 +77,16 @@ static struct cache_slot *cache_promote(struct cache_line *line, struct cache_sl
 	return &line->slots[0];
 }
 
+/* Reads SLOT_NARROW ids, however many there are: one word's number is seldom the next one's. */
 static struct cache_slot slot_make(
 	const struct encoder *encoder, struct word_key key, const uint32_t *ids, size_t count)
 {
 	struct cache_slot slot = {.key = key};
-	for (size_t i = 0; i < count; i++)
-		if (encoder->narrow)
+	if (encoder->narrow)
+		for (size_t i = 0; i < SLOT_NARROW; i++)
 			slot.ids.narrow[i] = (uint16_t)ids[i];
-		else
-			slot.ids.wide[i] = ids[i];
+	else
+		memcpy(slot.ids.wide, ids, SLOT_WIDE * sizeof *ids);
 	if (encoder->narrow)
 		slot.ids.narrow[SLOT_NARROW] = (uint16_t)count;
 	else
@@ -119,7 +119,7 @@ static void cache_add_tokens(struct encoder *encoder)
 {
 	const struct tokenizer *tokenizer = encoder->tokenizer;
 	struct word_key keys[SEED_GROUP];
-	uint32_t ids[SEED_GROUP];
+	uint32_t ids[SEED_GROUP + SLOT_NARROW] = {0};
 	for (uint32_t id = tokenizer->vocabulary; id > 0;) {
 		size_t count = 0;
 		while (id > 0 && count < SEED_GROUP) {
@@ -187,7 +187,6 @@ enum status encoder_open(const struct tokenizer *tokenizer, struct encoder **out
 	encoder->tokenizer = tokenizer;
 	encoder->narrow = tokenizer->vocabulary <= NARROW_VOCABULARY;
 	encoder->shift = 64 - CACHE_BITS_FIRST;
-	encoder->look = BATCH;
 	void *longs = NULL;
 	enum status status = memory_grow(
 		(void **)&encoder->ids, &encoder->id_capacity, ID_ROOM, sizeof *encoder->ids, "an encoder");
@@ -243,17 +242,20 @@ void encoder_close(struct encoder *encoder)
 
 /* ---- writing ids ---- */
 
+/* Returns where the next ones go. */
+static void *put_ids(const struct encode_run *run, void *to, const uint32_t *ids, size_t count)
+{
+	if (!run->narrow_out)
+		return (uint32_t *)memcpy(to, ids, count * sizeof *ids) + count;
+	uint16_t *out = to;
+	for (size_t i = 0; i < count; i++)
+		out[i] = (uint16_t)ids[i];
+	return out + count;
+}
+
 static void write_ids(struct encode_run *run, const uint32_t *ids, size_t count)
 {
-	if (run->narrow_out) {
-		uint16_t *out = run->out;
-		for (size_t i = 0; i < count; i++)
-			out[i] = (uint16_t)ids[i];
-		run->out = out + count;
-	} else {
-		memcpy(run->out, ids, count * sizeof *ids);
-		run->out = (uint32_t *)run->out + count;
-	}
+	run->out = put_ids(run, run->out, ids, count);
 }
 
 /* Eight at a time, the last of which may be too many. */
@@ -284,14 +286,6 @@ static void write_cached(struct encode_run *run, const uint8_t *end, const void 
 
 /* ---- words that no cache has ---- */
 
-/* A word or a piece of one. */
-struct piece {
-	const uint8_t *text;
-	size_t length;
-	struct word_key key; /* of a short one: below KEY_BYTES */
-	struct cache_line *line;
-};
-
 /* The ids of a short one as a cache holds them, until the next word is kept; NULL: no cache has it. */
 static const void *find_short(struct encoder *encoder, const struct piece *piece, size_t *count)
 {
@@ -300,7 +294,7 @@ static const void *find_short(struct encoder *encoder, const struct piece *piece
 		return NULL;
 	if (slot->key.high & KEY_MARK) {
 		const struct long_record *record =
-			long_words_check(&encoder->longs, slot->ids.entry, piece->text, piece->length);
+			long_words_check(&encoder->longs, slot->ids.entry, piece->text, piece->word.length);
 		*count = record ? record->count : 0;
 		return record ? long_record_ids(record) : NULL;
 	}
@@ -311,14 +305,18 @@ static const void *find_short(struct encoder *encoder, const struct piece *piece
 }
 
 /* Keeps what a short one came to. */
-static void keep_short(struct encoder *encoder, const struct piece *piece, const uint32_t *ids, size_t count)
+static void keep_short(struct encoder *encoder, const struct piece *piece)
 {
+	const uint32_t *ids = piece->word.ids;
+	size_t count = piece->word.count;
 	if (count <= (encoder->narrow ? SLOT_NARROW : SLOT_WIDE)) {
+		if (line_find(piece->line, piece->key))
+			return; /* the same may be missing twice */
 		struct cache_slot slot = slot_make(encoder, piece->key, ids, count);
 		cache_insert(encoder, piece->line, &slot);
 		return;
 	}
-	uint64_t entry = long_words_add(&encoder->longs, 0, piece->text, piece->length, ids, count);
+	uint64_t entry = long_words_add(&encoder->longs, 0, piece->text, piece->word.length, ids, count);
 	struct cache_slot *marked = cache_find(encoder, piece->line, piece->key);
 	if (marked) {
 		marked->ids.entry = entry; /* the ring has dropped what it was */
@@ -329,66 +327,65 @@ static void keep_short(struct encoder *encoder, const struct piece *piece, const
 	}
 }
 
-/* Puts the short ones that no cache has into the caches, merging all at once if the vocabulary lets us; at most
- * BATCH. */
-static void add_missing(struct encoder *encoder, const struct piece *pieces, size_t count)
+/* Merges those that no cache has, all at once if the vocabulary lets us, and keeps what they came to. */
+static void merge_missing(struct encoder *encoder, struct piece *const *pieces, size_t count)
 {
 	const struct merge_table *table = &encoder->tokenizer->table;
-	struct merge_word words[BATCH];
-	const struct piece *of[BATCH];
-	size_t missing = 0, known;
-	if (!table->small)
-		return;
-	for (const struct piece *piece = pieces; piece < pieces + count; piece++) {
-		if (piece->length >= KEY_BYTES || find_short(encoder, piece, &known))
-			continue;
-		words[missing].bytes = (const uint8_t *)&piece->key;
-		words[missing].length = (uint32_t)piece->length;
-		of[missing++] = piece;
+	struct merge_word *words[LATE];
+	for (size_t i = 0; i < count; i++) {
+		words[i] = &pieces[i]->word;
+		words[i]->bytes = (const uint8_t *)&pieces[i]->key;
 	}
-	SIMD_CHOOSE(merge_words)(table, words, missing);
-	for (size_t i = 0; i < missing; i++)
-		if (!line_find(of[i]->line, of[i]->key)) /* the same may be there twice */
-			keep_short(encoder, of[i], words[i].ids, words[i].count);
+	if (table->small)
+		SIMD_CHOOSE(merge_words)(table, words, count);
+	else
+		for (size_t i = 0; i < count; i++)
+			words[i]->count = (uint32_t)merge_short(
+				table, words[i]->bytes, words[i]->length, words[i]->ids);
+	for (size_t i = 0; i < count; i++)
+		keep_short(encoder, pieces[i]);
 }
 
-/* The first one's ids to `ids`, where there is room for AT_ONCE more than it has; the others come next. */
-static enum status piece_ids(
-	struct encoder *encoder, const struct piece *piece, size_t pieces, uint32_t *ids, size_t *count)
+/* Finds what short ones come to; at most LATE. */
+static void pieces_resolve(struct encoder *encoder, struct piece *pieces, size_t count)
 {
-	if (piece->length >= KEY_BYTES)
-		return vocabulary_merge_word(encoder->tokenizer, piece->text, piece->length, ids, count);
-	const void *known = find_short(encoder, piece, count);
-	if (!known) {
-		add_missing(encoder, piece, pieces);
-		known = find_short(encoder, piece, count);
+	struct piece *missing[LATE];
+	size_t misses = 0, ids;
+	for (struct piece *piece = pieces; piece < pieces + count; piece++) {
+		const void *known = find_short(encoder, piece, &ids);
+		if (!known) {
+			missing[misses++] = piece;
+			continue;
+		}
+		piece->word.count = (uint32_t)ids;
+		if (encoder->narrow)
+			widen(known, ids, piece->word.ids);
+		else
+			memcpy(piece->word.ids, known, ids * sizeof(uint32_t));
 	}
-	if (!known) {
-		*count = merge_short(&encoder->tokenizer->table, piece->text, piece->length, ids);
-		keep_short(encoder, piece, ids, *count);
-	} else if (encoder->narrow) {
-		widen(known, *count, ids);
-	} else {
-		memcpy(ids, known, *count * sizeof *ids);
-	}
-	return STATUS_OK;
+	merge_missing(encoder, missing, misses);
 }
 
-/* Cuts the next pieces off [*at, end) and asks for their lines. */
-static size_t find_pieces(
-	const struct encode_run *run, const uint8_t **at, const uint8_t *end, struct piece pieces[PIECES])
+/* Cuts the next pieces off [*at, end) and asks for their lines. Stops at a piece that is no short one:
+ * *longer, which is cut off too; 0: there is none. */
+static size_t find_pieces(const struct encode_run *run, const uint8_t **at, const uint8_t *end,
+	struct piece pieces[PIECES], size_t *longer)
 {
 	struct encoder *encoder = run->encoder;
 	size_t count = 0;
-	for (; *at < end && count < PIECES; *at += pieces[count++].length) {
-		struct piece *piece = &pieces[count];
-		piece->text = *at;
-		piece->length = vocabulary_find_cut(encoder->tokenizer, *at, (size_t)(end - *at));
-		if (piece->length >= KEY_BYTES)
-			continue;
-		piece->key = word_key_read(*at, piece->length, *at > run->fast_end);
-		piece->line = &encoder->cache[word_key_line(piece->key, encoder->shift)];
-		__builtin_prefetch(piece->line);
+	for (*longer = 0; *at < end && count < PIECES && !*longer;) {
+		size_t length = vocabulary_find_cut(encoder->tokenizer, *at, (size_t)(end - *at));
+		if (length < KEY_BYTES) {
+			struct piece *piece = &pieces[count++];
+			piece->text = *at;
+			piece->word.length = (uint32_t)length;
+			piece->key = word_key_read(*at, length, *at > run->fast_end);
+			piece->line = &encoder->cache[word_key_line(piece->key, encoder->shift)];
+			__builtin_prefetch(piece->line);
+		} else {
+			*longer = length;
+		}
+		*at += length;
 	}
 	return count;
 }
@@ -399,15 +396,20 @@ static enum status word_ids(const struct encode_run *run, const uint8_t *word, s
 	struct encoder *encoder = run->encoder;
 	TRY(memory_grow((void **)&encoder->ids, &encoder->id_capacity, length + AT_ONCE, sizeof *encoder->ids,
 		"the ids of a long word"));
-	if (vocabulary_find_cut(encoder->tokenizer, word, length) == length)
-		return vocabulary_merge_word(encoder->tokenizer, word, length, encoder->ids, count);
 	struct piece pieces[PIECES];
 	const uint8_t *at = word;
 	*count = 0;
 	while (at < word + length) {
-		size_t found = find_pieces(run, &at, word + length, pieces), more;
-		for (size_t i = 0; i < found; i++, *count += more)
-			TRY(piece_ids(encoder, &pieces[i], found - i, encoder->ids + *count, &more));
+		size_t longer, found = find_pieces(run, &at, word + length, pieces, &longer), more = 0;
+		pieces_resolve(encoder, pieces, found);
+		for (const struct piece *piece = pieces; piece < pieces + found; piece++) {
+			memcpy(encoder->ids + *count, piece->word.ids, piece->word.count * sizeof(uint32_t));
+			*count += piece->word.count;
+		}
+		if (longer)
+			TRY(vocabulary_merge_word(
+				encoder->tokenizer, at - longer, longer, encoder->ids + *count, &more));
+		*count += more;
 	}
 	return STATUS_OK;
 }
@@ -429,73 +431,57 @@ static enum status add_long_word(struct encode_run *run, const uint8_t *word, si
 	return STATUS_OK;
 }
 
-static struct piece batch_word(const struct encode_run *run, const struct word_batch *batch, size_t i)
-{
-	return (struct piece){.text = run->text + batch->bounds[i],
-		.length = (size_t)(batch->bounds[i + 1] - batch->bounds[i]),
-		.key = batch->keys[i],
-		.line = batch->lines[i]};
-}
+/* ---- words that are put off ---- */
 
-/* The batch's words from `first` to `end` that are not in their lines, as far as the first halves of keys tell:
- * any others are added when their turn comes. */
-static size_t find_missing(const struct encode_run *run, const struct word_batch *batch, size_t first,
-	size_t end, struct piece *pieces)
-{
-	uint8_t missing[BATCH];
-	size_t count = 0, found = 0;
-	for (size_t i = first; i < end; i++) {
-		const struct cache_slot *slots = batch->lines[i]->slots;
-		uint64_t low = batch->keys[i].low;
-		missing[count] = (uint8_t)i;
-		count += (slots[0].key.low != low) & (slots[1].key.low != low);
-	}
-	for (size_t i = 0; i < count; i++)
-		if (batch->keys[missing[i]].high != KEY_LONG)
-			pieces[found++] = batch_word(run, batch, missing[i]);
-	return found;
-}
-
-/* Adds a batch's word, and of those that come next the ones that have to be added too. How many are looked at
- * follows from whether the last look was worth it. */
-static void add_missing_words(const struct encode_run *run, const struct word_batch *batch, size_t i)
+/* Now that their ids are known, those that were written since the first of them move to make room. */
+static void write_late(struct encode_run *run)
 {
 	struct encoder *encoder = run->encoder;
-	struct piece pieces[BATCH];
-	size_t end = i + encoder->look, count;
-	count = find_missing(run, batch, i, end < batch->count ? end : batch->count, pieces);
-	if (end > batch->count && batch->next) {
-		end -= batch->count;
-		batch = batch->next;
-		end = end < batch->count ? end : batch->count;
-		count += find_missing(run, batch, 0, end, pieces + count);
+	size_t width = run->narrow_out ? sizeof(uint16_t) : sizeof(uint32_t), more = 0;
+	if (encoder->late_count == 0)
+		return;
+	pieces_resolve(encoder, encoder->late, encoder->late_count);
+	for (size_t i = 0; i < encoder->late_count; i++)
+		more += encoder->late[i].word.count * width;
+	char *end = run->out, *to = end + more; /* what is written by now, and where it goes */
+	run->out = to;
+	for (struct piece *late = encoder->late + encoder->late_count; late-- > encoder->late;) {
+		size_t after = (size_t)(end - (char *)late->out);
+		end = late->out;
+		to = memmove(to - after, end, after);
+		to -= late->word.count * width;
+		put_ids(run, to, late->word.ids, late->word.count);
 	}
-	add_missing(encoder, pieces, count);
-	if (count > 2)
-		encoder->look = encoder->look < BATCH ? encoder->look * 2 : BATCH;
-	else
-		encoder->look = encoder->look > LOOK_LEAST ? encoder->look / 2 : LOOK_LEAST;
+	encoder->late_count = 0;
 }
 
 enum status encoder_add_word(struct encode_run *run, const struct word_batch *batch, size_t i)
 {
 	struct encoder *encoder = run->encoder;
-	struct piece word = batch_word(run, batch, i);
-	size_t count;
-	if (word.key.high == KEY_LONG)
-		return add_long_word(run, word.text, word.length, word.key.low);
-	const void *known = find_short(encoder, &word, &count);
-	if (!known) {
-		add_missing_words(run, batch, i);
-		known = find_short(encoder, &word, &count);
+	const uint8_t *word = run->text + batch->bounds[i];
+	size_t length = (size_t)(batch->bounds[i + 1] - batch->bounds[i]);
+	struct word_key key = batch->keys[i];
+	struct cache_line *line = batch->lines[i];
+	if (key.high == KEY_LONG)
+		return add_long_word(run, word, length, key.low);
+	struct piece *late = &encoder->late[encoder->late_count];
+	late->key = key;
+	late->line = line;
+	late->text = word;
+	late->out = run->out;
+	late->word.length = (uint32_t)length;
+	if (line_find(line, key)) { /* marked */
+		size_t count;
+		const void *known = find_short(encoder, late, &count);
+		if (known) {
+			write_cached(run, word + length, known, count);
+			return STATUS_OK;
+		}
 	}
-	if (known) {
-		write_cached(run, word.text + word.length, known, count);
-		return STATUS_OK;
-	}
-	count = merge_short(&encoder->tokenizer->table, word.text, word.length, encoder->ids);
-	keep_short(encoder, &word, encoder->ids, count);
-	write_ids(run, encoder->ids, count);
+	for (size_t j = 1; j <= NEIGHBOURS; j++)
+		__builtin_prefetch(neighbour_of(encoder, line, j));
+	if (++encoder->late_count == LATE)
+		write_late(run);
 	return STATUS_OK;
 }
 
@@ -513,17 +499,23 @@ static enum status encode(struct encode_run *run, size_t bytes, encode_words *wo
 {
 	struct encoder *encoder = run->encoder;
 	run->fast_end = bytes >= KEY_BYTES ? run->text + bytes - KEY_BYTES : NULL;
+	encoder->late_count = 0;
 	while (bytes) {
 		size_t words, covered = words_find(run->text, bytes, encoder->bounds + 1, &words);
-		if (encoder->used > cache_lines(encoder->shift))
+		if (encoder->used > cache_lines(encoder->shift)) {
+			write_late(run);
 			cache_grow(encoder);
+		}
 		if (words)
 			TRY(words_encode(run, encoder->bounds, words));
 		else
 			TRY(add_long_word(run, run->text, covered, 0));
 		run->text += covered;
 		bytes -= covered;
+		if (encoder->late_count && run->text - encoder->late[0].text > LATE_BYTES)
+			write_late(run);
 	}
+	write_late(run);
 	give_back_room(encoder);
 	return STATUS_OK;
 }

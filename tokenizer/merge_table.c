@@ -7,11 +7,14 @@
 
 enum {
 	BYTES = 256,
-	MOVES = 500, /* of other pairs for one that is put into the small table */
+	SYMBOLS = MERGE_SMALL_EDGE + 1,
+	TRIES = 1 << 12, /* to place a row of the small table; GPT-2's need 104 at most */
 };
-#define FREE_SLOT   ((uint32_t)MERGE_SMALL_NONE)
+#define ROW_FACTOR  UINT32_C(0x9E3779B1) /* where symbols' rows are tried first */
+#define ROW_STEP    UINT32_C(0x0000CA77) /* odd */
 #define NO_SYMBOL   UINT32_MAX
-#define SMALL_BYTES (2 * MERGE_SMALL_SLOTS * sizeof(uint32_t))
+#define SMALL_BYTES ((size_t)2 << 20) /* a huge page */
+_Static_assert(sizeof(struct merge_small) <= SMALL_BYTES, "a huge page");
 
 /* ---- the merges as they come ---- */
 
@@ -72,53 +75,90 @@ static void small_close(struct merge_table *table)
 {
 	if (table->small)
 		memory_free_large(table->small, SMALL_BYTES);
-	free(table->byte_ranks);
-	free(table->ids);
 	table->small = NULL;
-	table->byte_ranks = NULL;
-	table->ids = NULL;
 }
 
-/* A pair to one of its slots; the one that stands there goes to its other slot, and so on. */
-static bool small_insert(uint32_t *small, const uint32_t *pairs, uint32_t rank)
+/* What the table is built from. */
+struct rows {
+	uint32_t begins[SYMBOLS + 1];                 /* of a left symbol's merges in `rights` and `ranks` */
+	uint16_t rights[SYMBOLS], ranks[SYMBOLS];     /* [merges], by left symbol */
+	uint32_t longest[SYMBOLS + 1], next[SYMBOLS]; /* rows of a length, linked; symbol + 1, 0: no more */
+	uint64_t taken[MERGE_SMALL_SLOTS / 64];       /* a bit a slot */
+};
+
+/* The symbols that a merge joins. False: one of them is never made, so it never happens. */
+static bool merge_symbols(const struct merge_list *list, uint32_t rank, uint32_t *left, uint32_t *right)
 {
-	for (int move = 0; move < MOVES; move++) {
-		uint32_t half = (uint32_t)move & 1;
-		uint32_t hash = pairs[rank] * (half ? MERGE_FACTOR_SECOND : MERGE_FACTOR_FIRST);
-		uint32_t *slot = &small[half * MERGE_SMALL_SLOTS + (hash >> 16)], there = *slot;
-		*slot = hash << 16 | rank;
-		if (there == FREE_SLOT)
-			return true;
-		rank = there & UINT16_MAX;
+	*left = list->symbols[list->parts[rank][0]];
+	*right = list->symbols[list->parts[rank][1]];
+	return *left != NO_SYMBOL && *right != NO_SYMBOL;
+}
+
+static void rows_sort(struct rows *rows, const struct merge_list *list, uint32_t merges)
+{
+	uint32_t left, right, end = 0;
+	for (uint32_t rank = 0; rank < merges; rank++)
+		if (merge_symbols(list, rank, &left, &right))
+			rows->begins[left]++;
+	for (uint32_t symbol = 0; symbol < SYMBOLS; symbol++) {
+		uint32_t length = rows->begins[symbol];
+		rows->next[symbol] = rows->longest[length];
+		rows->longest[length] = symbol + 1;
+		rows->begins[symbol] = end += length; /* filled from its end */
 	}
-	return false;
+	rows->begins[SYMBOLS] = end;
+	for (uint32_t rank = 0; rank < merges; rank++)
+		if (merge_symbols(list, rank, &left, &right)) {
+			uint32_t at = --rows->begins[left];
+			rows->rights[at] = (uint16_t)right;
+			rows->ranks[at] = (uint16_t)rank;
+		}
 }
 
-/* `pairs` [merges]: scratch. False: some pair finds no slot. */
-static bool small_fill(const struct merge_table *table, uint32_t *pairs)
+static bool row_fits(const struct rows *rows, uint32_t row, uint32_t begin, uint32_t end)
 {
-	const struct merge_list *list = table->list;
-	for (size_t i = 0; i < 2 * MERGE_SMALL_SLOTS; i++)
-		table->small[i] = FREE_SLOT;
-	for (uint32_t rank = 0; rank < table->merges; rank++) {
-		uint32_t left = list->symbols[list->parts[rank][0]],
-			 right = list->symbols[list->parts[rank][1]];
-		pairs[rank] = left << 16 | right;
-		if (left == NO_SYMBOL || right == NO_SYMBOL)
-			continue; /* of a token that is never made */
-		if (!small_insert(table->small, pairs, rank))
+	for (uint32_t i = begin; i < end; i++) {
+		uint32_t slot = row ^ rows->rights[i];
+		if (rows->taken[slot / 64] >> slot % 64 & 1)
 			return false;
 	}
 	return true;
 }
 
-static void rank_bytes(const struct merge_table *table)
+static bool row_place(struct merge_small *small, struct rows *rows, uint32_t left)
+{
+	uint32_t begin = rows->begins[left], end = rows->begins[left + 1], row = left * ROW_FACTOR, tries = 0;
+	for (; !row_fits(rows, row % MERGE_SMALL_SLOTS, begin, end); row += ROW_STEP)
+		if (++tries == TRIES)
+			return false;
+	small->rows[left] = row %= MERGE_SMALL_SLOTS;
+	for (uint32_t i = begin; i < end; i++) {
+		uint32_t slot = row ^ rows->rights[i];
+		rows->taken[slot / 64] |= UINT64_C(1) << slot % 64;
+		small->slots[slot] = left << 16 | rows->ranks[i];
+	}
+	return true;
+}
+
+/* The longest rows first. False: one finds no place. */
+static bool small_fill(struct merge_table *table, struct rows *rows)
+{
+	memset(table->small->slots, 255, sizeof table->small->slots); /* FREE_SLOT */
+	rows_sort(rows, table->list, table->merges);
+	for (uint32_t length = table->merges; length > 0; length--)
+		for (uint32_t row = rows->longest[length]; row; row = rows->next[row - 1])
+			if (!row_place(table->small, rows, row - 1))
+				return false;
+	return true;
+}
+
+static void rank_bytes(struct merge_small *small)
 {
 	for (uint32_t i = 0; i < BYTES * BYTES; i++) {
 		uint8_t bytes[2] = {(uint8_t)(i / BYTES), (uint8_t)i};
 		uint16_t pair;
 		memcpy(&pair, bytes, sizeof pair);
-		table->byte_ranks[pair] = (uint16_t)merge_rank(table->small, bytes[0], bytes[1]);
+		small->byte_ranks[pair] = (uint16_t)merge_rank(small, bytes[0], bytes[1]);
 	}
 }
 
@@ -126,7 +166,7 @@ static void rank_bytes(const struct merge_table *table)
 static enum status small_build(struct merge_table *table, const uint32_t byte_id[BYTES])
 {
 	struct merge_list *list = table->list;
-	uint32_t *pairs;
+	struct rows *rows;
 	if (!list->unique || table->merges > MERGE_SMALL_RANKS)
 		return STATUS_OK;
 	for (uint32_t byte = 0; byte < BYTES; byte++) {
@@ -134,18 +174,15 @@ static enum status small_build(struct merge_table *table, const uint32_t byte_id
 			return STATUS_OK;
 		list->symbols[byte_id[byte]] = byte;
 	}
-	TRY(memory_alloc((void **)&table->ids, BYTES + table->merges, sizeof *table->ids, "the merges"));
-	memcpy(table->ids, byte_id, BYTES * sizeof *table->ids);
-	memcpy(table->ids + BYTES, list->ids, table->merges * sizeof *table->ids);
-	TRY(memory_alloc(
-		(void **)&table->byte_ranks, BYTES * BYTES, sizeof *table->byte_ranks, "the merges"));
 	TRY(memory_alloc_large((void **)&table->small, SMALL_BYTES, "the merges"));
-	TRY(memory_alloc((void **)&pairs, table->merges, sizeof *pairs, "the merges"));
-	if (small_fill(table, pairs))
-		rank_bytes(table);
+	memcpy(table->small->ids, byte_id, BYTES * sizeof *byte_id);
+	memcpy(table->small->ids + BYTES, list->ids, table->merges * sizeof *list->ids);
+	TRY(memory_alloc((void **)&rows, 1, sizeof *rows, "the merges"));
+	if (small_fill(table, rows))
+		rank_bytes(table->small);
 	else
 		small_close(table);
-	free(pairs);
+	free(rows);
 	return STATUS_OK;
 }
 

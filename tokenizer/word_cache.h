@@ -11,6 +11,12 @@
  * tokenizer/long_words.h; a word of at most 15 bytes that is there has a slot with a marked key that says
  * where.
  *
+ * A word of at most 15 bytes that is not in its line is put off: the loop goes on without it, and when there
+ * are LATE of them, or LATE_BYTES of text, they are merged side by side (tokenizer/merge.h) and the ids that
+ * were written meanwhile move to make room for theirs. Tried before: merging each when its turn comes, together
+ * with those that a look at the next words finds; the looks cost as much as they gained, and few words came
+ * together.
+ *
  * Where every id fits in 16 bits (vocabularies up to 65,536) slots hold 16-bit ids, else 32-bit ones and
  * fewer.
  */
@@ -18,6 +24,7 @@
 #define TOKENIZER_WORD_CACHE_H
 
 #include "tokenizer/long_words.h"
+#include "tokenizer/merge.h"
 #include "tokenizer/vocabulary.h"
 #include "tokenizer/words.h"
 
@@ -29,7 +36,9 @@ enum {
 	SLOT_WIDE = 3,
 	CACHE_BITS_FIRST = 16, /* log2 of the lines */
 	CACHE_BITS_MOST = 18,
-	BATCH = 64, /* words whose lines are asked for together */
+	BATCH = 64,         /* words whose lines are asked for together */
+	LATE = MERGE_WORDS, /* words that are put off */
+	LATE_BYTES = 32768, /* what is moved for them is near the processor still */
 };
 
 /* A word's bytes, and its length in all the bytes that are left (the last one at least): no two words share
@@ -59,6 +68,15 @@ struct word_seed {
 	uint32_t id, place; /* place: slots from the table's begin */
 };
 
+/* A word of less than KEY_BYTES, or a piece of a longer one, and what it comes to. */
+struct piece {
+	struct word_key key;
+	struct cache_line *line;
+	const uint8_t *text;
+	void *out; /* of a word that is put off: where its ids go, but for those of others before it */
+	struct merge_word word; /* its bytes are the key's */
+};
+
 struct encoder {
 	const struct tokenizer *tokenizer;
 	bool narrow;              /* slots hold 16-bit ids */
@@ -68,8 +86,9 @@ struct encoder {
 	struct long_words longs;
 	uint32_t *ids; /* [id_capacity]: of one word */
 	size_t id_capacity;
-	size_t look; /* at most BATCH: words that are looked at when one has to be added; others may have to be */
 	uint16_t bounds[1 + WORDS_ROOM]; /* 0, then where words end */
+	struct piece late[LATE];
+	size_t late_count;
 };
 
 /* Up to BATCH words: their keys, and the lines that short ones have. */
@@ -78,7 +97,6 @@ struct word_batch {
 	struct cache_line *lines[BATCH] __attribute__((aligned(64)));
 	const uint16_t *bounds; /* [count + 1] */
 	size_t count;
-	const struct word_batch *next; /* its lines are on the way too; NULL: there is none */
 };
 
 /* One call's text and output. */
@@ -97,7 +115,7 @@ encode_words encode_words_16_16_base, encode_words_16_16_avx2, encode_words_16_1
 encode_words encode_words_16_32_base, encode_words_16_32_avx2, encode_words_16_32_avx512;
 encode_words encode_words_32_32_base, encode_words_32_32_avx2, encode_words_32_32_avx512;
 
-/* Writes the ids of a batch's word that is not in its line. */
+/* Writes the ids of a batch's word that is not in its line, or puts it off. */
 enum status encoder_add_word(struct encode_run *run, const struct word_batch *batch, size_t i) MUST_USE;
 
 /* Reads KEY_BYTES at `word` unless `careful`. Of a longer word: its first bytes. */

@@ -167,7 +167,6 @@ INLINE enum status encode_some(struct encode_run *run, const uint16_t *bounds, s
 		uint64_t next_longs = 0;
 		if (next)
 			next_longs = prepare(run, &batches[turn ^ 1], bounds + ready, next, careful);
-		batches[turn].next = next ? &batches[turn ^ 1] : NULL;
 		if (longs)
 			fetch_long(run, &batches[turn], longs);
 		TRY(write_batch(run, &batches[turn], slot_bits, out_bits, careful));

@@ -72,17 +72,19 @@ static void in_lanes(void **state)
 	};
 	struct fixture *fixture = *state;
 	static uint8_t bytes[WORDS][MERGE_LANE_READ];
-	static struct merge_word words[WORDS];
+	static struct merge_word words[WORDS], *all[WORDS];
 	assert_non_null(fixture->tokenizer->table.small);
-	for (size_t i = 0; i < WORDS; i++)
+	for (size_t i = 0; i < WORDS; i++) {
+		all[i] = &words[i];
 		words[i] = (struct merge_word){
 			.bytes = bytes[i], .length = make_word(fixture->tokenizer, bytes[i])};
+	}
 	for (size_t set = 0; set < sizeof sets / sizeof *sets; set++) {
 		if (sets[set].needs > simd_isa_get())
 			continue;
 		for (size_t at = 0, count; at < WORDS; at += count) {
-			count = at + 9 < WORDS ? 1 + random_below(9) : 1;
-			sets[set].merge(&fixture->tokenizer->table, words + at, count);
+			count = at + MERGE_WORDS < WORDS ? 1 + random_below(MERGE_WORDS) : 1;
+			sets[set].merge(&fixture->tokenizer->table, all + at, count);
 		}
 		for (size_t i = 0; i < WORDS; i++) {
 			uint32_t ids[MERGE_LANE];
