@@ -158,23 +158,23 @@ static void cache_seed(struct encoder *encoder)
 	encoder->used = tokenizer->seed_count;
 }
 
-/* Twice the lines, while there is memory and the limit allows. Between batches only: lines move. */
+/* From the first size to the last, if there is memory. Between batches only: lines move. */
 static void cache_grow(struct encoder *encoder)
 {
 	struct cache_line *old = encoder->cache, *grown;
 	size_t lines = cache_lines(encoder->shift);
 	encoder->used = 0;
-	if (encoder->shift == 64 - CACHE_BITS_MOST || cache_alloc(encoder->shift - 1, &grown) != STATUS_OK)
+	if (encoder->shift == 64 - CACHE_BITS_MOST || cache_alloc(64 - CACHE_BITS_MOST, &grown) != STATUS_OK)
 		return; /* asks again when as many more words have come */
 	encoder->cache = grown;
-	encoder->shift--;
+	encoder->shift = 64 - CACHE_BITS_MOST;
 	for (size_t i = 0; i < 2 * lines; i++) {
 		const struct cache_slot *slot = &old[i / 2].slots[~i & 1]; /* a line's first is put in last */
 		struct word_key key = {slot->key.low, slot->key.high & ~KEY_MARK};
 		if (slot_is_used(slot))
 			cache_insert(encoder, &grown[word_key_line(key, encoder->shift)], slot);
 	}
-	cache_free(old, encoder->shift + 1);
+	cache_free(old, 64 - CACHE_BITS_FIRST);
 }
 
 /* ---- opening ---- */
@@ -332,6 +332,8 @@ static void merge_missing(struct encoder *encoder, struct piece *const *pieces, 
 {
 	const struct merge_table *table = &encoder->tokenizer->table;
 	struct merge_word *words[LATE];
+	if (count == 0)
+		return;
 	for (size_t i = 0; i < count; i++) {
 		words[i] = &pieces[i]->word;
 		words[i]->bytes = (const uint8_t *)&pieces[i]->key;

@@ -6,8 +6,9 @@
  * cache line, in a table that begins with the vocabulary's own tokens in it: on English nine words in ten are
  * one token, so even a new encoder seldom has to merge. A new word takes the first place of its line and
  * pushes the old first one to the second, and the second to one of the three lines beside if there is room;
- * when it is found there, it comes back to the first place. The table grows with the words that a text has, up to
- * CACHE_BITS_MOST: what is small is soon ready and stays near the processor. Every other word is in
+ * when it is found there, it comes back to the first place. What is small is soon ready, so the table grows,
+ * once, when as many words have come as it has lines. (Tried: by doubling; warm passes took 3% longer, as fewer
+ * lines had room for all their words, and what had many words moved twice.) Every other word is in
  * tokenizer/long_words.h; a word of at most 15 bytes that is there has a slot with a marked key that says
  * where.
  *
