@@ -13,8 +13,11 @@
 #include <stdlib.h>
 #include <string.h>
 
+#define OPTIMIZER "optimizer.safetensors"
+
 struct checkpoint {
 	char *path;
+	bool weights_only; /* OPTIMIZER is not looked at */
 	struct model_config config;
 	uint32_t eod;
 	bool has_state;
@@ -86,7 +89,7 @@ static enum status verify_entry(const char *directory, const char *json, const c
 	return status;
 }
 
-static enum status verify_files(const char *directory, const char *json, const cJSON *o)
+static enum status verify_files(const struct checkpoint *c, const char *json, const cJSON *o)
 {
 	cJSON *files = NULL;
 	const cJSON *entry;
@@ -94,8 +97,15 @@ static enum status verify_files(const char *directory, const char *json, const c
 	FAIL_IF(!cJSON_GetObjectItemCaseSensitive(files, "config.json") ||
 			!cJSON_GetObjectItemCaseSensitive(files, "model.safetensors"),
 		STATUS_CORRUPT, "%s: \"files\" lacks config.json or model.safetensors", json);
-	cJSON_ArrayForEach (entry, files)
-		TRY(verify_entry(directory, json, entry));
+	cJSON_ArrayForEach (entry, files) {
+		bool moments = strcmp(entry->string, OPTIMIZER) == 0;
+		if (moments && c->weights_only)
+			continue;
+		enum status status = verify_entry(c->path, json, entry);
+		FAIL_IF(status != STATUS_OK && moments, status,
+			"%s; --finetune starts from the weights alone", error_message());
+		TRY(status);
+	}
 	return STATUS_OK;
 }
 
@@ -120,7 +130,7 @@ static enum status read_state(struct checkpoint *c, const char *json)
 	TRY(json_read_file(json, &o));
 	enum status status = check_own_hash(json, o);
 	if (status == STATUS_OK)
-		status = verify_files(c->path, json, o);
+		status = verify_files(c, json, o);
 	if (status == STATUS_OK)
 		status = checkpoint_take_state(json, o, &c->state);
 	c->has_state = status == STATUS_OK;
@@ -176,12 +186,14 @@ static enum status open_optimizer(struct checkpoint *c, const char *path)
 	return safetensors_open(path, &c->optimizer);
 }
 
-static enum status open_directory(const char *path, bool state_required, struct checkpoint **out)
+static enum status open_directory(
+	const char *path, bool weights_only, bool state_required, struct checkpoint **out)
 {
 	struct checkpoint *c;
 	enum status status;
 	*out = NULL;
 	TRY(memory_alloc((void **)&c, 1, sizeof *c, "a checkpoint"));
+	c->weights_only = weights_only;
 	c->path = realpath(path, NULL);
 	if (!c->path) {
 		status = error_set_errno(STATUS_IO, "%s: cannot open the directory", path);
@@ -196,8 +208,8 @@ static enum status open_directory(const char *path, bool state_required, struct 
 	TRY_GOTO(status, done, open_part(c, "config.json", read_config));
 	TRY_GOTO(status, done, check_weights_there(path));
 	TRY_GOTO(status, done, open_part(c, "model.safetensors", open_model));
-	if (c->has_state && has_file(path, "optimizer.safetensors"))
-		TRY_GOTO(status, done, open_part(c, "optimizer.safetensors", open_optimizer));
+	if (c->has_state && !weights_only && has_file(path, OPTIMIZER))
+		TRY_GOTO(status, done, open_part(c, OPTIMIZER, open_optimizer));
 	*out = c;
 	return STATUS_OK;
 done:
@@ -205,13 +217,14 @@ done:
 	return status;
 }
 
-static enum status open_newest(const char *run, const uint64_t *steps, size_t count, struct checkpoint **out)
+static enum status open_newest(
+	const char *run, bool weights_only, const uint64_t *steps, size_t count, struct checkpoint **out)
 {
 	for (size_t i = count; i > 0; i--) {
 		char name[CHECKPOINT_NAME], *path;
 		checkpoint_step_name(steps[i - 1], name);
 		TRY(path_join(&path, run, name));
-		enum status status = open_directory(path, true, out);
+		enum status status = open_directory(path, weights_only, true, out);
 		free(path);
 		if (status == STATUS_OK || status == STATUS_MEMORY)
 			return status;
@@ -222,22 +235,32 @@ static enum status open_newest(const char *run, const uint64_t *steps, size_t co
 		error_message());
 }
 
-enum status checkpoint_open(const char *path, struct checkpoint **out)
+static enum status open_any(const char *path, bool weights_only, struct checkpoint **out)
 {
 	uint64_t *steps;
 	size_t count;
 	*out = NULL;
 	FAIL_IF(!file_exists(path), STATUS_IO, "%s: does not exist", path);
 	if (has_file(path, "config.json") || has_file(path, "trainer.json"))
-		return open_directory(path, false, out);
+		return open_directory(path, weights_only, false, out);
 	TRY(checkpoint_list(path, &steps, &count));
 	enum status status =
-		count ? open_newest(path, steps, count, out)
+		count ? open_newest(path, weights_only, steps, count, out)
 		      : error_set(STATUS_USAGE,
 				"%s: is neither a run (no step-* in it) nor a checkpoint (no config.json)",
 				path);
 	free(steps);
 	return status;
+}
+
+enum status checkpoint_open(const char *path, struct checkpoint **out)
+{
+	return open_any(path, false, out);
+}
+
+enum status checkpoint_open_weights(const char *path, struct checkpoint **out)
+{
+	return open_any(path, true, out);
 }
 
 void checkpoint_close_weights(struct checkpoint *c)
@@ -385,7 +408,7 @@ enum status checkpoint_read_moments(struct checkpoint *c, const struct parameter
 	struct staging *staging, float *exp_avg, float *exp_avg_sq)
 {
 	FAIL_IF(!c->optimizer, STATUS_CORRUPT,
-		"%s: has no optimizer.safetensors; start from its weights alone with --finetune", c->path);
+		"%s: has no " OPTIMIZER "; start from its weights alone with --finetune", c->path);
 	TRY(read_set(c->path, c->optimizer, "exp_avg.", table, staging, exp_avg));
 	return read_set(c->path, c->optimizer, "exp_avg_sq.", table, staging, exp_avg_sq);
 }

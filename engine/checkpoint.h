@@ -145,6 +145,9 @@ struct checkpoint;
  * left).
  */
 enum status checkpoint_open(const char *path, struct checkpoint **out) MUST_USE;
+/* The same for who needs no moments, which are two thirds of the bytes: optimizer.safetensors is not looked at, and need
+ * not be there or be whole. */
+enum status checkpoint_open_weights(const char *path, struct checkpoint **out) MUST_USE;
 void checkpoint_close(struct checkpoint *checkpoint);
 /* Closes the files of weights and moments, which cannot be read any more; all else stays. Where a file that is open
  * cannot quite be deleted (NFS), the run could not delete this checkpoint. */

@@ -109,14 +109,16 @@ static void on_notice(enum log_level level, const char *line, void *user)
 static enum status open_checkpoint(struct job *job, const char *path)
 {
 	char chosen[PATH_MAX] = "";
-	enum status status = STATUS_OK;
+	enum status status = STATUS_OK,
+		    (*open_one)(const char *path, struct checkpoint **out) =
+			    job->options.settings.finetune ? checkpoint_open_weights : checkpoint_open;
 	if (leads(job))
-		status = checkpoint_open(path, &job->from);
+		status = open_one(path, &job->from);
 	if (job->from)
 		snprintf(chosen, sizeof chosen, "%s", checkpoint_path(job->from));
 	TRY(collective_agree(job->ranks, status));
 	TRY(collective_broadcast(job->ranks, chosen, sizeof chosen));
-	return collective_agree(job->ranks, leads(job) ? STATUS_OK : checkpoint_open(chosen, &job->from));
+	return collective_agree(job->ranks, leads(job) ? STATUS_OK : open_one(chosen, &job->from));
 }
 
 static enum status open_source(struct job *job)

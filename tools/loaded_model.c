@@ -61,7 +61,7 @@ static enum status open_all(
 {
 	struct device_choice choice;
 	TRY(device_choose(device, 0, act, 0, &choice));
-	TRY(checkpoint_open(path, &m->checkpoint));
+	TRY(checkpoint_open_weights(path, &m->checkpoint));
 	m->config = *checkpoint_config(m->checkpoint);
 	TRY(model_config_check(&m->config));
 	TRY(open_tokenizer(m));

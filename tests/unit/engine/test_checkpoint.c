@@ -283,6 +283,37 @@ static void the_newest_valid_one_is_taken(void **state)
 	assert_int_equal(checkpoint_open("/tmp", &c), STATUS_USAGE);
 }
 
+/* Who wants the weights alone reads a checkpoint whose moments are damaged or gone; all else must be whole. */
+static void weights_need_no_moments(void **state)
+{
+	(void)state;
+	struct checkpoint *c;
+	float *moments = malloc(arrays.table.elements * sizeof *moments);
+	for (uint64_t step = 10; step <= 30; step += 10)
+		write_step(step);
+	damage("step-00000030", "model.safetensors");
+	damage("step-00000020", "optimizer.safetensors");
+	for (int gone = 0; gone < 2; gone++) {
+		assert_int_equal(checkpoint_open(path_of("step-00000020"), &c), STATUS_CORRUPT);
+		assert_non_null(strstr(error_message(), "--finetune"));
+		assert_ok(checkpoint_open(run, &c));
+		assert_int_equal(checkpoint_get_state(c)->step, 10);
+		checkpoint_close(c);
+		assert_ok(checkpoint_open_weights(run, &c));
+		assert_int_equal(checkpoint_get_state(c)->step, 20);
+		assert_same_weights(c, &arrays.table);
+		assert_int_equal(
+			checkpoint_read_moments(c, &arrays.table, NULL, moments, moments), STATUS_CORRUPT);
+		checkpoint_close(c);
+		assert_ok(file_remove(path_of("step-00000020/optimizer.safetensors")));
+	}
+	free(moments);
+	assert_ok(file_remove(path_of("step-00000020/vocab.json")));
+	assert_ok(checkpoint_open_weights(run, &c));
+	assert_int_equal(checkpoint_get_state(c)->step, 10);
+	checkpoint_close(c);
+}
+
 static void pruning_keeps_the_newest_and_the_best(void **state)
 {
 	(void)state;
@@ -538,6 +569,7 @@ int main(void)
 		cmocka_unit_test_setup_teardown(the_file_is_hugging_face, setup, teardown),
 		cmocka_unit_test_setup_teardown(any_changed_byte_is_seen, setup, teardown),
 		cmocka_unit_test_setup_teardown(the_newest_valid_one_is_taken, setup, teardown),
+		cmocka_unit_test_setup_teardown(weights_need_no_moments, setup, teardown),
 		cmocka_unit_test_setup_teardown(pruning_keeps_the_newest_and_the_best, setup, teardown),
 		cmocka_unit_test_setup_teardown(
 			a_checkpoint_that_is_read_is_deleted_later_on_nfs, setup, teardown),
