@@ -199,6 +199,8 @@ $(EMU)/ferry-cuda.so: $(EMU_OBJECTS)
 	$(Q)$(CXX) -shared $(EMU_OPTIMIZE_$(MODE)) -o $@ $^ -ldl -pthread
 $(O)/tests/emu/test_ops_emu: $(O)/tests/emu/test_ops_emu.o $(O)/kernels/cuda.o $(O)/kernels/kernels.o $(LIBS_common)
 	$(Q)$(LINK) -o $@ $^ $(LDLIBS_ALL)
+$(O)/tests/emu/test_ranks_emu: $(O)/tests/emu/test_ranks_emu.o $(LIBS_engine)
+	$(Q)$(LINK) -o $@ $^ $(LDLIBS_ALL)
 $(O)/tests/emu/planted: $(O)/emu/tests/emu/faulty/planted.o $(filter $(O)/emu/tests/emu/%,$(EMU_OBJECTS))
 	@mkdir -p $(@D)
 	$(Q)$(CXX) $(EMU_OPTIMIZE_$(MODE)) -rdynamic -o $@ $^ -ldl -pthread

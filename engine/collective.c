@@ -45,8 +45,7 @@ struct collective collective_open_single(void)
 
 /* ---- on any backend ---- */
 
-/* Every rank's `data`, one after the other, to all; free(*all). */
-static enum status gather_alike(struct collective *c, const void *data, size_t bytes, void **all)
+enum status collective_gather(struct collective *c, const void *data, size_t bytes, void **all)
 {
 	uint64_t cuts[COLLECTIVE_RANKS + 1];
 	for (int r = 0; r <= c->ranks; r++)
@@ -67,7 +66,7 @@ static enum status fold(
 	double *all;
 	if (c->ranks == 1)
 		return STATUS_OK;
-	TRY(gather_alike(c, values, (size_t)count * sizeof *values, (void **)&all));
+	TRY(collective_gather(c, values, (size_t)count * sizeof *values, (void **)&all));
 	for (int i = 0; i < count; i++) {
 		values[i] = all[i];
 		for (int r = 1; r < c->ranks; r++)
@@ -118,7 +117,7 @@ enum status collective_agree(struct collective *c, enum status status)
 	if (c->ranks == 1)
 		return status;
 	error_save(status, &copy);
-	TRY(gather_alike(c, &own, sizeof own, (void **)&all));
+	TRY(collective_gather(c, &own, sizeof own, (void **)&all));
 	while (failed < c->ranks && all[failed] == STATUS_OK)
 		failed++;
 	free(all);
@@ -137,9 +136,9 @@ struct place {
 	cpu_set_t processors;
 };
 
-/* Containers have names of their own, and the machine's processors and memory all the same. */
-static void name_host(char *out, size_t room)
+void collective_name_host(char *out, size_t room)
 {
+	memset(out, 0, room);
 	int fd = open("/proc/sys/kernel/random/boot_id", O_RDONLY | O_CLOEXEC);
 	ssize_t length = fd < 0 ? -1 : read(fd, out, room - 1);
 	if (fd >= 0)
@@ -154,9 +153,9 @@ enum status collective_find_place(struct collective *c, struct collective_place 
 	cpu_set_t processors;
 	CPU_ZERO(&processors);
 	memset(&own, 0, sizeof own);
-	name_host(own.host, sizeof own.host);
+	collective_name_host(own.host, sizeof own.host);
 	(void)sched_getaffinity(0, sizeof own.processors, &own.processors);
-	TRY(gather_alike(c, &own, sizeof own, (void **)&all));
+	TRY(collective_gather(c, &own, sizeof own, (void **)&all));
 	*out = (struct collective_place){.sharing = 1};
 	for (int r = 0; r < c->ranks; r++) {
 		bool here = strcmp(all[r].host, own.host) == 0, first = true;

@@ -47,6 +47,9 @@ struct collective collective_open_single(void);
 /* values[i] becomes the sum, added in the order of the ranks, or the largest, of values[i] over the ranks. */
 enum status collective_sum(struct collective *c, double *values, int count) MUST_USE;
 enum status collective_maximum(struct collective *c, double *values, int count) MUST_USE;
+/* Every rank's `data`, one after the other, to all; free(*all). */
+enum status collective_gather(
+	struct collective *c, const void *data, size_t bytes, void **all /* [ranks][bytes] */) MUST_USE;
 /* Rank 0's, to all. */
 enum status collective_broadcast(struct collective *c, void *data, size_t bytes) MUST_USE;
 
@@ -55,6 +58,9 @@ enum status collective_broadcast(struct collective *c, void *data, size_t bytes)
  * status and message of the lowest rank that failed, with that rank named. In one process: `status`.
  */
 enum status collective_agree(struct collective *c, enum status status) MUST_USE;
+
+/* This machine, whose containers have names of their own, but processors, memory and GPUs in common. */
+void collective_name_host(char *out, size_t room);
 
 /* Where a rank runs. */
 struct collective_place {

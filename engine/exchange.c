@@ -2,15 +2,20 @@
 
 #include "common/memory.h"
 
+#include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 struct exchange {
 	struct collective *ranks;
 	struct kernels *kernels;
+	const struct peers *peers; /* NULL: by the collective */
 	struct exchange_sizes sizes;
 	bool on_device;
-	float *parts; /* [ranks][a part]: of one block, from all ranks; pinned */
-	void *block;  /* [sizes.block], pinned; on_device */
+	float *parts;        /* [ranks][a part]: of one block, from all ranks; pinned */
+	void *block;         /* [sizes.block], pinned; on_device */
+	float *device_parts; /* as parts, in the kernels' memory; peers */
+	char name[400];
 };
 
 static uint64_t parts_bytes(const struct exchange_sizes *sizes, int ranks)
@@ -23,15 +28,12 @@ uint64_t exchange_host_bytes(const struct exchange_sizes *sizes, int ranks, bool
 	return parts_bytes(sizes, ranks) + (on_device ? sizes->block : 0);
 }
 
-static enum status take(struct exchange *x)
+uint64_t exchange_device_bytes(const struct exchange_sizes *sizes, int ranks, bool on_device)
 {
-	struct kernels *k = x->kernels;
-	TRY(k->host_alloc(k, (void **)&x->parts, parts_bytes(&x->sizes, x->ranks->ranks),
-		"gradients from other ranks"));
-	if (x->on_device)
-		TRY(k->host_alloc(k, &x->block, x->sizes.block, "gradients for other ranks"));
-	return STATUS_OK;
+	return on_device ? parts_bytes(sizes, ranks) : 0;
 }
+
+/* ---- life ---- */
 
 enum status exchange_open(struct collective *ranks, struct kernels *kernels,
 	const struct exchange_sizes *sizes, bool on_device, struct exchange **out)
@@ -43,11 +45,6 @@ enum status exchange_open(struct collective *ranks, struct kernels *kernels,
 	x->kernels = kernels;
 	x->sizes = *sizes;
 	x->on_device = on_device;
-	enum status status = take(x);
-	if (status != STATUS_OK) {
-		exchange_close(x);
-		return status;
-	}
 	*out = x;
 	return STATUS_OK;
 }
@@ -57,12 +54,110 @@ void exchange_close(struct exchange *x)
 	if (!x)
 		return;
 	struct kernels *k = x->kernels;
+	uint64_t parts = parts_bytes(&x->sizes, x->ranks->ranks);
+	if (x->peers)
+		x->peers->leave(k);
+	if (x->device_parts)
+		k->memory_free(k, x->device_parts, parts);
 	if (x->parts)
-		k->host_free(k, x->parts, parts_bytes(&x->sizes, x->ranks->ranks));
+		k->host_free(k, x->parts, parts);
 	if (x->block)
 		k->host_free(k, x->block, x->sizes.block);
 	free(x);
 }
+
+const char *exchange_name(const struct exchange *x)
+{
+	return x->name;
+}
+
+/* ---- which way ---- */
+
+/* What a rank tells the others of itself. */
+struct introduction {
+	char host[256];
+	struct peers_found found;
+	char why[256]; /* it has no way to them; "": it has */
+};
+
+static void introduce(struct exchange *x, struct introduction *out)
+{
+	struct kernels *k = x->kernels;
+	memset(out, 0, sizeof *out);
+	collective_name_host(out->host, sizeof out->host);
+	if (!k->peers)
+		snprintf(out->why, sizeof out->why, "no way between GPUs is known");
+	else if (k->peers->find(k, &out->found) != STATUS_OK)
+		snprintf(out->why, sizeof out->why, "%s", error_message());
+}
+
+static bool on_one_device(const struct introduction *a, const struct introduction *b)
+{
+	return !strcmp(a->host, b->host) && !strcmp(a->found.device, b->found.device);
+}
+
+/* Why GPUs cannot reach each other; "": they can. */
+static void find_obstacle(const struct introduction *all, int ranks, char *why, size_t room)
+{
+	why[0] = 0;
+	for (int r = 0; r < ranks && !*why; r++) {
+		if (*all[r].why)
+			snprintf(why, room, "rank %d: %s", r, all[r].why);
+		else if (strcmp(all[r].found.library, all[0].found.library))
+			snprintf(why, room, "rank %d has %s, rank 0 %s", r, all[r].found.library,
+				all[0].found.library);
+		for (int q = 0; q < r && !*why; q++)
+			if (on_one_device(&all[q], &all[r]))
+				snprintf(why, room, "ranks %d and %d have one GPU between them", q, r);
+	}
+}
+
+static enum status choose(struct exchange *x)
+{
+	struct collective *c = x->ranks;
+	struct introduction own, *all;
+	char why[300];
+	introduce(x, &own);
+	TRY(collective_gather(c, &own, sizeof own, (void **)&all));
+	find_obstacle(all, c->ranks, why, sizeof why);
+	if (*why)
+		snprintf(x->name, sizeof x->name, "through host memory (%s)", why);
+	else
+		snprintf(x->name, sizeof x->name, "by %s", own.found.library);
+	if (!*why)
+		x->peers = x->kernels->peers;
+	free(all);
+	return STATUS_OK;
+}
+
+static enum status take(struct exchange *x)
+{
+	struct kernels *k = x->kernels;
+	uint64_t parts = parts_bytes(&x->sizes, x->ranks->ranks);
+	if (x->peers)
+		return k->memory_alloc(k, (void **)&x->device_parts, parts, "gradients from other ranks");
+	TRY(k->host_alloc(k, (void **)&x->parts, parts, "gradients from other ranks"));
+	if (x->on_device)
+		TRY(k->host_alloc(k, &x->block, x->sizes.block, "gradients for other ranks"));
+	return STATUS_OK;
+}
+
+enum status exchange_connect(struct exchange *x)
+{
+	struct collective *c = x->ranks;
+	struct kernels *k = x->kernels;
+	char invitation[PEERS_INVITATION] = "";
+	if (x->on_device)
+		TRY(choose(x));
+	TRY(collective_agree(c, take(x)));
+	if (!x->peers)
+		return STATUS_OK;
+	TRY(collective_agree(c, c->rank == 0 ? x->peers->invite(k, invitation) : STATUS_OK));
+	TRY(collective_broadcast(c, invitation, sizeof invitation));
+	return x->peers->join(k, invitation, c->rank, c->ranks); /* where one fails, others may wait in it */
+}
+
+/* ---- a block ---- */
 
 /* parts[0] becomes the sum of all. */
 static void add_parts(struct exchange *x, uint64_t count)
@@ -80,7 +175,13 @@ enum status exchange_reduce(struct exchange *x, struct stream *stream, float *bl
 	struct kernels *k = x->kernels;
 	struct collective *c = x->ranks;
 	uint64_t own = cuts[c->rank], bytes = cuts[c->rank + 1] - own;
+	float *sum = block + own / sizeof *block;
 	const void *all = block;
+	if (x->peers) {
+		x->peers->exchange(k, stream, block, cuts, x->device_parts);
+		x->peers->add(k, stream, sum, x->device_parts, c->ranks, bytes / sizeof *block);
+		return STATUS_OK;
+	}
 	if (x->on_device) {
 		k->copy_out(k, stream, x->block, block, cuts[c->ranks]);
 		TRY(k->stream_wait(k, stream));
@@ -88,7 +189,7 @@ enum status exchange_reduce(struct exchange *x, struct stream *stream, float *bl
 	}
 	TRY(c->exchange(c, all, cuts, x->parts));
 	add_parts(x, bytes / sizeof *block);
-	k->copy_in(k, stream, (char *)block + own, x->parts, bytes);
+	k->copy_in(k, stream, sum, x->parts, bytes);
 	return k->stream_wait(k, stream);
 }
 
@@ -98,6 +199,10 @@ enum status exchange_share(struct exchange *x, struct stream *stream, void *bloc
 	struct collective *c = x->ranks;
 	uint64_t own = cuts[c->rank];
 	char *here = x->on_device ? x->block : block;
+	if (x->peers) {
+		x->peers->gather(k, stream, block, cuts);
+		return STATUS_OK;
+	}
 	if (x->on_device) {
 		k->copy_out(k, stream, here + own, (char *)block + own, cuts[c->rank + 1] - own);
 		TRY(k->stream_wait(k, stream));

@@ -105,6 +105,12 @@ uint64_t shards_buffer_bytes(const struct parameter_table *table, int ranks, boo
 	return exchange_host_bytes(&sizes, ranks, on_device) + STAGING_BYTES;
 }
 
+uint64_t shards_device_bytes(const struct parameter_table *table, int ranks, bool on_device)
+{
+	struct exchange_sizes sizes = largest_block(table, ranks);
+	return exchange_device_bytes(&sizes, ranks, on_device);
+}
+
 /* ---- life ---- */
 
 static enum status take(struct shards *s, const struct parameter_table *table, bool on_device)
@@ -143,6 +149,16 @@ enum status shards_open(struct collective *ranks, struct kernels *kernels,
 	return STATUS_OK;
 }
 
+enum status shards_connect(struct shards *s)
+{
+	return exchange_connect(s->exchange);
+}
+
+const char *shards_way(const struct shards *s)
+{
+	return exchange_name(s->exchange);
+}
+
 void shards_close(struct shards *s)
 {
 	if (!s)
@@ -176,7 +192,7 @@ enum status shards_reduce(struct shards *s, float *gradients)
 	for (int i = 0; i < s->block_count; i++)
 		TRY(exchange_reduce(s->exchange, NULL, gradients + s->blocks[i].offset,
 			byte_cuts(s, s->blocks[i].elements, sizeof *gradients)));
-	return STATUS_OK;
+	return k->stream_wait(k, NULL);
 }
 
 enum status shards_share(struct shards *s, void *working)
@@ -187,7 +203,7 @@ enum status shards_share(struct shards *s, void *working)
 		TRY(exchange_share(s->exchange, NULL, (char *)working + s->blocks[i].offset * each,
 			byte_cuts(s, s->blocks[i].elements, each)));
 	k->weights_changed(k);
-	return STATUS_OK;
+	return k->stream_wait(k, NULL);
 }
 
 /* How many of a part's elements are in the kernels' memory, before those that are in the host's. */

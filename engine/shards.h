@@ -24,8 +24,8 @@
  * shards_serve, which sends it what it asks for; so rank 0 needs memory for a piece, no more, and a file has the
  * same bytes whoever owns what.
  *
- * Memory: in the kernels' table; host buffers of shards_buffer_bytes. In a GPU's memory, gradients and weights pass
- * through pinned host memory a block at a time. One thread; all ranks make the same calls.
+ * Memory: in the kernels' table; buffers of shards_buffer_bytes and shards_device_bytes. How blocks go from one rank's
+ * memory to another's, exchange.h says. One thread; all ranks make the same calls.
  */
 #ifndef ENGINE_SHARDS_H
 #define ENGINE_SHARDS_H
@@ -43,18 +43,24 @@ enum shards_array { SHARDS_MASTER, SHARDS_EXP_AVG, SHARDS_EXP_AVG_SQ, SHARDS_ARR
 /* A rank's slices, one of each block, in order; free(*out). */
 enum status shards_cut(const struct parameter_table *table, int rank, int ranks, struct optimizer_slice **out,
 	int *count) MUST_USE;
-/* Host memory that shards_open takes. */
+/* Memory that shards_open and shards_connect take at most: of the host, and of a GPU. */
 uint64_t shards_buffer_bytes(const struct parameter_table *table, int ranks, bool on_device);
+uint64_t shards_device_bytes(const struct parameter_table *table, int ranks, bool on_device);
 
 /* All must outlive it. on_device: the host cannot touch the kernels' memory. Gradients are f32. */
 enum status shards_open(struct collective *ranks, struct kernels *kernels,
 	const struct parameter_table *table, bool on_device, struct shards **out) MUST_USE;
+/* Once all ranks have opened theirs; before gradients and weights go. */
+enum status shards_connect(struct shards *shards) MUST_USE;
 void shards_close(struct shards *shards);
+/* How GPUs exchange (exchange_name). */
+const char *shards_way(const struct shards *shards);
 
 /* Queues: this rank's slices of `working`, where they are of another type, from what the kernels have of its master. */
 void shards_round(struct shards *shards, void *working /* act [elements] */);
 
-/* In the kernels' memory; both wait. Afterwards the gradients of others' slices are those of this rank alone. */
+/* In the kernels' memory; both wait, and what they fail with is this rank's alone (exchange.h). Afterwards the gradients
+ * of others' slices are those of this rank alone. */
 enum status shards_reduce(struct shards *shards, float *gradients /* [elements] */) MUST_USE;
 enum status shards_share(struct shards *shards, void *working /* act [elements] */) MUST_USE;
 

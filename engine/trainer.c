@@ -194,7 +194,9 @@ static enum status measure_part(
 	if (rank_count(c) > 1) {
 		out->exchange = shards_buffer_bytes(table, rank_count(c), c->open_device) +
 				(c->open_device ? 0 : STAGING_BYTES);
+		out->exchange_device = shards_device_bytes(table, rank_count(c), c->open_device);
 		out->host += out->exchange;
+		out->device += out->exchange_device;
 	}
 	return STATUS_OK;
 }
@@ -450,6 +452,8 @@ enum status trainer_open(const struct trainer_config *config, const struct train
 	t->local_batch = local_batch(config);
 	enum status status = collective_agree(t->ranks, open_parts(t, from, weights_only));
 	if (status == STATUS_OK && t->shards)
+		status = shards_connect(t->shards);
+	if (status == STATUS_OK && t->shards)
 		status = shards_share(t->shards, t->working);
 	if (status != STATUS_OK) {
 		trainer_close(t);
@@ -665,6 +669,11 @@ const struct checkpoint_state *trainer_state(const struct trainer *t)
 const char *trainer_kernels(const struct trainer *t)
 {
 	return t->kernels.name;
+}
+
+const char *trainer_exchange(const struct trainer *t)
+{
+	return t->shards ? shards_way(t->shards) : "";
 }
 
 uint64_t trainer_validation_windows(const struct trainer *t, enum split_part part)

@@ -163,15 +163,17 @@ struct trainer_events {
 	enum status (*saved)(void *user, const struct trainer_saved *saved);
 };
 
-/* Bytes; of one rank. On a device all but packing, data, pinned, inputs and shadows lie there; weights and moments in
+/* Bytes; of one rank. On a device all but packing, data, pinned, inputs, exchange and shadows lie there; weights and moments in
  * part. */
 struct trainer_memory {
 	uint64_t weights, working, gradients, moments, activations, batch, packing, data;
 	uint64_t shadows, pinned, incoming; /* of the offload */
 	uint64_t inputs;                    /* the layers', where they are on the host (pinned) */
 	uint64_t scratch;                   /* of the operations; a GPU's logits where the bound is given */
-	uint64_t exchange;                  /* of what goes from rank to rank (pinned) */
-	uint64_t host, device;              /* the sums; device 0: no device */
+	/* What goes from rank to rank: pinned, and on the device. At most: GPUs that reach each other take no pinned
+	 * memory for it, others none of theirs. What NCCL takes itself is not known. */
+	uint64_t exchange, exchange_device;
+	uint64_t host, device; /* the sums; device 0: no device */
 };
 
 struct trainer;
@@ -204,6 +206,8 @@ const float *trainer_exp_avg_sq(const struct trainer *trainer);
 const struct offload *trainer_offload(const struct trainer *trainer); /* or NULL */
 const struct checkpoint_state *trainer_state(const struct trainer *trainer);
 const char *trainer_kernels(const struct trainer *trainer); /* "CPU avx512, 2 threads, ..." */
+/* How GPUs of several ranks exchange gradients and weights: "by NCCL 2.28.9", "through host memory (why)"; else "". */
+const char *trainer_exchange(const struct trainer *trainer);
 /* Windows that validation uses; 0: none. */
 uint64_t trainer_validation_windows(const struct trainer *trainer, enum split_part part);
 

@@ -22,6 +22,7 @@
 #define KERNELS_KERNELS_H
 
 #include "common/error.h"
+#include "kernels/peers.h"
 
 #include <stdint.h>
 
@@ -82,7 +83,8 @@ struct kernels {
 	/* A GPU's operations take memory of their own: up to so many bytes of logits (128 rows at least), which
 	 * others use too, and KERNELS_WORKSPACE. 0: the CPU (kernels_cpu_scratch). */
 	uint64_t logits_bytes;
-	void *self; /* the backend's own state */
+	void *self;                /* the backend's own state */
+	const struct peers *peers; /* to other processes' devices (peers.h); NULL: no way */
 
 	/* ---- life ---- */
 	void (*close)(struct kernels *k);

@@ -147,10 +147,22 @@ static void stream_close(struct kernels *k, struct stream *s)
 	free(s);
 }
 
+static cudaError_t query_stream(void *handle)
+{
+	return cudaStreamQuery((cudaStream_t)handle);
+}
+
+static cudaError_t query_event(void *handle)
+{
+	return cudaEventQuery((cudaEvent_t)handle);
+}
+
 static enum status stream_wait(struct kernels *k, struct stream *s)
 {
 	struct backend *b = backend_enter(k);
 	s = stream_of(k, s);
+	if (b->nccl)
+		TRY(nccl_watch(b, query_stream, s->handle));
 	(void)stream_check(b, s, cudaStreamSynchronize(s->handle), "work on a stream");
 	if (s->failure.status == STATUS_OK)
 		return STATUS_OK;
@@ -202,6 +214,8 @@ static void event_await(struct kernels *k, struct event *e, struct stream *s)
 static enum status event_wait(struct kernels *k, struct event *e)
 {
 	struct backend *b = backend_enter(k);
+	if (b->nccl)
+		TRY(nccl_watch(b, query_event, e->handle));
 	cudaError_t error = cudaEventSynchronize(e->handle);
 	if (error != cudaSuccess)
 		return b->host->error_set(
@@ -263,6 +277,7 @@ static void backend_close(struct kernels *k)
 	struct backend *b = backend_enter(k);
 	stream_release(&b->default_stream);
 	gemm_close(b);
+	nccl_close(b);
 	free(b);
 	memset(k, 0, sizeof *k);
 }
@@ -333,6 +348,7 @@ static void fill_table(struct kernels *out)
 	out->weights_changed = weights_changed;
 	out->choice_get = cuda_choice_get;
 	out->choice_set = cuda_choice_set;
+	out->peers = &nccl_peers;
 }
 
 /* Choices that measurements compare (tests/gpu/run); nobody else needs to set them. */

@@ -27,6 +27,7 @@ struct event {
 };
 
 struct gemm_plans;
+struct nccl;
 
 struct backend {
 	const struct cuda_host *host;
@@ -42,6 +43,7 @@ struct backend {
 	struct stream default_stream;
 	cublasLtHandle_t lt;
 	struct gemm_plans *plans;
+	struct nccl *nccl; /* NULL: it was not looked for, or not found */
 };
 
 static inline struct backend *backend_of(struct kernels *k)
@@ -146,6 +148,13 @@ bool cuda_choice_set(struct kernels *k, const char *text);
 /* grad[n] (+)= sum over i < parts of partial[i][n], in order (linear.cu). */
 void reduce_partials(struct backend *b, struct stream *s, void *grad, const float *partial, int parts,
 	size_t stride, int n, bool accumulate);
+
+/* ---- peers (nccl.cu) ---- */
+
+extern const struct peers nccl_peers;
+/* Returns when the query says anything else than cudaErrorNotReady, or with NCCL's failure. Where b->nccl is. */
+enum status nccl_watch(struct backend *b, cudaError_t (*query)(void *handle), void *handle);
+void nccl_close(struct backend *b);
 
 /* ---- the table's operations ---- */
 

@@ -10,7 +10,7 @@
 
 #include "kernels/kernels.h"
 
-#define CUDA_INTERFACE_VERSION 1
+#define CUDA_INTERFACE_VERSION 2
 #define CUDA_INTERFACE_SYMBOL  "ferry_cuda_open"
 
 struct cuda_host {

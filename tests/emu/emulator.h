@@ -29,6 +29,10 @@
  * Asynchronous copies from or to host memory that is not pinned are refused. At the end of the process what
  * was not freed is named and the exit status is 23.
  *
+ * NCCL (nccl.cc) is sockets between processes, or threads, of one machine; the emulated ferry-cuda.so is the library too,
+ * where FERRY_NCCL names it. Devices of one process (FERRY_EMU_DEVICES) have their memory in common; processes that
+ * use the same number have one device between them, as far as NCCL is concerned.
+ *
  * cuBLASLt (cublaslt.cc) is a plain product with f32 accumulation, in a fixed order: one of four, which are its
  * algorithms and differ in the last bits.
  *
@@ -40,6 +44,10 @@
  *   FERRY_EMU_LT_LACKS=N    the algorithm that it does not have (none)
  *   FERRY_EMU_LT_VERSION=N  its version (0)
  *   FERRY_EMU_LEAKS=0       leaks are not reported
+ *   FERRY_EMU_DEVICES=N     how many devices there are (1)
+ *   FERRY_EMU_NCCL_FAIL=WHAT:RANK:N    on that rank the Nth ncclSend (WHAT is send) or the Nth ncclCommInitRank (init)
+ *                           fails; or the Nth group finds its connections broken (link)
+ *   FERRY_EMU_NCCL_SWAP=1   a group's first two receptions from other ranks, of one length, change places
  */
 #ifndef TESTS_EMU_EMULATOR_H
 #define TESTS_EMU_EMULATOR_H
@@ -109,6 +117,7 @@ void fiber_switch(struct fiber *from, struct fiber *to);
 
 /* ---- kernels (block.cc) ---- */
 
+enum { EMU_DEVICES = 16 };
 enum { EMU_SHARED_MOST = 163 << 10, EMU_SHARED_DEFAULT = 48 << 10, EMU_BLOCK_MOST = 1024 };
 
 /* All blocks of a launch, on the calling thread. */
@@ -127,7 +136,7 @@ bool ordinary_memory(const void *p); /* a pointer, neither NULL nor into device 
 
 /* Queues work that runs on the stream's thread. */
 void stream_queue(cudaStream_t stream, std::function<void()> work);
-void streams_drain(void); /* waits for all of them */
+void streams_drain(void); /* waits for all of them, of the thread's device */
 void emu_set_error(cudaError_t error);
 
 #endif

@@ -26,6 +26,7 @@ struct emu_stream {
 	std::deque<struct work *> queue;
 	std::atomic<uint64_t> queued{0}, done{0};
 	char order = 0; /* of its work, for who waits for it */
+	int device = 0;
 };
 
 /* What an event last recorded: each record is another, so that a wait means the one it was given. */
@@ -42,11 +43,12 @@ static struct streams {
 	struct quiet_lock lock;
 	std::deque<struct emu_stream *> all,
 		ended; /* what has ended is kept: its last lock may be held yet */
-	struct emu_stream *standard = NULL;
+	struct emu_stream *standard[EMU_DEVICES] = {};
 	std::map<const void *, int> shared_allowed; /* by kernel */
 } &streams = *new struct streams;
 
 static thread_local cudaError_t last_error;
+static thread_local int current_device;
 
 void emu_set_error(cudaError_t error)
 {
@@ -110,6 +112,7 @@ static void stream_push(struct emu_stream *s, std::function<void()> run)
 static struct emu_stream *stream_start(void)
 {
 	struct emu_stream *s = new struct emu_stream;
+	s->device = current_device;
 	pthread_t thread;
 	if (pthread_create(&thread, NULL, stream_main, s))
 		emu_die("no thread for a stream");
@@ -122,11 +125,12 @@ static struct emu_stream *stream_of(cudaStream_t stream)
 	if (stream)
 		return stream;
 	std::lock_guard<quiet_lock> guard(streams.lock);
-	if (!streams.standard) {
-		streams.standard = stream_start();
-		streams.all.push_back(streams.standard);
+	struct emu_stream *&standard = streams.standard[current_device];
+	if (!standard) {
+		standard = stream_start();
+		streams.all.push_back(standard);
 	}
-	return streams.standard;
+	return standard;
 }
 
 void stream_queue(cudaStream_t stream, std::function<void()> work)
@@ -150,7 +154,8 @@ void streams_drain(void)
 		all = streams.all;
 	}
 	for (struct emu_stream *s : all)
-		stream_drain(s);
+		if (s->device == current_device)
+			stream_drain(s);
 }
 
 cudaError_t cudaDeviceSynchronize(void)
@@ -187,6 +192,23 @@ cudaError_t cudaStreamSynchronize(cudaStream_t stream)
 {
 	stream_drain(stream_of(stream));
 	return cudaSuccess;
+}
+
+/* Who asks again and again leaves the processor to the work meanwhile. */
+template <typename Done> static cudaError_t query(const Done &done)
+{
+	for (int i = 0; i < 20 && !done(); i++) {
+		struct timespec pause = {0, 100000};
+		nanosleep(&pause, NULL);
+	}
+	return done() ? cudaSuccess : cudaErrorNotReady;
+}
+
+cudaError_t cudaStreamQuery(cudaStream_t stream)
+{
+	struct emu_stream *s = stream_of(stream);
+	uint64_t target = s->queued;
+	return query([=] { return s->done >= target; });
 }
 
 /* ---- events ---- */
@@ -234,6 +256,12 @@ cudaError_t cudaEventSynchronize(cudaEvent_t event)
 	if (event->last)
 		record_wait(event->last.get());
 	return cudaSuccess;
+}
+
+cudaError_t cudaEventQuery(cudaEvent_t event)
+{
+	auto r = event->last;
+	return query([=] { return !r || r->done.load(); });
 }
 
 cudaError_t cudaEventElapsedTime(float *milliseconds, cudaEvent_t from, cudaEvent_t to)
@@ -353,18 +381,40 @@ cudaError_t cudaDriverGetVersion(int *version)
 
 cudaError_t cudaGetDeviceCount(int *count)
 {
-	*count = 1;
+	*count = (int)emu_setting("FERRY_EMU_DEVICES", 1);
 	return cudaSuccess;
+}
+
+static bool device_there(int device)
+{
+	return device >= 0 && device < EMU_DEVICES && device < emu_setting("FERRY_EMU_DEVICES", 1);
 }
 
 cudaError_t cudaSetDevice(int device)
 {
-	return device == 0 ? cudaSuccess : cudaErrorInvalidDevice;
+	if (!device_there(device))
+		return cudaErrorInvalidDevice;
+	current_device = device;
+	return cudaSuccess;
+}
+
+cudaError_t cudaGetDevice(int *device)
+{
+	*device = current_device;
+	return cudaSuccess;
+}
+
+cudaError_t cudaDeviceGetPCIBusId(char *out, int room, int device)
+{
+	if (!device_there(device))
+		return cudaErrorInvalidDevice;
+	snprintf(out, (size_t)room, "0000:%02X:00.0", device);
+	return cudaSuccess;
 }
 
 cudaError_t cudaGetDeviceProperties(struct cudaDeviceProp *out, int device)
 {
-	if (device != 0)
+	if (!device_there(device))
 		return cudaErrorInvalidDevice;
 	memset(out, 0, sizeof *out);
 	snprintf(out->name, sizeof out->name, "emulated GPU");
