@@ -57,6 +57,7 @@ for mode in opt asan tsan; do
 	fi
 	[ $mode = asan ] || found $mode device_off_by_one 'device memory out of bounds|SEGV'
 	found $mode use_after_free 'a kernel was given .* which is not device memory'
+	found $mode exchange_length 'NCCL: rank 0 sends itself 640 bytes, and wants 320'
 	found $mode missing_copy_wait 'asynchronous copies that .* never waited for, in fetch'
 done
 found opt shared_off_by_one 'shared memory out of bounds in .*an array of 256 bytes was written at byte 256'
@@ -72,4 +73,6 @@ found tsan block_order 'data race .*in touch'
 found tsan missing_event 'data race'
 found tsan wrong_order 'data race'
 found tsan missing_wait 'data race'
+found tsan exchange_event 'data race'
+found tsan exchange_order 'data race'
 exit $status

@@ -11,6 +11,7 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <set>
 
 /*
  * For the thread sanitizer only what CUDA orders may be ordered here: from the queueing to the work, from a
@@ -41,8 +42,8 @@ struct emu_event {
 
 static struct streams {
 	struct quiet_lock lock;
-	std::deque<struct emu_stream *> all,
-		ended; /* what has ended is kept: its last lock may be held yet */
+	std::set<struct emu_stream *> all;
+	std::deque<struct emu_stream *> ended; /* kept: its last lock may be held yet */
 	struct emu_stream *standard[EMU_DEVICES] = {};
 	std::map<const void *, int> shared_allowed; /* by kernel */
 } &streams = *new struct streams;
@@ -128,7 +129,7 @@ static struct emu_stream *stream_of(cudaStream_t stream)
 	struct emu_stream *&standard = streams.standard[current_device];
 	if (!standard) {
 		standard = stream_start();
-		streams.all.push_back(standard);
+		streams.all.insert(standard);
 	}
 	return standard;
 }
@@ -148,7 +149,7 @@ static void stream_drain(struct emu_stream *s)
 
 void streams_drain(void)
 {
-	std::deque<struct emu_stream *> all;
+	std::set<struct emu_stream *> all;
 	{
 		std::lock_guard<quiet_lock> guard(streams.lock);
 		all = streams.all;
@@ -168,7 +169,7 @@ cudaError_t cudaStreamCreateWithFlags(cudaStream_t *out, unsigned)
 {
 	*out = stream_start();
 	std::lock_guard<quiet_lock> guard(streams.lock);
-	streams.all.push_back(*out);
+	streams.all.insert(*out);
 	return cudaSuccess;
 }
 
@@ -178,9 +179,7 @@ cudaError_t cudaStreamDestroy(cudaStream_t stream)
 		return cudaErrorInvalidResourceHandle;
 	{
 		std::lock_guard<quiet_lock> guard(streams.lock);
-		for (size_t i = 0; i < streams.all.size(); i++)
-			if (streams.all[i] == stream)
-				streams.all.erase(streams.all.begin() + (long)i);
+		streams.all.erase(stream);
 		streams.ended.push_back(stream);
 	}
 	stream_drain(stream);

@@ -4,6 +4,7 @@
  * them all.
  */
 #include "kernels/cuda/machine.cuh"
+#include "kernels/cuda/nccl.cuh"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -40,13 +41,16 @@ enum fault {
 	USE_AFTER_FREE,
 	LEAK,
 	TOO_MUCH_SHARED,
+	EXCHANGE_EVENT,
+	EXCHANGE_ORDER,
+	EXCHANGE_LENGTH,
 	FAULTS
 };
 static const char *const names[] = {"none", "missing_barrier", "missing_warp_barrier", "divergent_barrier",
 	"two_barriers", "divergent_shuffle", "shared_off_by_one", "device_off_by_one", "device_read_past",
 	"misaligned", "missing_copy_wait", "block_order", "uninitialized", "missing_event", "wrong_order",
 	"missing_wait", "unpinned_copy", "host_touch", "host_pointer", "use_after_free", "leak",
-	"too_much_shared"};
+	"too_much_shared", "exchange_event", "exchange_order", "exchange_length"};
 
 enum { threads = 64, blocks = 5, elements = threads * blocks };
 
@@ -159,6 +163,52 @@ static void two_streams(enum fault fault, float *a, float *b, float *host)
 	must(cudaStreamDestroy(second));
 }
 
+#define NCCL_DECLARE(result, name, ...) extern "C" result name(__VA_ARGS__);
+NCCL_FUNCTIONS(NCCL_DECLARE)
+
+static void must_pass(int result)
+{
+	if (result == NCCL_SUCCESS)
+		return;
+	printf("refused: %s\n", ncclGetErrorString(result));
+	exit(1);
+}
+
+/* One stream fills, another sends to itself and receives what the first then reads. */
+static void exchange(enum fault fault, float *a, float *b)
+{
+	cudaStream_t compute, moving;
+	cudaEvent_t filled, moved;
+	struct nccl_id id;
+	struct nccl_communicator *communicator;
+	must(cudaStreamCreateWithFlags(&compute, cudaStreamNonBlocking));
+	must(cudaStreamCreateWithFlags(&moving, cudaStreamNonBlocking));
+	must(cudaEventCreate(&filled));
+	must(cudaEventCreate(&moved));
+	must_pass(ncclGetUniqueId(&id));
+	must_pass(ncclCommInitRank(&communicator, 1, id, 0));
+	launch(touch, blocks, threads, 0, compute, a, (const float *)b, NONE);
+	must(cudaEventRecord(filled, compute));
+	if (fault != EXCHANGE_EVENT)
+		must(cudaStreamWaitEvent(moving, filled, 0));
+	size_t bytes = elements / 2 * sizeof *a;
+	must_pass(ncclGroupStart());
+	must_pass(ncclSend(a, bytes, NCCL_INT8, 0, communicator, moving));
+	must_pass(ncclRecv(a + elements / 2, fault == EXCHANGE_LENGTH ? bytes / 2 : bytes, NCCL_INT8, 0,
+		communicator, moving));
+	must_pass(ncclGroupEnd());
+	must(cudaEventRecord(moved, moving));
+	if (fault != EXCHANGE_ORDER)
+		must(cudaStreamWaitEvent(compute, moved, 0));
+	launch(touch, blocks, threads, 0, compute, b, (const float *)a, NONE);
+	must(cudaDeviceSynchronize());
+	must_pass(ncclCommDestroy(communicator));
+	must(cudaEventDestroy(filled));
+	must(cudaEventDestroy(moved));
+	must(cudaStreamDestroy(compute));
+	must(cudaStreamDestroy(moving));
+}
+
 static void run(enum fault fault)
 {
 	float *in = device(elements), *out = device(elements), *results = device(blocks), *host;
@@ -175,6 +225,7 @@ static void run(enum fault fault)
 	must(cudaGetLastError());
 	must(cudaDeviceSynchronize());
 	two_streams(fault, out, in, host);
+	exchange(fault, out, in);
 	if (fault == UNPINNED_COPY) {
 		float ordinary[blocks];
 		must(cudaMemcpyAsync(ordinary, results, sizeof ordinary, cudaMemcpyDeviceToHost, NULL));
