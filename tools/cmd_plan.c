@@ -285,6 +285,8 @@ static enum status print_memory(const struct job *job)
 		human_bytes((double)(m.batch + m.data)).text);
 	if (several)
 		printf(", exchange %s", human_bytes((double)m.exchange).text);
+	if (m.exchange_device)
+		printf(" and %s of the GPU's", human_bytes((double)m.exchange_device).text);
 	printf("\n");
 	char where[300];
 	train_offload_describe(&job->config, &m, where, sizeof where);
