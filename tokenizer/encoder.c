@@ -82,15 +82,14 @@ static struct cache_slot slot_make(
 	const struct encoder *encoder, struct word_key key, const uint32_t *ids, size_t count)
 {
 	struct cache_slot slot = {.key = key};
-	if (encoder->narrow)
+	if (encoder->narrow) {
 		for (size_t i = 0; i < SLOT_NARROW; i++)
 			slot.ids.narrow[i] = (uint16_t)ids[i];
-	else
-		memcpy(slot.ids.wide, ids, SLOT_WIDE * sizeof *ids);
-	if (encoder->narrow)
 		slot.ids.narrow[SLOT_NARROW] = (uint16_t)count;
-	else
+	} else {
+		memcpy(slot.ids.wide, ids, SLOT_WIDE * sizeof *ids);
 		slot.ids.wide[SLOT_WIDE] = (uint32_t)count;
+	}
 	return slot;
 }
 
@@ -405,7 +404,9 @@ static enum status word_ids(const struct encode_run *run, const uint8_t *word, s
 		size_t longer, found = find_pieces(run, &at, word + length, pieces, &longer), more = 0;
 		pieces_resolve(encoder, pieces, found);
 		for (const struct piece *piece = pieces; piece < pieces + found; piece++) {
-			memcpy(encoder->ids + *count, piece->word.ids, piece->word.count * sizeof(uint32_t));
+			for (size_t i = 0; i < piece->word.count; i += AT_ONCE) /* seldom twice */
+				memcpy(encoder->ids + *count + i, piece->word.ids + i,
+					AT_ONCE * sizeof(uint32_t));
 			*count += piece->word.count;
 		}
 		if (longer)
@@ -466,20 +467,19 @@ enum status encoder_add_word(struct encode_run *run, const struct word_batch *ba
 	struct cache_line *line = batch->lines[i];
 	if (key.high == KEY_LONG)
 		return add_long_word(run, word, length, key.low);
+	const struct cache_slot *marked = line_find(line, key);
+	const struct long_record *record =
+		marked ? long_words_check(&encoder->longs, marked->ids.entry, word, length) : NULL;
+	if (record) {
+		write_cached(run, word + length, long_record_ids(record), record->count);
+		return STATUS_OK;
+	}
 	struct piece *late = &encoder->late[encoder->late_count];
 	late->key = key;
 	late->line = line;
 	late->text = word;
 	late->out = run->out;
 	late->word.length = (uint32_t)length;
-	if (line_find(line, key)) { /* marked */
-		size_t count;
-		const void *known = find_short(encoder, late, &count);
-		if (known) {
-			write_cached(run, word + length, known, count);
-			return STATUS_OK;
-		}
-	}
 	for (size_t j = 1; j <= NEIGHBOURS; j++)
 		__builtin_prefetch(neighbour_of(encoder, line, j));
 	if (++encoder->late_count == LATE)
