@@ -11,15 +11,20 @@ static struct corpus *open_corpus(const struct fixture *fixture)
 	return corpus;
 }
 
-static struct sampler open_sampler(struct corpus *corpus, uint64_t window, uint64_t seed)
+static struct sampler open_ordered(struct corpus *corpus, uint64_t window, uint64_t seed, bool shuffled)
 {
 	struct split_shares shares = {{8, 1, 1}};
 	struct split_range ranges[SPLIT_PARTS];
 	struct sampler sampler;
 	assert_int_equal(split_corpus(corpus, &shares, ranges), STATUS_OK);
-	if (sampler_open(&sampler, &ranges[SPLIT_TRAIN], SPLIT_TRAIN, window, seed, true) != STATUS_OK)
+	if (sampler_open(&sampler, &ranges[SPLIT_TRAIN], SPLIT_TRAIN, window, seed, shuffled) != STATUS_OK)
 		fail_msg("%s", error_message());
 	return sampler;
+}
+
+static struct sampler open_sampler(struct corpus *corpus, uint64_t window, uint64_t seed)
+{
+	return open_ordered(corpus, window, seed, true);
 }
 
 /* Takes `steps` steps and compares each micro-batch with the sampler's windows and the fixture's tokens. */
@@ -64,11 +69,11 @@ static void batches_depend_on_the_position_alone(void **state)
 		struct corpus *corpus = open_corpus(&fixture);
 		for (int i = 0; i < 60; i++) {
 			int ranks = 1 + (int)fixture_below(&random, 4);
-			uint64_t micro = 1 + fixture_below(&random, 5),
+			uint64_t micro = 1 + fixture_below(&random, 9),
 				 accumulate = 1 + fixture_below(&random, 3);
 			struct loader_config config = {.corpus = corpus,
-				.sampler = open_sampler(
-					corpus, 1 + fixture_below(&random, 300), fixture_random(&random)),
+				.sampler = open_ordered(corpus, 1 + fixture_below(&random, 300),
+					fixture_random(&random), i % 3 > 0),
 				.first_ordinal = fixture_below(&random, 1000),
 				.global_batch = micro * accumulate * (uint64_t)ranks,
 				.micro_batch = micro,
@@ -148,7 +153,7 @@ static void damage_comes_in_order(void **state)
 		long offset = (long)fixture_below(&random, (uint64_t)fixture_size(path));
 		fixture_flip(path, offset, i % 8);
 		struct corpus *corpus = open_corpus(&fixture);
-		struct sampler sampler = open_sampler(corpus, 100, (uint64_t)i);
+		struct sampler sampler = open_ordered(corpus, 100, (uint64_t)i, i % 3 > 0);
 		struct loader_config config = {.corpus = corpus,
 			.sampler = sampler,
 			.global_batch = 3,
