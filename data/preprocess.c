@@ -261,7 +261,12 @@ enum status job_refuse_empty(struct preprocess_job *job)
 enum status job_publish(struct preprocess_job *job, struct preprocess_result *result)
 {
 	TRY(job_write_rejects(job, job->work));
-	TRY(publish_corpus(job));
+	job_end_near(job);
+	enum status status = publish_corpus(job);
+	/* It is put in place, whatever happened since work/ was renamed; it may be that a file which other processes have open
+	 * would not go (NFS, FUSE). The last of them to leave completes it. */
+	if (status != STATUS_OK && !job_is_gone(job))
+		return status;
 	struct shard_summary sum = sum_shards(job);
 	*result = (struct preprocess_result){
 		.documents = sum.documents,
@@ -434,7 +439,7 @@ enum status preprocess_run(const struct preprocess_config *config, struct prepro
 	enum status status = run_job(&job, result);
 	pthread_mutex_destroy(&job.progress_mutex);
 	claims_close(&job.claims);
-	record_file_close(job.near_dropped);
+	job_end_near(&job);
 	input_list_close(&job.inputs);
 	free(job.pieces);
 	free(job.units);

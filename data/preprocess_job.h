@@ -55,7 +55,7 @@ struct preprocess_job {
 	struct spill_format format;
 	char *work;                       /* DIR/work */
 	struct near_search near;          /* with near_bands */
-	struct record_file *near_dropped; /* once they are found */
+	struct record_file *near_dropped; /* from when they are found to job_end_near */
 	bool resumed;
 	bool useless; /* there was nothing in the inputs: work/ is to be removed */
 
@@ -148,6 +148,8 @@ enum status job_find_near(struct preprocess_job *job) MUST_USE;
 /* and pass 2: takes them out of a sorted range of keys [first, last]. */
 enum status job_drop_near(const struct preprocess_job *job, uint64_t first, uint64_t last,
 	struct spill_range *range, uint64_t *dropped) MUST_USE;
+/* Once pass 2 is over, well or not: a file that is open cannot be removed everywhere (NFS). */
+void job_end_near(struct preprocess_job *job);
 
 /* Fills lines_before, which both of these need. */
 enum status job_count_lines(struct preprocess_job *job) MUST_USE;

@@ -57,6 +57,12 @@ enum status job_find_near(struct preprocess_job *job)
 	return status;
 }
 
+void job_end_near(struct preprocess_job *job)
+{
+	record_file_close(job->near_dropped);
+	job->near_dropped = NULL;
+}
+
 enum status job_drop_near(const struct preprocess_job *job, uint64_t first, uint64_t last,
 	struct spill_range *range, uint64_t *dropped)
 {

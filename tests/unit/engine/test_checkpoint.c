@@ -4,6 +4,7 @@
 #include "common/log.h"
 #include "engine/safetensors.h"
 #include "tests/unit/engine/model_rig.h"
+#include "tests/unit/nfs_files.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -380,26 +381,6 @@ static void write_old_model(bool with_stranger)
 	if (with_stranger)
 		sources[count++] = (struct safetensors_source){"h.0.attn.extra", 1, {4, 0}, arrays.p};
 	assert_ok(safetensors_write(path_of("model.safetensors"), sources, count, NULL, &hash, &bytes));
-}
-
-/* NFS: a file that is open is renamed instead of removed, and its directory stays until it is closed. */
-static int unlink_on_nfs(const char *path)
-{
-	struct stat info, open_file;
-	char hidden[256];
-	if (lstat(path, &info) < 0)
-		return -1;
-	for (int fd = 3; fd < 64; fd++) {
-		if (fstat(fd, &open_file) < 0 || open_file.st_ino != info.st_ino)
-			continue;
-		if (strstr(path, "/.nfs")) {
-			errno = EBUSY;
-			return -1;
-		}
-		snprintf(hidden, sizeof hidden, "%.*s/.nfs%d", (int)(strrchr(path, '/') - path), path, fd);
-		return rename(path, hidden);
-	}
-	return unlink(path);
 }
 
 static void a_checkpoint_that_is_read_is_deleted_later_on_nfs(void **state)
