@@ -102,7 +102,7 @@ static void compare_gradients(const struct rig *f, double tolerance)
 		double d = relative_distance(f->gradients + p->offset, golden(name, "F32", count), count);
 		if (!(d < tolerance))
 			fail_msg("gradient of %s is off by %g of its norm", p->name, d);
-		worst = fmax(worst, d);
+		worst = worse(worst, d);
 		for (uint64_t e = count; e < p->elements; e++)
 			assert_true(f->gradients[p->offset + e] == 0);
 	}
@@ -122,7 +122,7 @@ static void logits_and_gradients(void **state)
 	assert_ok(f.k.stream_wait(&f.k, NULL));
 	double worst = 0;
 	for (int i = 0; i < B * T * VOCABULARY; i++)
-		worst = fmax(worst, fabs((double)logits[i] - (double)expected[i]));
+		worst = worse(worst, fabs((double)logits[i] - (double)expected[i]));
 	printf("# logits differ by at most %.2g\n", worst);
 	assert_true(worst < 1e-5);
 
@@ -172,11 +172,11 @@ static void fifty_steps(enum dtype act, const char *kind, double tolerance, bool
 		struct tiny_batch t;
 		load_batch(&t, step % BATCHES);
 		double loss = rig_train(&f, &t.batch, 1.0f / (B * T), false) / (B * T);
-		worst_loss = fmax(worst_loss, fabs(loss - (double)losses[step]));
+		worst_loss = worse(worst_loss, fabs(loss - (double)losses[step]));
 		f.k.gradient_stats(&f.k, NULL, stats, f.gradients, f.table->elements);
 		assert_ok(f.k.stream_wait(&f.k, NULL));
 		double norm = sqrt(stats->sum_of_squares);
-		worst_norm = fmax(worst_norm, fabs(norm / (double)norms[step] - 1));
+		worst_norm = worse(worst_norm, fabs(norm / (double)norms[step] - 1));
 		assert_true(norm > 1); /* or clipping would not be tested */
 		for (int i = 0; i < f.table->count; i++) {
 			const struct parameter *p = &f.table->items[i];

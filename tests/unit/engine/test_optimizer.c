@@ -120,8 +120,8 @@ static void follows_the_paper(void **state)
 	assert_int_equal(clipped, 10);
 	double largest = 0;
 	for (uint64_t i = 0; i < a.table.elements; i++)
-		largest = fmax(largest, fabs((double)a.weights[i] - n.p[i]));
-	if (largest > 2e-6)
+		largest = worse(largest, fabs((double)a.weights[i] - n.p[i]));
+	if (!(largest <= 2e-6))
 		fail_msg("weights are %g away from the paper's", largest);
 	/* padded rows and gaps have stayed 0 */
 	const struct parameter *wte = parameter_find(&a.table, "wte.weight");
