@@ -11,9 +11,10 @@
  * (NVIDIA's documentation; versions differ), who may never do; so they run on a thread of their own, and this one goes
  * on after some seconds.
  *
- * Proved so far: on the emulated device with a stand-in for NCCL (tests/emu/nccl.cc), with ranks that are processes and
- * threads; the declarations against nccl.h of 2.28, and that libnccl.so.2 of it loads and invites. No run on GPUs:
- * tests/gpu/run ranks does what the GPUs of a machine allow.
+ * Proved so far: all of this file on the emulated device with a stand-in for NCCL (tests/emu/nccl.cc), its ranks processes
+ * and threads; the declarations, against nccl.h of 2.28; of NCCL itself (2.28) that it loads, tells its version, invites,
+ * and refuses to join for want of a driver. Nothing of it has run on GPUs: tests/gpu/run ranks does what the GPUs of a
+ * machine allow.
  */
 #include "kernels/cuda/backend.cuh"
 #include "kernels/cuda/nccl.cuh"
