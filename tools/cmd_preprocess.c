@@ -99,9 +99,12 @@ static void print_dropped(const struct preprocess_config *config, const struct p
 	printf("%s empty, %s rejected%s%s%s\n", human_grouped(result->empty).text,
 		human_grouped(result->rejected).text, result->rejected ? " (see " : "",
 		result->rejected ? config->output : "", result->rejected ? "/rejects.jsonl)" : "");
+	/* So many are another encoding's, or no text's. */
+	bool many = result->repaired > result->input_bytes / 100;
 	if (result->repaired)
-		printf("repaired    %s sequences of invalid UTF-8, now U+FFFD\n",
-			human_grouped(result->repaired).text);
+		printf("repaired    %s sequences of invalid UTF-8, now U+FFFD%s\n",
+			human_grouped(result->repaired).text,
+			many ? ": was all of it text, and UTF-8? (--strict names the place)" : "");
 }
 
 static void print_summary(const struct preprocess_config *config, const struct preprocess_result *result)

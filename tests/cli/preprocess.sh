@@ -20,7 +20,7 @@ run "$dir/in" --output "$dir/c1" --workers 1
 test_that "a folder: exit 0" [ $code -eq 0 ]
 test_that "the summary counts documents" out_has "304 documents in 1 shard"
 test_that "and what was dropped" out_has "1 duplicates, 1 empty, 1 rejected (see $dir/c1/rejects.jsonl)"
-test_that "and what was repaired" out_has "repaired    1 sequences"
+test_that "and what was repaired, without doubting the text" eval 'out_has "repaired    1 sequences" && ! out_has "all of it text"'
 test_that "and says what to type next" out_has "ferry train --train-data $dir/c1"
 test_that "rejects.jsonl names file and line" grep -qF "\"file\": \"$dir/in/f.jsonl\", \"line\": 2," "$dir/c1/rejects.jsonl"
 test_that "nothing is left behind" [ "$(ls -A "$dir/c1" | tr '\n' ' ')" = "00000.bin 00000.idx 00000.key 00000.sum corpus.json rejects.jsonl " ]
@@ -64,6 +64,10 @@ test_that "--on-bad-line fail: exit 3, file and line" [ $code -eq 3 ]
 test_that "names file and line" err_has "f.jsonl: line 2 "
 run "$dir/in/f.jsonl" --output "$dir/c7" --strict
 test_that "--strict names file, line and byte" err_has "f.jsonl: line 3 (byte 32): not valid UTF-8"
+printf 'Gr\xfc\xdfe in Latin-1' >"$dir/in/latin.txt"
+run "$dir/in/latin.txt" --output "$dir/latin"
+test_that "asks whether it was text where much of it had to be repaired" out_has "was all of it text, and UTF-8?"
+rm "$dir/in/latin.txt"
 run "$dir/nowhere" --output "$dir/c8"
 test_that "an input that is not there: exit 1, and its name" [ $code -eq 1 ]
 test_that "its name" err_has "$dir/nowhere: cannot stat"
