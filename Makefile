@@ -136,6 +136,7 @@ $(O)/ferry: $(O)/tools/ferry.o $(OBJECTS_tools) $(LIBS_engine)
 all: $(B)/ferry ## build the program, build/ferry
 $(B)/ferry: $(B)/opt/ferry
 	@cp $< $@.tmp && mv $@.tmp $@
+	@echo "$@ is built; called alone it says what to type"
 ifneq ($(MODE),opt)
 $(B)/opt/ferry:
 	$(MAKE) MODE=opt $@
