@@ -4,6 +4,7 @@
 #include "common/file.h"
 #include "common/memory.h"
 
+#include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
 #include <stdarg.h>
@@ -116,6 +117,19 @@ static enum status open_to_read(void *user, const char *path)
 	return file_open_read(path, user);
 }
 
+/* Sets errno for a read that failed, 0 where the file just ends; closing keeps it. */
+static enum status read_and_close(
+	int fd, bool close, const char *path, void *out, size_t bytes, uint64_t offset)
+{
+	errno = 0;
+	enum status status = file_read_at(fd, path, out, bytes, offset);
+	int error = errno;
+	if (close)
+		file_system->close(fd);
+	errno = status == STATUS_OK ? 0 : error;
+	return status;
+}
+
 enum status shard_read_sum(struct shard *shard, uint64_t offset, void *out, size_t bytes)
 {
 	char path[SHARD_PATH];
@@ -123,10 +137,7 @@ enum status shard_read_sum(struct shard *shard, uint64_t offset, void *out, size
 	if (fd < 0)
 		TRY(use_shard_file(shard, "sum", open_to_read, &fd));
 	shard_path(shard->corpus, shard->entry, "sum", path);
-	enum status status = file_read_at(fd, path, out, bytes, offset);
-	if (shard->sum_fd < 0)
-		file_system->close(fd);
-	return status;
+	return read_and_close(fd, shard->sum_fd < 0, path, out, bytes, offset);
 }
 
 static bool read_tree(void *user, uint64_t offset, void *out, size_t bytes)
@@ -166,10 +177,7 @@ static bool read_in_order(void *user, uint64_t offset, void *out, size_t bytes)
 	if (open_in_order(shard, file, &fd, &kept) != STATUS_OK)
 		return false;
 	shard_path(shard->corpus, shard->entry, shard_suffixes[file], path);
-	enum status status = file_read_at(fd, path, out, bytes, offset);
-	if (!kept)
-		file_system->close(fd);
-	return status == STATUS_OK;
+	return read_and_close(fd, !kept, path, out, bytes, offset) == STATUS_OK;
 }
 
 static enum status check_sum_header(const struct corpus *corpus, struct shard *shard)
@@ -352,9 +360,11 @@ static __attribute__((noinline, cold)) enum status tell_damage(
 {
 	struct text documents = {.length = 0};
 	char path[SHARD_PATH];
-	const char *what = damage->status == STATUS_IO
-				   ? "cannot be read: the disk fails, or the file was truncated"
-				   : "does not match its hash: it is damaged";
+	char what[160] = "does not match its hash: it is damaged";
+	if (damage->status == STATUS_IO)
+		snprintf(what, sizeof what, "cannot be read%s%s%s: the disk fails, or the file was truncated",
+			damage->error ? " (" : "", damage->error ? strerror(damage->error) : "",
+			damage->error ? ")" : "");
 	text_add_documents(&documents, corpus, shard, file, damage->file_first, damage->file_end);
 	if (!damage->in_tree)
 		return error_set(damage->status,

@@ -5,6 +5,7 @@
 #include "data/mapped_copy.h"
 
 #include <assert.h>
+#include <errno.h>
 #include <string.h>
 
 enum { FANOUT = HASH_TREE_FANOUT, PAGE = HASH_TREE_PAGE };
@@ -81,8 +82,12 @@ static enum status tree_hash(
 	if (count > FANOUT)
 		count = FANOUT;
 	if (!file->read_tree(file->user, 8 * (file->shape.start[level] + FANOUT * page), copy.bytes,
-		    8 * (size_t)count))
-		return fail_tree(file, level, page, STATUS_IO, damage);
+		    8 * (size_t)count)) {
+		int error = errno;
+		(void)fail_tree(file, level, page, STATUS_IO, damage);
+		damage->error = error;
+		return STATUS_IO;
+	}
 	TRY(tree_hash(file, level + 1, page, &parent, damage));
 	if (hash64(copy.bytes, 8 * (size_t)count) != parent)
 		return fail_tree(file, level, page, STATUS_CORRUPT, damage);
@@ -123,9 +128,14 @@ enum status hashed_file_page(struct hashed_file *file, uint64_t page, union hash
 static enum status find_unreadable(struct hashed_file *file, uint64_t page, size_t count,
 	union hashed_page *out, struct hashed_damage *damage)
 {
-	for (size_t i = 0; i < count; i++)
-		if (!file->read_file(file->user, (page + i) * PAGE, out[i].bytes, page_bytes(file, page + i)))
-			return fail_page(file, page + i, STATUS_IO, damage);
+	for (size_t i = 0; i < count; i++) {
+		if (file->read_file(file->user, (page + i) * PAGE, out[i].bytes, page_bytes(file, page + i)))
+			continue;
+		int error = errno;
+		(void)fail_page(file, page + i, STATUS_IO, damage);
+		damage->error = error;
+		return STATUS_IO;
+	}
 	return STATUS_OK; /* now they can */
 }
 

@@ -12,7 +12,8 @@
 
 #include "data/hash_cache.h"
 
-/* Reads bytes of the file, or of its tree from its first hash on. False: the system cannot deliver them. */
+/* Reads bytes of the file, or of its tree from its first hash on. False: the system cannot deliver them; errno says why,
+ * 0 that the file ends before. */
 typedef bool hashed_file_reader(void *user, uint64_t offset, void *out, size_t bytes);
 
 struct hashed_file {
@@ -38,6 +39,7 @@ union hashed_page {
 /* What is wrong, for the caller to put into words. Bytes are ranges [first, end). */
 struct hashed_damage {
 	enum status status; /* STATUS_IO: cannot be read. STATUS_CORRUPT: does not match its hash */
+	int error;          /* errno of STATUS_IO; 0: not known */
 	bool in_tree;       /* a page of hashes, not of the file */
 	uint64_t page;      /* of the file, or of the tree's level */
 	uint64_t first_byte, end_byte; /* of the file, or of the tree */
