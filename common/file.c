@@ -270,7 +270,7 @@ struct file_writer {
 	int fd;
 	uint64_t flushed; /* bytes handed to the system */
 	size_t used;
-	uint8_t buffer[WRITER_BUFFER];
+	uint8_t *buffer; /* [WRITER_BUFFER]; until the file is closed */
 };
 
 enum status file_temporary_name(const char *path, char **out)
@@ -303,6 +303,7 @@ static void writer_free(struct file_writer *writer)
 {
 	free(writer->path);
 	free(writer->temporary);
+	free(writer->buffer);
 	free(writer);
 }
 
@@ -311,14 +312,18 @@ enum status file_writer_open(const char *path, struct file_writer **out)
 	struct file_writer *writer;
 	*out = NULL;
 	TRY(memory_alloc((void **)&writer, 1, sizeof *writer, "a file buffer"));
+	enum status status = memory_alloc((void **)&writer->buffer, WRITER_BUFFER, 1, "a file buffer");
 	writer->path = strdup(path);
-	if (!writer->path || file_temporary_name(path, &writer->temporary) != STATUS_OK) {
+	if (status == STATUS_OK &&
+		(!writer->path || file_temporary_name(path, &writer->temporary) != STATUS_OK))
+		status = error_set(STATUS_MEMORY, "no memory for a path");
+	if (status != STATUS_OK) {
 		writer_free(writer);
-		return error_set(STATUS_MEMORY, "no memory for a path");
+		return status;
 	}
 	writer->fd = open_retrying(writer->temporary, O_WRONLY | O_CREAT | O_TRUNC, 0666);
 	if (writer->fd < 0) {
-		enum status status = error_set_errno(STATUS_IO, "%s: cannot create", writer->temporary);
+		status = error_set_errno(STATUS_IO, "%s: cannot create", writer->temporary);
 		writer_free(writer);
 		return status;
 	}
@@ -365,6 +370,8 @@ static enum status complete_writer(struct file_writer *writer, bool synced)
 	else
 		close_quietly(writer->fd);
 	writer->fd = -1;
+	free(writer->buffer);
+	writer->buffer = NULL;
 	return status;
 }
 

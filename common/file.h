@@ -55,7 +55,8 @@ enum status file_writer_publish(struct file_writer *writer) MUST_USE;
  * not there. For files that are verified when they are used then, and can be made anew. */
 enum status file_writer_publish_unsynced(struct file_writer *writer) MUST_USE;
 /* Flush, fsync and close: all of it is on the disk, under the temporary's name, and publishing only renames it. For
- * several files that are to replace others together. On error the writer is still to be abandoned. */
+ * several files that are to replace others together: what is complete takes hardly any memory. On error the writer is
+ * still to be abandoned. */
 enum status file_writer_complete(struct file_writer *writer) MUST_USE;
 const char *file_writer_temporary(const struct file_writer *writer); /* path; the writer's */
 /* Removes the temporary and frees. NULL is fine. */

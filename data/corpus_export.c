@@ -31,14 +31,18 @@ static enum status output_path(const struct export *export, const char *suffix, 
 	return STATUS_OK;
 }
 
+static enum status check_output(const struct export *export, const char *path)
+{
+	FAIL_IF(file_exists(path) && !export->config->overwrite, STATUS_USAGE,
+		"%s: is there already; choose another --output, or --overwrite to replace it", path);
+	return STATUS_OK;
+}
+
 static enum status open_output(const struct export *export, const char *suffix, struct file_writer **out)
 {
 	char *path;
-	enum status status = STATUS_OK;
 	TRY(output_path(export, suffix, &path));
-	if (file_exists(path) && !export->config->overwrite)
-		status = error_set(STATUS_USAGE,
-			"%s: is there already; choose another --output, or --overwrite to replace it", path);
+	enum status status = check_output(export, path);
 	if (status == STATUS_OK)
 		status = file_remove_temporaries(path); /* of runs that were cut off */
 	if (status == STATUS_OK)
@@ -208,28 +212,98 @@ static enum status write_llmc_file(
 	return copy_tokens(export, file, first, tokens - 1);
 }
 
-static enum status export_llmc(struct export *export, uint64_t *files)
+struct llmc_files {
+	struct file_writer **files; /* [count], complete; NULL once published */
+	size_t capacity, count;
+};
+
+static enum status llmc_path(const struct export *export, size_t number, char **path)
+{
+	char suffix[32];
+	snprintf(suffix, sizeof suffix, "_%06zu.bin", number);
+	return output_path(export, suffix, path);
+}
+
+/* Of documents [first, first + documents), which begin at token `token`. */
+static enum status complete_llmc_file(
+	struct export *export, struct llmc_files *set, uint64_t token, uint64_t tokens)
+{
+	char suffix[32];
+	snprintf(suffix, sizeof suffix, "_%06zu.bin", set->count);
+	TRY(memory_grow(
+		(void **)&set->files, &set->capacity, set->count + 1, sizeof *set->files, "the files"));
+	struct file_writer **file = &set->files[set->count];
+	TRY(open_output(export, suffix, file));
+	set->count++;
+	TRY(write_llmc_file(export, *file, token, tokens));
+	return file_writer_complete(*file);
+}
+
+static enum status complete_llmc_files(struct export *export, struct llmc_files *set)
 {
 	uint64_t document = 0, token = 0;
 	while (document < export->info->documents) {
 		uint64_t documents, tokens;
-		char suffix[32];
-		struct file_writer *file;
 		TRY(plan_file(export, document, &documents, &tokens));
 		FAIL_IF(tokens > INT32_MAX, STATUS_UNSUPPORTED, "document %" PRIu64 " is too long for llm.c",
 			document);
-		snprintf(suffix, sizeof suffix, "_%06" PRIu64 ".bin", (*files)++);
-		TRY(open_output(export, suffix, &file));
-		enum status status = write_llmc_file(export, file, token, tokens);
-		if (status != STATUS_OK) {
-			file_writer_abandon(file);
-			return status;
-		}
-		TRY(file_writer_publish(file));
+		TRY(complete_llmc_file(export, set, token, tokens));
 		document += documents;
 		token += tokens;
 	}
 	return STATUS_OK;
+}
+
+/* The file behind the last would be taken for a part of the set. */
+static enum status check_behind(const struct export *export, size_t number)
+{
+	char *path;
+	TRY(llmc_path(export, number, &path));
+	enum status status = check_output(export, path);
+	free(path);
+	return status;
+}
+
+/* It and what follows it; the last first, so that the same run again finds what this one, ended, left. */
+static enum status remove_behind(const struct export *export, size_t number)
+{
+	size_t end = number;
+	bool there = true;
+	for (; there; end++) {
+		char *path;
+		TRY(llmc_path(export, end, &path));
+		there = file_exists(path);
+		free(path);
+	}
+	for (end--; end > number; end--) {
+		char *path;
+		TRY(llmc_path(export, end - 1, &path));
+		enum status status = file_remove_synced(path);
+		free(path);
+		TRY(status);
+	}
+	return STATUS_OK;
+}
+
+static enum status publish_llmc_files(struct export *export, struct llmc_files *set)
+{
+	TRY(check_behind(export, set->count));
+	for (size_t i = 0; i < set->count; i++)
+		TRY(publish(&set->files[i]));
+	return remove_behind(export, set->count);
+}
+
+static enum status export_llmc(struct export *export, uint64_t *files)
+{
+	struct llmc_files set = {0};
+	enum status status = complete_llmc_files(export, &set);
+	if (status == STATUS_OK)
+		status = publish_llmc_files(export, &set);
+	for (size_t i = 0; i < set.count; i++)
+		file_writer_abandon(set.files[i]);
+	free(set.files);
+	*files = set.count;
+	return status;
 }
 
 /* ---- all ---- */

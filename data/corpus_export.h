@@ -9,12 +9,13 @@
  *    nanogpt    PREFIX.bin, each document ending in EOD.
  *
  * Documents keep the corpus's order (that of their keys: a shuffle) and their ids. llmc and nanogpt have u16
- * ids: a vocabulary of more than 65,536 is STATUS_UNSUPPORTED. Every page is verified as it is read. A file
- * of a name that would be written and is there already is an error unless `overwrite`: then each file is
- * replaced at once, when what comes is on the disk; Megatron-LM's old .idx goes first, so that where there is
- * one, it is its .bin's, and not before both new files are complete. llm.c's files are replaced one by one, and nothing tells which belong together: after a run that was ended there
- * may be new and old ones, each whole, and old ones of higher numbers stay. Export into a new folder, or
- * until the run has said that it is done. Memory: some MiB, or the longest document. One thread.
+ * ids: a vocabulary of more than 65,536 is STATUS_UNSUPPORTED. Every page is verified as it is read.
+ *
+ * A file of a name that would be written and is there already is an error unless `overwrite`; of llm.c's, the one behind
+ * the last too, for who reads all of that prefix. Nothing gets its name, and nothing that is there goes, before all files
+ * are complete and on the disk, so that a full disk costs nothing. Then Megatron-LM's old .idx goes first, so that where
+ * there is one, it is its .bin's. llm.c's files are put in place one by one, and those behind the last go: a run that was
+ * ended in that moment leaves new and old ones, each whole. Memory: some MiB, or the longest document. One thread.
  */
 #ifndef DATA_CORPUS_EXPORT_H
 #define DATA_CORPUS_EXPORT_H

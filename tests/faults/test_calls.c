@@ -22,12 +22,6 @@ static void put_back(void)
 	scene_copy(scene_path("old"), scene_path("out"));
 }
 
-/* Where the disk is full, all that was there is there still; but llm.c's files are replaced one by one. */
-static bool keeps_everything(const struct scene *scene, char call)
-{
-	return strchr("wP", call) && scene->command != command_llmc;
-}
-
 /* What must hold after the command ended in `status`, as a call failed. */
 static const char *examine(const struct scene *scene, enum status status, char call, int error)
 {
@@ -40,7 +34,8 @@ static const char *examine(const struct scene *scene, enum status status, char c
 			return complain("\"%s\" does not say why", error_message());
 		if (!strstr(error_message(), scenes.root))
 			return complain("\"%s\" does not say where", error_message());
-		const char *lost = keeps_everything(scene, call)
+		/* Where the disk is full, all that was there is there still. */
+		const char *lost = strchr("wP", call)
 					   ? scene_compare(scene_path("out"), scene_path("old"), false)
 					   : NULL;
 		if (lost)

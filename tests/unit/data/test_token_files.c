@@ -7,6 +7,7 @@
 #include "data/corpus_export.h"
 #include "data/preprocess.h"
 #include "tests/unit/data/preprocess_fixture.h"
+#include "tests/unit/faulty_files.h"
 
 enum { VOCABULARY = 50257, EOD = 50256 };
 
@@ -416,6 +417,69 @@ static void there_and_back(void **state)
 	}
 }
 
+static uint64_t count_files(const char *folder)
+{
+	char **names;
+	size_t count;
+	must(directory_list(folder, &names, &count));
+	directory_list_free(names, count);
+	return count;
+}
+
+/* llm.c's files are a set: a full disk leaves none of it, or the old one; what a longer set has behind the new one's last
+ * is refused, or goes. */
+static void llmc_sets_are_whole(void **state)
+{
+	(void)state;
+	uint32_t seed = 6;
+	struct ids ids = random_ids(&seed, 40000, 150);
+	put_u16("set-ids.bin", NULL, ids.data, ids.count);
+	free(ids.data);
+	const char *name = in_root("set-ids.bin"), *folder = in_root("set");
+	must(directory_create(folder));
+	make_corpus(TOKEN_FORMAT_NANOGPT, &name, 1, in_root("set-corpus"), 1, 1 << 20);
+	struct corpus *corpus;
+	struct corpus_export_config config = {
+		.format = TOKEN_FORMAT_LLMC, .prefix = in_root("set/x"), .file_tokens = 9000};
+	uint64_t files, short_set;
+	must(corpus_open(in_root("set-corpus"), &corpus));
+	for (int overwrite = 0; overwrite < 2; overwrite++) {
+		faulty_files_install();
+		faults.fail_at = 40; /* in the second file or so */
+		faults.error = ENOSPC;
+		faults.dead = true;
+		expect_refusal(corpus_export_run(corpus, &config, &files), STATUS_IO, "No space left");
+		faulty_files_remove();
+		must(directory_remove_temporaries(folder)); /* a dead disk keeps them */
+		assert_int_equal(count_files(folder), overwrite ? short_set : 0);
+		must(corpus_export_run(corpus, &config, &short_set));
+		assert_in_range(short_set, 4, 6);
+		assert_int_equal(count_files(folder), short_set);
+		config.overwrite = true;
+	}
+	config.file_tokens = 4000;
+	must(corpus_export_run(corpus, &config, &files));
+	assert_true(files > short_set + 2);
+	put_text("set/x_000099.bin", "not of the set");
+	/* Only the one behind the last is in the way. */
+	config.overwrite = false;
+	config.file_tokens = 9000;
+	for (uint64_t i = 0; i < short_set; i++) {
+		char path[32];
+		snprintf(path, sizeof path, "set/x_%06d.bin", (int)i);
+		must(file_remove(in_root(path)));
+	}
+	uint64_t others = files - short_set + 1;
+	expect_refusal(corpus_export_run(corpus, &config, &files), STATUS_USAGE, "is there already");
+	assert_int_equal(count_files(folder), others);
+	config.overwrite = true;
+	must(corpus_export_run(corpus, &config, &files));
+	assert_int_equal(files, short_set);
+	assert_int_equal(count_files(folder), short_set + 1);
+	assert_true(file_exists(in_root("set/x_000099.bin")));
+	corpus_close(corpus);
+}
+
 static void keys_are_those_of_the_text(void **state)
 {
 	(void)state;
@@ -464,6 +528,7 @@ int main(void)
 		cmocka_unit_test(megatron_in_parts),
 		cmocka_unit_test(damage_is_named),
 		cmocka_unit_test(there_and_back),
+		cmocka_unit_test(llmc_sets_are_whole),
 		cmocka_unit_test(keys_are_those_of_the_text),
 	};
 	return cmocka_run_group_tests(tests, begin, end);
