@@ -6,9 +6,11 @@
 #include "tools/command.h"
 #include "tools/options.h"
 
+#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <unistd.h>
 
 struct command {
@@ -93,6 +95,8 @@ static void spin_briefly(char **argv)
 		if (strcmp(argv[1], computing[i]) == 0 && !getenv("OMP_WAIT_POLICY") &&
 			!getenv("GOMP_SPINCOUNT") && setenv("GOMP_SPINCOUNT", "1000", 0) == 0)
 			execv("/proc/self/exe", argv); /* where it cannot, it goes on as it is */
+	prctl(PR_SET_NAME,
+		program_invocation_short_name); /* for ps and killall: started so, it is called "exe" */
 }
 
 int main(int argc, char **argv)

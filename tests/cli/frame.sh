@@ -3,7 +3,7 @@
 . "$(dirname "$0")/tap.bash"
 root=$(cd "$(dirname "$0")/../.." && pwd)
 
-commands="preprocess train evaluate generate encode decode inspect verify merge convert train-tokenizer"
+commands="preprocess train plan evaluate generate encode decode inspect verify merge convert train-tokenizer"
 run
 test_that "without a command: help on standard error, exit 2" [ $code -eq 2 -a -s "$dir/err" -a ! -s "$dir/out" ]
 for way in help --help -h; do
@@ -16,7 +16,7 @@ done
 for name in $commands; do
 	run help $name
 	cp "$dir/out" "$dir/first"
-	test_that "help $name: exit 0, its usage first" [ $code -eq 0 -a "$(head -c 18 "$dir/out")" = "$(printf 'usage: ferry %s' $name | head -c 18)" ]
+	test_that "help $name: exit 0, its usage first" eval '[ $code -eq 0 ] && head -n 1 "$dir/out" | grep -q "^usage: ferry $name "'
 	run $name --help
 	test_that "$name --help is the same" cmp -s "$dir/first" "$dir/out"
 	test_that "$name --help fits 100 columns" [ "$(awk '{ if (length > 100) n++ } END { print n + 0 }' "$dir/out")" = 0 ]

@@ -155,6 +155,7 @@ signal() { # SIGNAL: sent once a checkpoint's worth of steps has begun
 		sleep 0.005
 	done
 	ls -l /proc/$pid/fd >opened
+	known_as=$(cat /proc/$pid/comm)
 	kill -s "$1" $pid
 	if [ "$1" = USR1 ]; then
 		for i in $(seq 200); do
@@ -172,6 +173,7 @@ for name in INT TERM; do
 	test_that "SIG$name finishes the step, saves, exits 0" [ $code -eq 0 -a -n "$(compgen -G 'sig/step-????????')" ]
 	test_that "SIG$name: says how to go on" out_has "ferry train --load sig"
 done
+test_that "ps and killall know it by its name" [ "$known_as" = "$(basename "$ferry")" ]
 signal USR1
 test_that "SIGUSR1 saves and goes on" [ $still = yes -a $code -eq 0 ]
 test_that "what it started from is closed by then (NFS could not delete it)" [ "$(grep -c sig/metrics opened)" -eq 1 -a "$(grep -c /run/step opened)" -eq 0 ]
