@@ -16,7 +16,7 @@ done
 for name in $commands; do
 	run help $name
 	cp "$dir/out" "$dir/first"
-	test_that "help $name: exit 0, its usage first" eval '[ $code -eq 0 ] && head -n 1 "$dir/out" | grep -q "^usage: ferry $name "'
+	test_that "help $name: exit 0, its usage first" [ "$code $(head -n 1 "$dir/out" | grep -o "^usage: ferry $name ")" = "0 usage: ferry $name " ]
 	run $name --help
 	test_that "$name --help is the same" cmp -s "$dir/first" "$dir/out"
 	test_that "$name --help fits 100 columns" [ "$(awk '{ if (length > 100) n++ } END { print n + 0 }' "$dir/out")" = 0 ]
