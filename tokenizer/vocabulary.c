@@ -141,22 +141,29 @@ static void token_index(struct tokenizer *tokenizer, uint32_t id)
 	tokenizer->index[index_slot(tokenizer, hash64(bytes, length), bytes, length)] = id + 1;
 }
 
-/* Each merge's token gets the next id, unless an earlier merge made the same. */
-static enum status tokens_from_merges(
-	struct tokenizer *tokenizer, const char *path, const char *text, size_t bytes)
+/* What a line told when it was read for the tokens: it need not be read again for its merge. */
+struct known_merge {
+	uint32_t id, left; /* of what it makes; length of its left part */
+};
+
+/* Each merge's token gets the next id, unless an earlier merge made the same. `known` is malloc'ed, on failure too. */
+static enum status tokens_from_merges(struct tokenizer *tokenizer, const char *path, const char *text,
+	size_t bytes, struct known_merge **known /* [merges] */)
 {
 	size_t most = count_lines(text, bytes) + 257, capacity = 0, used = 256, left, right;
 	FAIL_IF(most > VOCABULARY_LIMIT, STATUS_CORRUPT, "%s: more than %d lines", path, VOCABULARY_LIMIT);
 	TRY(index_open(tokenizer, most));
 	TRY(memory_alloc((void **)&tokenizer->offsets, most + 1, sizeof(uint32_t), "the vocabulary"));
 	TRY(memory_grow((void **)&tokenizer->bytes, &capacity, 65536, 1, "the vocabulary"));
+	TRY(memory_alloc((void **)known, most, sizeof **known, "the vocabulary"));
 	letters_byte_order(tokenizer->bytes);
 	for (uint32_t id = 0; id < 256; id++) {
 		token_append(tokenizer, 1);
 		token_index(tokenizer, id);
 	}
 	struct merge_line line = {0};
-	for (const char *at = text; next_merge(&at, text + bytes, &line);) {
+	struct known_merge *next = *known;
+	for (const char *at = text; next_merge(&at, text + bytes, &line); next++) {
 		FAIL_IF(used + line.length > UINT32_MAX, STATUS_CORRUPT, "%s: too large", path);
 		TRY(memory_grow(
 			(void **)&tokenizer->bytes, &capacity, used + line.length, 1, "the vocabulary"));
@@ -164,11 +171,12 @@ static enum status tokens_from_merges(
 		TRY(read_merge(path, &line, token, &left, &right));
 		size_t length = left + right;
 		size_t slot = index_slot(tokenizer, hash64(token, length), token, length);
-		if (tokenizer->index[slot])
-			continue;
-		token_append(tokenizer, length);
-		tokenizer->index[slot] = tokenizer->vocabulary;
-		used += length;
+		if (!tokenizer->index[slot]) {
+			token_append(tokenizer, length);
+			tokenizer->index[slot] = tokenizer->vocabulary;
+			used += length;
+		}
+		*next = (struct known_merge){tokenizer->index[slot] - 1, (uint32_t)left};
 	}
 	tokenizer->eod = tokenizer->vocabulary;
 	token_append(tokenizer, 0);
@@ -291,14 +299,23 @@ static enum status find_bytes(struct tokenizer *tokenizer, const char *path)
 	return STATUS_OK;
 }
 
-/* `bytes` [line->length]: scratch. */
-static enum status add_merge(
-	struct tokenizer *tokenizer, const char *path, const struct merge_line *line, uint8_t *bytes)
+/* `scratch` [line->length]. `known` NULL: the line was not read yet. */
+static enum status add_merge(struct tokenizer *tokenizer, const char *path, const struct merge_line *line,
+	const struct known_merge *known, uint8_t *scratch)
 {
 	size_t left, right;
-	TRY(read_merge(path, line, bytes, &left, &right));
+	uint32_t id;
+	const uint8_t *bytes = scratch;
+	if (known) {
+		id = known->id;
+		bytes = tokenizer->bytes + tokenizer->offsets[id];
+		left = known->left;
+		right = tokenizer->offsets[id + 1] - tokenizer->offsets[id] - left;
+	} else {
+		TRY(read_merge(path, line, scratch, &left, &right));
+		id = find_token(tokenizer, bytes, left + right);
+	}
 	uint32_t *parts = tokenizer->merges[tokenizer->merge_count++];
-	uint32_t id = find_token(tokenizer, bytes, left + right);
 	parts[0] = find_token(tokenizer, bytes, left);
 	parts[1] = find_token(tokenizer, bytes + left, right);
 	if (parts[0] == NO_TOKEN || parts[1] == NO_TOKEN)
@@ -310,7 +327,8 @@ static enum status add_merge(
 	return STATUS_OK;
 }
 
-static enum status add_merges(struct tokenizer *tokenizer, const char *path, const char *text, size_t bytes)
+static enum status add_merges(struct tokenizer *tokenizer, const char *path, const char *text, size_t bytes,
+	const struct known_merge *known /* [merges]; NULL */)
 {
 	size_t most = count_lines(text, bytes);
 	FAIL_IF(most > VOCABULARY_LIMIT, STATUS_CORRUPT, "%s: more than %d lines", path, VOCABULARY_LIMIT);
@@ -323,7 +341,9 @@ static enum status add_merges(struct tokenizer *tokenizer, const char *path, con
 	for (const char *at = text; status == STATUS_OK && next_merge(&at, text + bytes, &line);) {
 		status = memory_grow((void **)&scratch, &capacity, line.length, 1, "a merge");
 		if (status == STATUS_OK)
-			status = add_merge(tokenizer, path, &line, scratch);
+			status = add_merge(tokenizer, path, &line, known, scratch);
+		if (known)
+			known++;
 	}
 	free(scratch);
 	return status;
@@ -388,17 +408,27 @@ static enum status take_hash(struct tokenizer *tokenizer)
 
 /* ---- opening ---- */
 
-static enum status build(struct tokenizer *tokenizer, const char *merge_file, const char *text, size_t bytes,
-	const char *vocab_file)
+static enum status read_files(struct tokenizer *tokenizer, const char *merge_file, const char *text,
+	size_t bytes, const char *vocab_file, struct known_merge **known)
 {
 	if (vocab_file)
 		TRY(tokens_from_file(tokenizer, vocab_file));
 	else
-		TRY(tokens_from_merges(tokenizer, merge_file, text, bytes));
+		TRY(tokens_from_merges(tokenizer, merge_file, text, bytes, known));
 	TRY(find_bytes(tokenizer, vocab_file ? vocab_file : merge_file));
-	enum status status = add_merges(tokenizer, merge_file, text, bytes);
-	if (status != STATUS_OK) /* either of the two may be wrong */
-		return vocab_file ? error_context(status, "the tokens of %s", vocab_file) : status;
+	enum status status = add_merges(tokenizer, merge_file, text, bytes, *known);
+	if (status != STATUS_OK && vocab_file) /* either of the two may be wrong */
+		return error_context(status, "the tokens of %s", vocab_file);
+	return status;
+}
+
+static enum status build(struct tokenizer *tokenizer, const char *merge_file, const char *text, size_t bytes,
+	const char *vocab_file)
+{
+	struct known_merge *known = NULL;
+	enum status status = read_files(tokenizer, merge_file, text, bytes, vocab_file, &known);
+	free(known);
+	TRY(status);
 	TRY(merge_table_finish(&tokenizer->table, tokenizer->byte_id));
 	find_neighbours(tokenizer);
 	TRY(take_hash(tokenizer));
