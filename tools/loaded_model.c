@@ -28,30 +28,47 @@ static uint64_t choose_packing(uint64_t weight_bytes)
 	return weight_bytes < memory_available() / 4 ? weight_bytes : 0;
 }
 
-/* Rounded on the way where act is not f32. staging NULL: the kernels' memory is the host's. */
-static enum status read_weights(struct loaded_model *m, struct staging *staging)
+/* Weights of another type than f32 are rounded as they come, piece by piece: all of them in f32 are never there. */
+struct rounding {
+	struct loaded_model *model;
+	float *piece; /* [STAGING_BYTES / 4], the kernels' memory */
+};
+
+/* `to` is where the piece would be if the weights were f32. */
+static enum status round_piece(void *user, void *to, const void *from, size_t bytes)
+{
+	struct rounding *r = user;
+	struct kernels *k = &r->model->kernels;
+	size_t first = (size_t)((char *)to - (char *)r->model->weights) / sizeof(float);
+	k->copy_in(k, NULL, r->piece, from, bytes);
+	k->convert(k, NULL, (char *)r->model->weights + first * dtype_bytes(k->act), k->act, r->piece,
+		DTYPE_F32, bytes / sizeof(float));
+	return k->stream_wait(k, NULL);
+}
+
+static enum status read_rounded(struct loaded_model *m, struct staging *staging)
 {
 	struct kernels *k = &m->kernels;
-	TRY(k->memory_alloc(k, &m->weights, m->weight_bytes, "weights"));
-	if (k->act == DTYPE_F32)
-		return checkpoint_read_weights(m->checkpoint, &m->table, staging, m->weights);
-	uint64_t bytes = m->table.elements * sizeof(float);
-	void *full;
-	TRY(k->memory_alloc(k, &full, bytes, "weights before they are rounded"));
-	enum status status = checkpoint_read_weights(m->checkpoint, &m->table, staging, full);
-	if (status == STATUS_OK) {
-		k->convert(k, NULL, m->weights, k->act, full, DTYPE_F32, m->table.elements);
-		status = k->stream_wait(k, NULL);
-	}
-	k->memory_free(k, full, bytes);
+	struct rounding r = {.model = m};
+	struct staging_store store = {.user = &r, .write = round_piece};
+	TRY(k->memory_alloc(k, (void **)&r.piece, STAGING_BYTES, "weights before they are rounded"));
+	staging_set_store(staging, &store);
+	enum status status = checkpoint_read_weights(m->checkpoint, &m->table, staging, m->weights);
+	k->memory_free(k, r.piece, STAGING_BYTES);
 	return status;
 }
 
-static enum status read_weights_to_gpu(struct loaded_model *m)
+static enum status read_weights(struct loaded_model *m, bool gpu)
 {
+	struct kernels *k = &m->kernels;
 	struct staging *staging;
-	TRY(staging_open(&m->kernels, &staging));
-	enum status status = read_weights(m, staging);
+	TRY(k->memory_alloc(k, &m->weights, m->weight_bytes, "weights"));
+	if (!gpu && k->act == DTYPE_F32)
+		return checkpoint_read_weights(m->checkpoint, &m->table, NULL, m->weights);
+	TRY(staging_open(k, &staging));
+	enum status status = k->act == DTYPE_F32
+				     ? checkpoint_read_weights(m->checkpoint, &m->table, staging, m->weights)
+				     : read_rounded(m, staging);
 	staging_close(staging);
 	return status;
 }
@@ -71,12 +88,8 @@ static enum status open_all(
 		.grad = DTYPE_F32,
 		.threads = threads ? threads : threads_available(),
 		.packing = choice.gpu ? 0 : choose_packing(m->weight_bytes)};
-	if (choice.gpu) {
-		TRY(kernels_open_cuda(&kernels, &m->kernels));
-		return read_weights_to_gpu(m);
-	}
-	TRY(kernels_open_cpu(&kernels, &m->kernels));
-	return read_weights(m, NULL);
+	TRY((choice.gpu ? kernels_open_cuda : kernels_open_cpu)(&kernels, &m->kernels));
+	return read_weights(m, choice.gpu);
 }
 
 enum status loaded_model_open(

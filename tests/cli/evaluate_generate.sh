@@ -1,6 +1,7 @@
 #!/bin/bash
 # ferry evaluate and ferry generate on a small model that is trained here.
 . "$(dirname "$0")/tap.bash"
+. "$(dirname "$0")/peak.bash"
 ferry=$(realpath "$ferry")
 cd "$dir" || exit 1
 # On a busy machine libgomp's threads otherwise wait for each other by spinning, for seconds in all.
@@ -76,6 +77,26 @@ test_that "no prompt: a new document" [ -s empty_prompt.txt ]
 test_that "a top-p of 0 is refused" grep -q -- --top-p wrong.txt
 "$ferry" generate --load run --prompt x --prompt-file prompt >wrong.txt 2>&1
 test_that "two prompts are refused" grep -q 'two prompts' wrong.txt
+# A model of 29 M weights, all 0, in a file of holes: 58 MB in bf16, and as much in packed copies.
+mkdir sparse
+json='{' at=0 C=512
+tensor() { # NAME SHAPE
+	json+="\"$1\":{\"dtype\":\"F32\",\"shape\":[$2],\"data_offsets\":[$at,$((at += 4 * ${2/,/*}))]},"
+}
+tensor wte.weight 50257,$C
+tensor wpe.weight 8,$C
+for part in ln_1:$C attn.c_attn:$C,$((3 * C)) attn.c_proj:$C,$C ln_2:$C mlp.c_fc:$C,$((4 * C)) mlp.c_proj:$((4 * C)),$C ln_f:$C; do
+	name=h.0.${part%:*}
+	tensor "${name/h.0.ln_f/ln_f}.weight" "${part#*:}"
+	tensor "${name/h.0.ln_f/ln_f}.bias" "${part##*[:,]}"
+done
+json="${json%,}}"
+printf "$(printf '\\x%02x\\x%02x' $((${#json} % 256)) $((${#json} / 256)))\\0\\0\\0\\0\\0\\0%s" "$json" >sparse/model.safetensors
+truncate -s $((8 + ${#json} + at)) sparse/model.safetensors
+echo "{\"model_type\": \"gpt2\", \"n_layer\": 1, \"n_embd\": $C, \"n_head\": 8, \"n_positions\": 8, \"vocab_size\": 50257}" >sparse/config.json
+run_peak generate --load sparse --prompt x --out-seq-length 20 --bf16
+test_that "in bf16 the weights are never there in f32 ($((peak >> 10)) MiB)" [ $code -eq 0 -a "$peak" -gt 65536 -a "$peak" -lt 163840 ]
+
 if [ -w /dev/full ]; then
 	test_that "a full disk is told" bash -c '! "$1" generate --load run --prompt x --out-seq-length 3 >/dev/full 2>full.txt &&
 		grep -q "standard output" full.txt' . "$ferry"
