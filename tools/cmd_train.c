@@ -298,6 +298,20 @@ static enum status choose_device(struct job *job)
 	return STATUS_OK;
 }
 
+/* Of several ranks all plan with what the one has that has the least, of a host's memory and of a GPU's. */
+static enum status share_memory(struct job *job)
+{
+	struct train_machine *m = &job->machine;
+	m->host_memory = memory_available() / (uint64_t)job->place.local_ranks;
+	double least[2] = {-(double)m->host_memory, -(double)m->device.unused};
+	if (job->ranks->ranks == 1)
+		return STATUS_OK;
+	TRY(collective_maximum(job->ranks, least, 2));
+	m->host_memory = (uint64_t)-least[0];
+	m->device.unused = (uint64_t)-least[1];
+	return STATUS_OK;
+}
+
 static enum status compose_config(struct job *job)
 {
 	struct train_settings *s = &job->options.settings;
@@ -311,7 +325,6 @@ static enum status compose_config(struct job *job)
 		c->device = job->machine.device.number;
 		c->threads = ranks_threads(&job->place);
 	}
-	job->machine.host_memory = memory_available() / (uint64_t)job->place.local_ranks;
 	TRY(train_config_step(s, vocabulary, &job->machine, c));
 	TRY(choose_length(job));
 	c->train_iters = s->train_iters;
@@ -421,9 +434,14 @@ static enum status check_memory(struct job *job, struct trainer_memory *m, uint6
 	*available = memory_available();
 	TRY(trainer_measure(&job->config, m));
 	uint64_t needed = m->host * (uint64_t)job->place.local_ranks;
+	char each[96] = "";
+	if (job->place.local_ranks > 1)
+		snprintf(each, sizeof each, " (%s for each of the %d processes of this host)",
+			human_bytes((double)m->host).text, job->place.local_ranks);
 	FAIL_IF(*available && needed > *available, STATUS_USAGE,
-		"this needs %s of memory and %s are available; " LESS_MEMORY,
-		human_bytes((double)needed).text, human_bytes((double)*available).text);
+		"this needs %s of memory%s and %s are available; %s" LESS_MEMORY,
+		human_bytes((double)needed).text, each, human_bytes((double)*available).text,
+		*each ? "fewer processes, " : "");
 	FAIL_IF(job->machine.device.unused && m->device > job->machine.device.unused, STATUS_USAGE,
 		"this needs %s of the GPU's memory and %s are free; " LESS_MEMORY
 		", and so do --half-gradients, --cpu-checkpointing and --logits-memory",
@@ -448,18 +466,20 @@ static void print_ranks(struct job *job)
 static void print_memory(struct job *job, const struct trainer_memory *m, uint64_t available)
 {
 	bool gpu = job->machine.device.gpu;
+	uint64_t exchange = gpu ? 0 : m->exchange;
 	print_ranks(job);
 	if (*job->machine.device.why)
 		train_log_line(job->log, " > on the CPU: %s", job->machine.device.why);
 	train_log_line(job->log,
 		" > memory%s: %s (weights %s, gradients %s, moments %s, activations %s, packed copies %s, "
-		"scratch %s); "
+		"scratch %s%s%s); "
 		"%s "
 		"available",
 		gpu ? " of the GPU" : "", human_bytes((double)(gpu ? m->device : m->host)).text,
 		human_bytes((double)(m->weights + m->working)).text, human_bytes((double)m->gradients).text,
 		human_bytes((double)m->moments).text, human_bytes((double)m->activations).text,
 		human_bytes((double)m->packing).text, human_bytes((double)m->scratch).text,
+		exchange ? ", exchange " : "", exchange ? human_bytes((double)exchange).text : "",
 		human_bytes((double)(gpu ? job->machine.device.unused : available)).text);
 	if (gpu)
 		train_log_line(job->log, " > memory of the host: %s; %s available",
@@ -600,11 +620,15 @@ static enum status already_there(struct job *job)
 	return STATUS_OK;
 }
 
+static enum status configure(struct job *job)
+{
+	TRY(open_data(job));
+	return compose_config(job);
+}
+
 /* All that is decided, and all that can be refused, before the run's directory is touched. */
 static enum status prepare(struct job *job, struct trainer_memory *memory, uint64_t *available)
 {
-	TRY(open_data(job));
-	TRY(compose_config(job));
 	TRY(check_memory(job, memory, available));
 	TRY(train_run_choose(&job->options, job->resuming ? job->from : NULL, &job->run));
 	job->record = train_options_record(&job->options);
@@ -641,6 +665,9 @@ static enum status prepare_and_train(struct job *job, int argc, char **argv)
 	TRY(open_source(job));
 	TRY(collective_agree(job->ranks, layer_options(job, argc, argv)));
 	TRY(choose_device(job));
+	TRY(share_memory(job));
+	TRY(collective_agree(job->ranks, configure(job)));
+	TRY(train_offload_agree(&job->machine, &job->config));
 	TRY(collective_agree(job->ranks, prepare(job, &memory, &available)));
 	TRY(check_same_inputs(job));
 	if (job->resuming && checkpoint_get_state(job->from)->step >= job->config.train_iters)

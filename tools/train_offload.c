@@ -174,14 +174,30 @@ enum status train_offload_choose(
 		"--delayed-update is for an optimizer on the host, and what is there decides the results: "
 		"give "
 		"--cpu-optimizer or --optimizer-on SHARE as well, or leave it out");
-	if (c->ranks) /* which hold a part of it each */
-		wish.automatic = false;
 	if (wish.automatic)
 		TRY(choose_share(machine, c, &wish.share));
 	c->offload = wish.share < 1;
 	c->device_share = c->offload ? wish.share : 0;
 	TRY(choose_inputs(device, c));
 	return c->offload && !s->delayed_update ? train_offload_speculate(machine, c) : STATUS_OK;
+}
+
+enum status train_offload_agree(struct train_machine *machine, struct trainer_config *c)
+{
+	struct {
+		bool offload, inputs_on_host;
+		double device_share;
+		char reason[sizeof machine->reason];
+	} choice = {.offload = c->offload, .inputs_on_host = c->inputs_on_host, .device_share = c->device_share};
+	if (!c->ranks)
+		return STATUS_OK;
+	memcpy(choice.reason, machine->reason, sizeof choice.reason);
+	TRY(collective_broadcast(c->ranks, &choice, sizeof choice));
+	memcpy(machine->reason, choice.reason, sizeof choice.reason);
+	c->offload = choice.offload;
+	c->inputs_on_host = choice.inputs_on_host;
+	c->device_share = choice.device_share;
+	return STATUS_OK;
 }
 
 void train_offload_describe(

@@ -11,6 +11,9 @@
  * measured then (a second); of the shares that are as quick as the quickest within a percent, the largest is taken.
  * A 64th of the GPU's free memory is left alone: kernels that are loaded later take some.
  *
+ * Of several ranks each has that share of its part there. They measure rates of their own; rank 0's choice is everybody's
+ * (train_offload_agree), which is why all must plan with the memory of the one that has the least.
+ *
  * No choice of auto shows in the results: they are the same bits wherever the optimizer is (offload.h; tests/emu),
  * so that a run may choose otherwise when it goes on. A delay is the exception, for what is on the host sees it
  * alone: with --delayed-update the place must be said.
@@ -37,6 +40,8 @@ struct train_machine {
  * flags are checked and have no effect. */
 enum status train_offload_choose(const struct train_settings *settings, struct train_machine *machine,
 	struct trainer_config *config) MUST_USE;
+/* Of several ranks: all take rank 0's choice. */
+enum status train_offload_agree(struct train_machine *machine, struct trainer_config *config) MUST_USE;
 /* The memory for shadows that a configuration with an offload gets there. */
 enum status train_offload_speculate(
 	const struct train_machine *machine, struct trainer_config *config) MUST_USE;
