@@ -1,10 +1,11 @@
 #include "engine/probe.h"
 
 #include "common/clock.h"
+#include "engine/exchange.h"
 
 #include <string.h>
 
-enum { ROUNDS = 3, COPY_BYTES = 64 << 20 };
+enum { ROUNDS = 3, COPY_BYTES = 64 << 20, EXCHANGES = 4 };
 #define ROUND_SECONDS 0.05
 
 /* One operation to time. */
@@ -229,4 +230,51 @@ enum status probe_rates(
 	TRY(measure(trial, (double)trial.copied, prepare_copy_in, &out->up_bytes));
 	trial.k = host;
 	return measure(trial, optimizer_bytes(&trial), prepare_adamw, &out->host_bytes);
+}
+
+/* ---- between ranks ---- */
+
+/* A block to its owners and back, some times; seconds of one. */
+static enum status time_exchange(
+	struct kernels *k, struct exchange *x, void *block, const uint64_t *cuts, double *out)
+{
+	double begin = clock_seconds();
+	for (int i = 0; i < EXCHANGES; i++) {
+		TRY(exchange_reduce(x, NULL, block, cuts));
+		TRY(exchange_share(x, NULL, block, cuts));
+	}
+	TRY(k->stream_wait(k, NULL));
+	*out = (clock_seconds() - begin) / EXCHANGES;
+	return STATUS_OK;
+}
+
+static enum status measure_exchange(struct collective *c, struct kernels *k, struct exchange *x, double *out)
+{
+	uint64_t cuts[COLLECTIVE_RANKS + 1], part = PROBE_BLOCK / 64 / (uint64_t)c->ranks * 64;
+	void *block;
+	double seconds, best = 0;
+	for (int r = 0; r <= c->ranks; r++)
+		cuts[r] = (uint64_t)r * part;
+	TRY(exchange_connect(x));
+	TRY(collective_agree(c, k->memory_alloc(k, &block, PROBE_BLOCK, "a measurement")));
+	enum status status = time_exchange(k, x, block, cuts, &seconds);
+	for (int i = 0; i < ROUNDS && status == STATUS_OK; i++) {
+		status = time_exchange(k, x, block, cuts, &seconds);
+		best = i == 0 || seconds < best ? seconds : best;
+	}
+	k->memory_free(k, block, PROBE_BLOCK);
+	TRY(status);
+	TRY(collective_maximum(c, &best, 1));
+	*out = 2.0 * (double)part * (c->ranks - 1) / best;
+	return STATUS_OK;
+}
+
+enum status probe_network(struct collective *c, struct kernels *k, bool on_device, double *out)
+{
+	struct exchange_sizes sizes = {.block = PROBE_BLOCK, .part = PROBE_BLOCK / (uint64_t)c->ranks};
+	struct exchange *x;
+	TRY(collective_agree(c, exchange_open(c, k, &sizes, on_device, &x)));
+	enum status status = measure_exchange(c, k, x, out);
+	exchange_close(x);
+	return status;
 }

@@ -13,11 +13,16 @@
 
 #include "engine/plan.h"
 
+enum { PROBE_BLOCK = 16 << 20 /* bytes that go between ranks at once */ };
 enum { PROBE_ROWS = 8192, PROBE_PARAMETERS = 8 << 20 /* 16 bytes each: far beyond any cache */ };
 
 /* `kernels`: where the model computes. `host`: the CPU's table, where the optimizer may be; NULL: no rates of
  * it, nor of the link. */
 enum status probe_rates(const struct plan_shape *shape, struct kernels *kernels, struct kernels *host,
 	struct plan_rates *out) MUST_USE;
+/* plan_rates' network_bytes, the same on all ranks: gradients to their owners and weights to all as training moves them
+ * (exchange.h), so with what that copies and adds. All ranks call it; a failure is this rank's alone. */
+enum status probe_network(
+	struct collective *ranks, struct kernels *kernels, bool on_device, double *out) MUST_USE;
 
 #endif

@@ -33,7 +33,7 @@ struct kernels;
 struct stream;
 
 struct peers {
-	/* STATUS_UNSUPPORTED says why there is no way. */
+	/* STATUS_UNSUPPORTED says why there is no way; the device's place is told nevertheless. */
 	enum status (*find)(struct kernels *k, struct peers_found *out) MUST_USE;
 	enum status (*invite)(struct kernels *k, char invitation[PEERS_INVITATION]) MUST_USE;
 	enum status (*join)(

@@ -47,6 +47,7 @@ struct job {
 	struct trainer *trainer;
 	struct collective *ranks;
 	struct collective_place place;
+	int device_ranks; /* that have this rank's GPU between them */
 };
 
 /* Of several ranks, the one that prints and writes. */
@@ -298,14 +299,19 @@ static enum status choose_device(struct job *job)
 	return STATUS_OK;
 }
 
-/* Of several ranks all plan with what the one has that has the least, of a host's memory and of a GPU's. */
+/* Of several ranks each has its part of a host's memory, and of a GPU's that several have between them; all plan with
+ * what the one has that has the least. */
 static enum status share_memory(struct job *job)
 {
 	struct train_machine *m = &job->machine;
 	m->host_memory = memory_available() / (uint64_t)job->place.local_ranks;
-	double least[2] = {-(double)m->host_memory, -(double)m->device.unused};
+	job->device_ranks = 1;
 	if (job->ranks->ranks == 1)
 		return STATUS_OK;
+	if (m->device.gpu)
+		TRY(ranks_count_sharing(job->ranks, m->device.place, &job->device_ranks));
+	m->device.unused /= (uint64_t)job->device_ranks;
+	double least[2] = {-(double)m->host_memory, -(double)m->device.unused};
 	TRY(collective_maximum(job->ranks, least, 2));
 	m->host_memory = (uint64_t)-least[0];
 	m->device.unused = (uint64_t)-least[1];
@@ -442,10 +448,17 @@ static enum status check_memory(struct job *job, struct trainer_memory *m, uint6
 		"this needs %s of memory%s and %s are available; %s" LESS_MEMORY,
 		human_bytes((double)needed).text, each, human_bytes((double)*available).text,
 		*each ? "fewer processes, " : "");
+	char shared[128] = "";
+	if (job->device_ranks > 1)
+		snprintf(shared, sizeof shared,
+			" for each of the %d processes that have it between them; as many processes as there "
+			"are GPUs, ",
+			job->device_ranks);
 	FAIL_IF(job->machine.device.unused && m->device > job->machine.device.unused, STATUS_USAGE,
-		"this needs %s of the GPU's memory and %s are free; " LESS_MEMORY
-		", and so do --half-gradients, --cpu-checkpointing and --logits-memory",
-		human_bytes((double)m->device).text, human_bytes((double)job->machine.device.unused).text);
+		"this needs %s of the GPU's memory and %s are free%s" LESS_MEMORY
+		", and so do --half-gradients, --cpu-optimizer, --cpu-checkpointing and --logits-memory",
+		human_bytes((double)m->device).text, human_bytes((double)job->machine.device.unused).text,
+		*shared ? shared : "; ");
 	return STATUS_OK;
 }
 
@@ -459,6 +472,12 @@ static void print_ranks(struct job *job)
 	train_log_line(job->log, " > %d ranks on %d host%s, %s; a step is %" PRIu64 " windows on each",
 		c->ranks, job->place.hosts, job->place.hosts == 1 ? "" : "s", c->name,
 		config->global_batch / (uint64_t)c->ranks);
+	if (job->device_ranks > 1)
+		train_log_line(job->log,
+			"note: %d ranks have a GPU between them, and a part of its memory each; they would "
+			"be "
+			"quicker as one process, or with a GPU each",
+			job->device_ranks);
 	if (!config->open_device && ranks_bound(&job->place, text, sizeof text))
 		train_log_line(job->log, "note: %s", text);
 }
@@ -482,8 +501,11 @@ static void print_memory(struct job *job, const struct trainer_memory *m, uint64
 		exchange ? ", exchange " : "", exchange ? human_bytes((double)exchange).text : "",
 		human_bytes((double)(gpu ? job->machine.device.unused : available)).text);
 	if (gpu)
-		train_log_line(job->log, " > memory of the host: %s; %s available",
-			human_bytes((double)m->host).text, human_bytes((double)available).text);
+		train_log_line(job->log, " > memory of the host: %s%s%s; %s available",
+			human_bytes((double)m->host).text,
+			m->exchange ? ", of it for the exchange between ranks " : "",
+			m->exchange ? human_bytes((double)m->exchange).text : "",
+			human_bytes((double)available).text);
 	const struct train_settings *s = &job->options.settings;
 	if (!gpu && s->cpu_checkpointing)
 		train_log_text(job->log, " > on the CPU the layers' inputs are in the host's memory anyhow: "
@@ -566,20 +588,25 @@ static enum status compare_forecast(struct job *job)
 {
 	struct plan_rates rates;
 	struct plan_time time;
-	char name[96];
+	char name[96], between[64] = "";
 	uint64_t steps;
 	double taken = train_log_step_seconds(job->log, &steps);
-	if (job->ranks->ranks > 1) /* the forecast knows nothing of their exchange */
-		return STATUS_OK;
-	if (taken * (double)steps < FORECAST_FROM_SECONDS)
+	bool enough = taken * (double)steps >= FORECAST_FROM_SECONDS;
+	TRY(collective_broadcast(job->ranks, &enough, sizeof enough));
+	if (!enough)
 		return STATUS_OK;
 	trainer_close(job->trainer); /* its memory, for the measurement */
 	job->trainer = NULL;
-	TRY(train_forecast_measure(&job->config, &rates, name));
+	TRY(collective_agree(job->ranks, train_forecast_measure(&job->config, &rates, name)));
+	if (job->ranks->ranks > 1) {
+		TRY(train_forecast_network(&job->config, &rates));
+		snprintf(between, sizeof between, " --ranks %d --network %.3g", job->ranks->ranks,
+			rates.network_bytes / 1e9);
+	}
 	TRY(train_forecast(&job->config, &rates, &time));
 	train_log_line(job->log,
-		"a step took %.1f ms (mean of %" PRIu64 "); `ferry plan` foretells %.1f ms, bound by %s",
-		1e3 * taken, steps, 1e3 * time.step, plan_bound_name(time.bound));
+		"a step took %.1f ms (mean of %" PRIu64 "); `ferry plan%s` foretells %.1f ms, bound by %s",
+		1e3 * taken, steps, between, 1e3 * time.step, plan_bound_name(time.bound));
 	return STATUS_OK;
 }
 

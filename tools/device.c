@@ -1,6 +1,7 @@
 #include "tools/device.h"
 
 #include <stdio.h>
+#include <string.h>
 
 /* A launcher that gives each of its processes a GPU of its own shows it to them as number 0, the only one. */
 static enum status open_gpu(struct kernels_config *config, struct kernels *k)
@@ -40,6 +41,11 @@ enum status device_choose(
 	out->number = config.device;
 	out->unused = k.memory_unused(&k);
 	out->logits = k.logits_bytes;
+	struct peers_found found = {.device = ""};
+	enum status unreachable =
+		k.peers ? k.peers->find(&k, &found) : STATUS_OK; /* by NCCL; its place counts */
+	(void)unreachable;
+	memcpy(out->place, found.device, sizeof out->place);
 	k.close(&k);
 	return STATUS_OK;
 }

@@ -15,7 +15,8 @@ struct device_choice {
 	int number;      /* of it */
 	uint64_t unused; /* bytes of its memory that can be taken, CUDA's context being there; 0: not known */
 	uint64_t logits; /* bytes of them that logits may take (kernels.h) */
-	char why[512];   /* auto took the CPU: why; else "" */
+	char place[PEERS_NAME]; /* of it, in the machine (peers.h); "": not known */
+	char why[512];          /* auto took the CPU: why; else "" */
 };
 
 /* Opens the GPU and closes it again. That `gpu` cannot be had is an error that says why. `logits`: allowed

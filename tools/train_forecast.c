@@ -31,12 +31,29 @@ static enum status measure_with_host(
 	return status;
 }
 
+static enum status open_kernels(const struct trainer_config *c, struct kernels *k)
+{
+	struct kernels_config config = {.act = c->precision,
+		.grad = c->gradients,
+		.threads = c->threads,
+		.device = c->device,
+		.logits_bytes = c->logits};
+	return c->open_device ? c->open_device(&config, k) : kernels_open_cpu(&config, k);
+}
+
+enum status train_forecast_network(const struct trainer_config *c, struct plan_rates *rates)
+{
+	struct kernels k;
+	TRY(collective_agree(c->ranks, open_kernels(c, &k)));
+	enum status status = probe_network(c->ranks, &k, c->open_device, &rates->network_bytes);
+	k.close(&k);
+	return status;
+}
+
 enum status train_forecast_measure(const struct trainer_config *c, struct plan_rates *rates, char name[96])
 {
 	struct kernels k;
-	struct kernels_config config = {
-		.act = c->precision, .grad = c->gradients, .threads = c->threads, .logits_bytes = c->logits};
-	TRY(c->open_device ? c->open_device(&config, &k) : kernels_open_cpu(&config, &k));
+	TRY(open_kernels(c, &k));
 	snprintf(name, 96, "%s", k.name);
 	enum status status = measure_with_host(c, &k, rates);
 	rates->peak_flops = plan_peak_flops(k.name, c->precision);

@@ -14,6 +14,9 @@ struct plan_shape train_forecast_shape(const struct trainer_config *config);
 enum status train_forecast_measure(
 	const struct trainer_config *config, struct plan_rates *rates, char name[96]) MUST_USE;
 
+/* Of several ranks, which all call it at once: the rate between them. A failure is this rank's alone. */
+enum status train_forecast_network(const struct trainer_config *config, struct plan_rates *rates) MUST_USE;
+
 /* With the optimizer where the configuration has it. */
 enum status train_forecast(
 	const struct trainer_config *config, const struct plan_rates *rates, struct plan_time *out) MUST_USE;

@@ -188,7 +188,8 @@ enum status train_offload_agree(struct train_machine *machine, struct trainer_co
 		bool offload, inputs_on_host;
 		double device_share;
 		char reason[sizeof machine->reason];
-	} choice = {.offload = c->offload, .inputs_on_host = c->inputs_on_host, .device_share = c->device_share};
+	} choice = {
+		.offload = c->offload, .inputs_on_host = c->inputs_on_host, .device_share = c->device_share};
 	if (!c->ranks)
 		return STATUS_OK;
 	memcpy(choice.reason, machine->reason, sizeof choice.reason);

@@ -86,13 +86,13 @@ static enum status peers_find(struct kernels *k, struct peers_found *out)
 {
 	struct backend *b = backend_enter(k);
 	memset(out, 0, sizeof *out);
-	if (!b->nccl)
-		TRY(open_library(b));
-	snprintf(out->library, sizeof out->library, "%s", b->nccl->name);
 	cudaError_t error = cudaDeviceGetPCIBusId(out->device, sizeof out->device, b->device);
 	if (error != cudaSuccess)
 		return b->host->error_set(STATUS_UNSUPPORTED, "GPU %d does not tell its place on the bus: %s",
 			b->device, cudaGetErrorString(error));
+	if (!b->nccl)
+		TRY(open_library(b));
+	snprintf(out->library, sizeof out->library, "%s", b->nccl->name);
 	return STATUS_OK;
 }
 
