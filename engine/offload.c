@@ -82,7 +82,7 @@ static uint64_t choose_shadows(
 			bool now = rank == 0   ? b->layer == layers
 				   : rank == 1 ? b->wte
 					       : b->layer == layers + 1 - rank;
-			if (!now || taken + b->whole.elements > room)
+			if (!now || taken + b->whole.elements > room || (c->late_embeddings && b->layer < 0))
 				continue;
 			b->has_shadow = true;
 			b->shadow = taken;
@@ -430,30 +430,34 @@ static void *weights_at(const struct offload *o, const struct offload_bucket *b)
 	return o->weights + b->whole.offset * dtype_bytes(o->k->act);
 }
 
-/* Queued on the default stream. */
-static void arrive(struct offload *o, struct offload_bucket *b, bool from_incoming)
+/* Queued on a stream. */
+static void arrive(struct offload *o, struct offload_bucket *b, bool from_incoming, struct stream *stream)
 {
 	struct kernels *k = o->k;
-	k->event_await(k, b->uploaded, NULL);
+	k->event_await(k, b->uploaded, stream);
 	if (from_incoming)
-		k->copy(k, NULL, weights_at(o, b), b->incoming, bucket_bytes(o, b));
+		k->copy(k, stream, weights_at(o, b), b->incoming, bucket_bytes(o, b));
 }
 
-enum status offload_gate(void *offload, int layer)
+enum status offload_land(struct offload *o, int layer, struct stream *stream)
 {
-	struct offload *o = offload;
 	bool changed = false;
 	for (int i = 0; i < o->bucket_count; i++) {
 		struct offload_bucket *b = &o->buckets[i];
 		if (b->layer != layer || b->arrived)
 			continue;
 		TRY(wait_landed(o, b));
-		arrive(o, b, b->committed);
+		arrive(o, b, b->committed, stream);
 		b->arrived = changed = true;
 	}
 	if (changed)
 		o->k->weights_changed(o->k);
 	return STATUS_OK;
+}
+
+enum status offload_gate(void *offload, int layer)
+{
+	return offload_land(offload, layer, NULL);
 }
 
 /* The last step's delayed update becomes the weights. */
@@ -466,7 +470,7 @@ static enum status apply_delayed(struct offload *o)
 		if (!b->delayed)
 			continue;
 		TRY(wait_landed(o, b));
-		arrive(o, b, true);
+		arrive(o, b, true, NULL);
 		b->delayed = false;
 		changed = true;
 	}
@@ -479,7 +483,7 @@ static enum status apply_delayed(struct offload *o)
 	return STATUS_OK;
 }
 
-enum status offload_gate_all(struct offload *o)
+static enum status gate_all(struct offload *o)
 {
 	for (int layer = -1; layer <= o->layers; layer++)
 		TRY(offload_gate(o, layer));
@@ -497,7 +501,7 @@ enum status offload_publish(struct offload *o)
 		push(o, OFFLOAD_PUBLISH, b, NULL, 1);
 	}
 	pthread_mutex_unlock(&o->lock);
-	return offload_gate_all(o);
+	return gate_all(o);
 }
 
 /* A shadow that is the state goes back to its place in the flat arrays. */
@@ -531,7 +535,7 @@ static enum status count_uploads(struct offload *o)
 
 enum status offload_settle(struct offload *o)
 {
-	TRY(offload_gate_all(o));
+	TRY(gate_all(o));
 	TRY(apply_delayed(o));
 	TRY(wait_idle(o));
 	crew_run(o->crew, gather_share, o);
@@ -608,7 +612,11 @@ static void guard_embedding(struct offload *o)
 
 enum status offload_layer_done(void *offload, int layer)
 {
-	struct offload *o = offload;
+	return offload_layer_final(offload, layer, NULL);
+}
+
+enum status offload_layer_final(struct offload *o, int layer, struct stream *stream)
+{
 	struct kernels *k = o->k;
 	if (!o->speculating || layer < 0)
 		return STATUS_OK;
@@ -616,7 +624,7 @@ enum status offload_layer_done(void *offload, int layer)
 		find_all_rows(o);
 	if (layer == 0)
 		guard_embedding(o);
-	k->event_record(k, o->final[layer], NULL);
+	k->event_record(k, o->final[layer], stream);
 	pthread_mutex_lock(&o->lock);
 	for (int i = 0; i < o->bucket_count; i++) {
 		struct offload_bucket *b = &o->buckets[i];

@@ -39,8 +39,9 @@
  * come last and whose weights are wanted first). Those are optimizer.h's; the offload has the rest.
  *
  * One of several ranks has its slices alone (shards.h), in host memory too: a bucket is then what a slice has of a
- * layer. Its gradients are those of all ranks once they have been summed, after the backward pass; then the norm is
- * known as well, and there is nothing to speculate on. Updated weights go up into this rank's slices of the device's.
+ * layer. Its gradients are final when they are the sums of all ranks, which the caller tells by offload_layer_final;
+ * its weights go up into this rank's slices of the device's, and the caller brings them to the others. The embeddings are
+ * summed once, so late.
  *
  * Memory: the offload owns the host's copies, pinned slots and `incoming`; weights and gradients are the
  * caller's. Threads: one calls. A conductor thread moves the buckets and leads the crew that computes
@@ -60,6 +61,9 @@ struct offload_config {
 	uint64_t pinned;          /* bytes of slots, two slots at least; 0: OFFLOAD_SLOTS slots */
 	uint64_t speculation;     /* host bytes of shadows (12 an element); 0: no speculation */
 	bool delayed;
+	/* The embeddings' gradients are final with the step alone, though the classifier was done with wte's before: they do
+	 * not speculate. */
+	bool late_embeddings;
 };
 
 /* Bytes. */
@@ -114,13 +118,16 @@ enum status offload_publish(struct offload *offload) MUST_USE;
 /* Before the model_train of a step's last micro-batch, which is then given offload_layer_done. */
 void offload_begin(struct offload *offload, const struct offload_step *step);
 enum status offload_layer_done(void *offload, int layer) MUST_USE; /* model_layer_done */
+/* The same, of gradients that are final once what is queued on a stream is done. */
+enum status offload_layer_final(struct offload *offload, int layer, struct stream *stream) MUST_USE;
 /* Once the norm is known (the device's default stream has been waited for). `clip` is 1 when not clipped. */
 enum status offload_finish(struct offload *offload, bool overflow, double clip) MUST_USE;
 
 /* model_layer_needed: before a layer's weights are read on the device's default stream. Waits until they are
  * on their way, and makes the stream wait for them. */
 enum status offload_gate(void *offload, int layer) MUST_USE;
-enum status offload_gate_all(struct offload *offload) MUST_USE; /* of all layers */
+/* The same of weights that are read on a stream; what is done to them there comes after what is queued on it. */
+enum status offload_land(struct offload *offload, int layer, struct stream *stream) MUST_USE;
 /* All updates are done: the host's copies are those of the last finish and lie in the arrays above, the
  * device's weights are theirs. */
 enum status offload_settle(struct offload *offload) MUST_USE;

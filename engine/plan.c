@@ -174,11 +174,22 @@ static double latest(double a, double b)
  * from the beginning. */
 struct line {
 	const struct plan_buckets *b;
-	double compute, down, host, up;
+	double compute, down, host, up, network;
 	double decided;         /* when the norm is known */
-	double *final, *usable; /* [count]; final: of bucket 0, the early part */
+	double *final, *usable; /* [count]; final: of bucket 0, the early part; of several ranks, summed */
 	double *updated;        /* [count] shares that are done ahead of the decision, and stay */
 };
+
+/* A bucket's gradients, which are final on each rank now, to their owners. */
+static void walk_reduce(struct line *line, int bucket)
+{
+	const struct plan_buckets *b = line->b;
+	line->final[bucket] = line->compute;
+	if (!b->reduce)
+		return;
+	line->network = latest(line->network, line->compute) + b->reduce[bucket];
+	line->final[bucket] = line->network;
+}
 
 static void walk_compute(struct line *line)
 {
@@ -190,9 +201,11 @@ static void walk_compute(struct line *line)
 	for (int i = b->count; i-- > 0;) {
 		line->compute += b->backward[i];
 		if (i)
-			line->final[i] = line->compute;
+			walk_reduce(line, i);
 	}
-	line->decided = line->compute + b->reduce; /* the norm is that of the sums */
+	if (b->reduce)
+		walk_reduce(line, 0);
+	line->decided = b->reduce ? line->final[0] : line->compute; /* the norm is that of the sums */
 }
 
 /* A share of a bucket, whose gradients are final at `begin`: down, AdamW, its weights up. */
@@ -227,12 +240,9 @@ static void walk_updates(struct line *line)
 	for (int i = 0; i < b->count; i++)
 		if (line->updated[i] < 1)
 			walk_update(line, i, 1 - line->updated[i], line->decided);
-	if (b->share > 0) { /* all go to the other ranks together, and theirs come */
-		double all = line->decided;
-		for (int i = 0; i < b->count; i++)
-			all = latest(all, line->usable[i]);
-		for (int i = 0; i < b->count; i++)
-			line->usable[i] = all + b->share;
+	for (int i = 0; i < b->count && b->share; i++) { /* to the other ranks, and theirs */
+		line->network = latest(line->network, line->usable[i]) + b->share[i];
+		line->usable[i] = line->network;
 	}
 }
 
@@ -262,23 +272,22 @@ static double buckets_compute(const struct plan_buckets *b)
 
 enum status plan_pipeline(const struct plan_buckets *b, enum plan_schedule schedule, double *step)
 {
-	double compute = buckets_compute(b), host = sum(b->host, b->count);
-	double exchange = b->reduce + b->share;
-	if (schedule == PLAN_ON_DEVICE) {
-		*step = compute + exchange + host;
-		return STATUS_OK;
-	}
-	if (schedule == PLAN_DELAYED) { /* nothing waits for this step's update: the longest decides */
-		*step = latest(latest(compute + exchange, host),
-			latest(sum(b->down, b->count), sum(b->up, b->count)));
-		return STATUS_OK;
-	}
+	double host = sum(b->host, b->count);
 	double *times;
-	TRY(memory_alloc((void **)&times, 3 * (size_t)b->count, sizeof *times, "the plan of a step"));
+	struct plan_buckets there = *b; /* without what the host does */
+	TRY(memory_alloc((void **)&times, 4 * (size_t)b->count, sizeof *times, "the plan of a step"));
 	struct line line = {
 		.b = b, .final = times, .updated = times + b->count, .usable = times + 2 * b->count};
+	there.down = there.host = there.up = times + 3 * b->count;
+	there.early = there.again = 0;
+	if (schedule != PLAN_EXACT)
+		line.b = &there;
 	*step = walk(&line);
 	free(times);
+	if (schedule == PLAN_ON_DEVICE)
+		*step += host;
+	if (schedule == PLAN_DELAYED) /* nothing waits for this step's update: the longest decides */
+		*step = latest(latest(*step, host), latest(sum(b->down, b->count), sum(b->up, b->count)));
 	return STATUS_OK;
 }
 
@@ -344,7 +353,11 @@ static enum status fill_shadows(const struct plan_shape *shape, const struct par
 	TRY(memory_alloc((void **)&shadows, (size_t)layers + 2, sizeof *shadows, "the plan's shadows"));
 	struct optimizer_slice all = {.elements = table->elements};
 	struct optimizer_part part = {&all, 1, first};
-	enum status status = offload_count_shadows(offloading, table, &part, shadows);
+	struct offload_config together = *offloading; /* all ranks' */
+	double room = (double)together.speculation * ranks_of(shape);
+	together.speculation = room < (double)(UINT64_MAX / 2) ? (uint64_t)room : UINT64_MAX;
+	together.late_embeddings = ranks_of(shape) > 1;
+	enum status status = offload_count_shadows(&together, table, &part, shadows);
 	for (int layer = -1; layer <= layers && status == STATUS_OK; layer++)
 		shadow[bucket_of(b, layer)] += (double)shadows[layer + 1];
 	free(shadows);
@@ -364,22 +377,26 @@ static enum status fill_shadows(const struct plan_shape *shape, const struct par
 	return STATUS_OK;
 }
 
-/* buckets' arrays, five of them one after another; `first`: of the flat array, the elements that stay. */
+/* buckets' arrays, seven of them one after another; `first`: of the flat array, the elements that stay. */
 static void fill_buckets(const struct plan_shape *shape, const struct parameter_table *table,
 	const struct plan_rates *rates, double first, struct plan_buckets *b, double *arrays)
 {
 	struct compute_time times = compute_times(shape, rates);
-	double device = over(optimizer_bytes(shape), rates->memory_bytes), ranks = ranks_of(shape), all = 0;
+	double device = over(optimizer_bytes(shape), rates->memory_bytes), ranks = ranks_of(shape);
 	double *forward = arrays, *backward = forward + b->count, *down = backward + b->count;
 	double *host = down + b->count, *up = host + b->count;
+	double *reduce = up + b->count, *share = reduce + b->count;
 	for (int i = 0; i < table->count; i++) {
 		int bucket = bucket_of(b, table->items[i].layer);
 		double n = (double)parameter_span(table, i), offset = (double)table->items[i].offset;
 		double kept = offset >= first ? 0 : offset + n <= first ? n : first - offset;
 		double away = (n - kept) / ranks;
-		all += n;
 		down[bucket] += over(away * (double)dtype_bytes(shape->grad), rates->down_bytes);
 		up[bucket] += over(away * (double)dtype_bytes(shape->act), rates->up_bytes);
+		reduce[bucket] +=
+			over(exchanged(shape, n * (double)dtype_bytes(shape->grad)), rates->network_bytes);
+		share[bucket] +=
+			over(exchanged(shape, n * (double)dtype_bytes(shape->act)), rates->network_bytes);
 		host[bucket] += over(away * optimizer_bytes(shape), rates->host_bytes);
 		backward[bucket] +=
 			kept / ranks * device; /* what stays is updated there, after its gradients */
@@ -402,8 +419,10 @@ static void fill_buckets(const struct plan_shape *shape, const struct parameter_
 	b->up = up;
 	b->between = times.between;
 	b->before = micro * (double)(micro_batches(shape) - 1);
-	b->reduce = over(exchanged(shape, all * (double)dtype_bytes(shape->grad)), rates->network_bytes);
-	b->share = over(exchanged(shape, all * (double)dtype_bytes(shape->act)), rates->network_bytes);
+	if (ranks > 1) {
+		b->reduce = reduce;
+		b->share = share;
+	}
 }
 
 static void find_bound(struct plan_time *out, const double *parts)
@@ -413,7 +432,7 @@ static void find_bound(struct plan_time *out, const double *parts)
 			out->bound = (enum plan_bound)i;
 }
 
-/* `arrays`: [6][layers + 1], zeroed. */
+/* `arrays`: [8][layers + 1], zeroed. */
 static enum status predict(const struct plan_shape *shape, const struct plan_rates *rates,
 	const struct parameter_table *table, const struct offload_config *offloading, double device_share,
 	double *arrays, struct plan_time *out)
@@ -423,8 +442,8 @@ static enum status predict(const struct plan_shape *shape, const struct plan_rat
 	double on_device = over(optimizer_bytes(shape) * first / ranks_of(shape), rates->memory_bytes);
 	uint64_t cut = (uint64_t)first / PARAMETER_ALIGNED * PARAMETER_ALIGNED;
 	fill_buckets(shape, table, rates, first, &b, arrays);
-	if (offloading && shape->ranks <= 1) /* ranks do not speculate */
-		TRY(fill_shadows(shape, table, offloading, cut, &b, arrays + 5 * (size_t)b.count));
+	if (offloading)
+		TRY(fill_shadows(shape, table, offloading, cut, &b, arrays + 7 * (size_t)b.count));
 	TRY(plan_pipeline(&b,
 		!offloading           ? PLAN_ON_DEVICE
 		: offloading->delayed ? PLAN_DELAYED
@@ -434,7 +453,7 @@ static enum status predict(const struct plan_shape *shape, const struct plan_rat
 	out->optimizer = latest(on_device, sum(b.host, b.count));
 	out->down = sum(b.down, b.count);
 	out->up = sum(b.up, b.count);
-	out->network = b.reduce + b.share;
+	out->network = b.reduce ? sum(b.reduce, b.count) + sum(b.share, b.count) : 0;
 	out->exposed = out->step - out->compute;
 	find_bound(out, (double[]){out->compute, out->optimizer, out->down, out->up, out->network});
 	return STATUS_OK;
@@ -448,7 +467,7 @@ enum status plan_predict(const struct plan_shape *shape, const struct plan_rates
 	*out = (struct plan_time){0};
 	TRY(model_config_check(&shape->model));
 	TRY(parameter_table_open(&shape->model, &table));
-	enum status status = memory_alloc((void **)&arrays, 6 * ((size_t)shape->model.layers + 1),
+	enum status status = memory_alloc((void **)&arrays, 8 * ((size_t)shape->model.layers + 1),
 		sizeof *arrays, "the plan of a step");
 	if (status == STATUS_OK)
 		status = predict(shape, rates, &table, offloading, device_share, arrays, out);

@@ -36,8 +36,9 @@
  *
  * Several ranks (engine/shards.h; R of them, at one rate): each computes its part of the windows, and has the optimizer of
  * n / R elements. What it has of the exchange, out and in alike, is (R - 1) / R of all gradients, on their way to their
- * owners after the backward, and of all weights, on their way to all once every rank's are up: the next forward waits
- * for that.
+ * owners as the backward goes on, and of all weights, on their way to all as the next forward comes to them. That is a
+ * fifth resource: a bucket's gradients are final when they are summed, and usable weights are those that all have. The
+ * embeddings are summed once, so nothing of them is early.
  */
 #ifndef ENGINE_PLAN_H
 #define ENGINE_PLAN_H
@@ -124,7 +125,8 @@ struct plan_buckets {
 		again; /* shares of bucket 0: updated from `between` on; of these, once more at the end */
 	const double *shadow; /* [count] shares of the other buckets that have one; NULL: none has */
 	double before;        /* micro-batches before the last */
-	double reduce, share; /* between ranks: all gradients, all weights; 0: one process */
+	const double *reduce,
+		*share; /* [count] seconds: gradients and weights between ranks; NULL: one process */
 };
 enum status plan_pipeline(
 	const struct plan_buckets *buckets, enum plan_schedule schedule, double *step /* seconds */) MUST_USE;

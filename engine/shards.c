@@ -13,6 +13,7 @@ struct shards {
 	uint64_t elements;
 	struct exchange *exchange;
 	struct parameter_run *blocks;   /* [block_count] */
+	int *layers;                    /* [block_count], of the blocks */
 	struct optimizer_slice *slices; /* [block_count], a block's each */
 	int block_count;
 	uint64_t *cuts;  /* [ranks + 1] */
@@ -27,18 +28,21 @@ struct shards {
 
 /* ---- who owns what ---- */
 
-/* Returns how many; `out` NULL: they are only counted. */
-static int cut_blocks(const struct parameter_table *table, struct parameter_run *out)
+/* Returns how many; `out` and `layers` NULL: they are not wanted. */
+static int cut_blocks(const struct parameter_table *table, struct parameter_run *out, int *layers)
 {
 	struct parameter_run run;
 	int count = 0;
-	for (int i = 0; i < table->count;) {
-		i = parameter_run_from(table, i, &run);
+	for (int i = 0, end; i < table->count; i = end) {
+		int first = count;
+		end = parameter_run_from(table, i, &run);
 		uint64_t size = parameter_piece(run.elements, SHARDS_BLOCK);
 		for (uint64_t at = 0; at < run.elements; at += size, count++)
 			if (out)
 				out[count] = (struct parameter_run){
 					run.offset + at, run.elements - at < size ? run.elements - at : size};
+		for (int b = first; layers && b < count; b++)
+			layers[b] = table->items[i].layer;
 	}
 	return count;
 }
@@ -61,9 +65,9 @@ static struct optimizer_slice slice_of(const struct parameter_run *block, int ra
 
 static enum status take_blocks(const struct parameter_table *table, struct parameter_run **out, int *count)
 {
-	*count = cut_blocks(table, NULL);
+	*count = cut_blocks(table, NULL, NULL);
 	TRY(memory_alloc((void **)out, (size_t)*count, sizeof **out, "the ranks' blocks"));
-	cut_blocks(table, *out);
+	cut_blocks(table, *out, NULL);
 	return STATUS_OK;
 }
 
@@ -120,6 +124,9 @@ static enum status take(struct shards *s, const struct parameter_table *table, b
 	struct exchange_sizes sizes = largest_block(table, c->ranks);
 	TRY(take_blocks(table, &s->blocks, &s->block_count));
 	TRY(shards_cut(table, c->rank, c->ranks, &s->slices, &s->block_count));
+	TRY(memory_alloc(
+		(void **)&s->layers, (size_t)s->block_count, sizeof *s->layers, "the ranks' blocks"));
+	cut_blocks(table, NULL, s->layers);
 	TRY(memory_alloc((void **)&s->cuts, (size_t)c->ranks + 1, sizeof *s->cuts, "the ranks' slices"));
 	TRY(exchange_open(c, k, &sizes, on_device, &s->exchange));
 	TRY(k->host_alloc(k, (void **)&s->piece, STAGING_BYTES, "the state of other ranks"));
@@ -171,6 +178,7 @@ void shards_close(struct shards *s)
 	free(s->cuts);
 	free(s->slices);
 	free(s->blocks);
+	free(s->layers);
 	free(s);
 }
 
@@ -185,23 +193,44 @@ static const uint64_t *byte_cuts(struct shards *s, uint64_t block, size_t elemen
 	return s->cuts;
 }
 
+enum status shards_reduce_layer(struct shards *s, float *gradients, int layer, struct stream *stream)
+{
+	for (int i = 0; i < s->block_count; i++)
+		if (s->layers[i] == layer)
+			TRY(exchange_reduce(s->exchange, stream, gradients + s->blocks[i].offset,
+				byte_cuts(s, s->blocks[i].elements, sizeof *gradients)));
+	return STATUS_OK;
+}
+
+enum status shards_share_layer(struct shards *s, void *working, int layer, struct stream *stream)
+{
+	size_t each = dtype_bytes(s->kernels->act);
+	for (int i = 0; i < s->block_count; i++)
+		if (s->layers[i] == layer)
+			TRY(exchange_share(s->exchange, stream, (char *)working + s->blocks[i].offset * each,
+				byte_cuts(s, s->blocks[i].elements, each)));
+	return STATUS_OK;
+}
+
+static int last_layer(const struct shards *s)
+{
+	return s->layers[s->block_count - 1];
+}
+
 enum status shards_reduce(struct shards *s, float *gradients)
 {
 	struct kernels *k = s->kernels;
 	TRY(collective_agree(s->ranks, k->stream_wait(k, NULL)));
-	for (int i = 0; i < s->block_count; i++)
-		TRY(exchange_reduce(s->exchange, NULL, gradients + s->blocks[i].offset,
-			byte_cuts(s, s->blocks[i].elements, sizeof *gradients)));
+	for (int layer = -1; layer <= last_layer(s); layer++)
+		TRY(shards_reduce_layer(s, gradients, layer, NULL));
 	return k->stream_wait(k, NULL);
 }
 
 enum status shards_share(struct shards *s, void *working)
 {
 	struct kernels *k = s->kernels;
-	size_t each = dtype_bytes(k->act);
-	for (int i = 0; i < s->block_count; i++)
-		TRY(exchange_share(s->exchange, NULL, (char *)working + s->blocks[i].offset * each,
-			byte_cuts(s, s->blocks[i].elements, each)));
+	for (int layer = -1; layer <= last_layer(s); layer++)
+		TRY(shards_share_layer(s, working, layer, NULL));
 	k->weights_changed(k);
 	return k->stream_wait(k, NULL);
 }

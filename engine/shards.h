@@ -61,6 +61,11 @@ void shards_round(struct shards *shards, void *working /* act [elements] */);
 
 /* In the kernels' memory; both wait, and what they fail with is this rank's alone (exchange.h). Afterwards the gradients
  * of others' slices are those of this rank alone. */
+/* Of one layer (parameters.h's numbers, from -1), on a stream: they may return before it is done (exchange.h). */
+enum status shards_reduce_layer(
+	struct shards *shards, float *gradients /* [elements] */, int layer, struct stream *stream) MUST_USE;
+enum status shards_share_layer(
+	struct shards *shards, void *working /* act [elements] */, int layer, struct stream *stream) MUST_USE;
 enum status shards_reduce(struct shards *shards, float *gradients /* [elements] */) MUST_USE;
 enum status shards_share(struct shards *shards, void *working /* act [elements] */) MUST_USE;
 

@@ -70,9 +70,6 @@ static enum status check_places(const struct trainer_config *c)
 	FAIL_IF(rank_count(c) > 1 && c->gradients != DTYPE_F32, STATUS_UNSUPPORTED,
 		"several ranks train with fp32 gradients; leave --half-gradients out, or train in one "
 		"process");
-	FAIL_IF(rank_count(c) > 1 && c->offload && c->offloading.speculation, STATUS_USAGE,
-		"several ranks have the whole batch's gradients when they know the norm: there is nothing to "
-		"speculate on; give the optimizer no memory for it");
 	FAIL_IF(c->inputs_on_host && !(c->open_device && c->checkpoint_activations), STATUS_USAGE,
 		"layers' inputs on the host need a GPU and --checkpoint-activations; leave "
 		"--cpu-checkpointing out");
@@ -161,11 +158,19 @@ static uint64_t largest_span(const struct parameter_table *table)
 	return largest;
 }
 
+static struct offload_config offloading_of(const struct trainer_config *c)
+{
+	struct offload_config offloading = c->offloading;
+	offloading.late_embeddings = rank_count(c) > 1;
+	return offloading;
+}
+
 /* The optimizer's state, and what moves it. */
 static enum status measure_state(const struct trainer_config *c, const struct parameter_table *table,
 	const struct optimizer_part *part, struct trainer_memory *out)
 {
 	struct offload_memory m;
+	struct offload_config offloading = offloading_of(c);
 	uint64_t all = optimizer_part_elements(part);
 	out->weights = 4 * (works_apart(c) ? all : table->elements);
 	out->moments = 8 * all;
@@ -173,7 +178,7 @@ static enum status measure_state(const struct trainer_config *c, const struct pa
 		*(c->open_device ? &out->device : &out->host) += out->weights + out->moments;
 		return STATUS_OK;
 	}
-	TRY(offload_measure(&c->offloading, table, part, c->precision, c->gradients, &m));
+	TRY(offload_measure(&offloading, table, part, c->precision, c->gradients, &m));
 	out->shadows = m.host - 12 * (all - part->there);
 	out->pinned = m.pinned;
 	out->incoming = m.device;
@@ -354,13 +359,16 @@ static enum status take_optimizer(struct trainer *t)
 	TRY(optimizer_open_part(
 		&c->optimizer, t->table, &t->part, several ? t->ranks : NULL, &t->kernels, &t->optimizer));
 	if (c->offload) {
-		TRY(offload_open(&c->offloading, &c->optimizer, t->table, &t->part, &t->kernels, t->working,
+		struct offload_config offloading = offloading_of(c);
+		TRY(offload_open(&offloading, &c->optimizer, t->table, &t->part, &t->kernels, t->working,
 			&t->offload));
 		model_set_gate(t->model, offload_gate, t->offload);
 	}
 	find_places(t, places);
 	if (several) {
 		TRY(shards_open(t->ranks, &t->kernels, t->table, c->open_device, &t->shards));
+		TRY(trainer_open_flow(t));
+		model_set_gate(t->model, trainer_gate, t);
 		join_ranks(t, places, all);
 	} else {
 		join_places(t, places, all);
@@ -510,6 +518,8 @@ void trainer_close(struct trainer *t)
 	optimizer_close(t->optimizer);
 	shards_close(t->shards);
 	if (t->kernels_open)
+		trainer_close_flow(t);
+	if (t->kernels_open)
 		free_blocks(t);
 	if (t->model)
 		model_close(t->model);
@@ -523,14 +533,19 @@ void trainer_close(struct trainer *t)
 
 /* ---- checkpoints ---- */
 
-/* All that was queued is done, and a failure of it is told to all ranks; an update that was delayed, too. */
+/* All that was queued is done, and a failure of it is told to all ranks; their weights are the same, an update that was
+ * delayed in them. */
 static enum status settle(struct trainer *t)
 {
 	enum status status = t->offload ? offload_settle(t->offload) : STATUS_OK;
 	if (status == STATUS_OK)
 		status = t->kernels.stream_wait(&t->kernels, NULL);
 	TRY(collective_agree(t->ranks, status));
-	return t->shards && t->spare_gradients ? shards_share(t->shards, t->working) : STATUS_OK;
+	if (!t->shards)
+		return STATUS_OK;
+	if (t->spare_gradients)
+		trainer_weights_due(t);
+	return trainer_share_due(t);
 }
 
 static enum status write_checkpoint(struct trainer *t, bool best, char name[CHECKPOINT_NAME])

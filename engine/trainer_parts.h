@@ -9,6 +9,14 @@
 
 #include <stdatomic.h>
 
+/* Of several ranks (trainer_ranks.c): by layer, from the embeddings on. */
+struct trainer_flow {
+	struct stream *stream; /* for the exchange */
+	struct event **events, *updated;
+	int event_count;
+	bool *due, *went; /* [layers + 2]: weights that are to be shared; that were, since it was last told */
+};
+
 struct trainer {
 	struct trainer_config config;
 	struct trainer_events events;
@@ -21,6 +29,7 @@ struct trainer {
 	const struct parameter_table *table; /* the model's */
 	uint64_t elements;
 	struct shards *shards;          /* NULL: one rank */
+	struct trainer_flow flow;       /* where there are shards */
 	struct offload *offload;        /* NULL: the optimizer is where the kernels are */
 	struct offload_seconds busy;    /* of it, as told so far */
 	struct optimizer_slice *slices; /* of the part */
@@ -98,6 +107,23 @@ struct model_batch trainer_stage(struct trainer *t, uint64_t at, uint64_t window
 void trainer_fetch_losses(struct trainer *t, uint64_t at, uint64_t windows);
 void trainer_add_losses(const struct trainer *t, uint64_t windows, double *sum); /* in order */
 enum status trainer_train_step(struct trainer *t) MUST_USE;
+
+/* ---- trainer_ranks.c: what fails is this rank's alone (exchange.h) ---- */
+
+enum status trainer_open_flow(struct trainer *t) MUST_USE;
+void trainer_close_flow(struct trainer *t);
+/* A layer's gradients are final, once what is queued is done: the one's before it, and at last its own, go to their
+ * owners. */
+enum status trainer_reduce_behind(struct trainer *t, int layer) MUST_USE;
+/* All are there; adds how long they were on their way. */
+enum status trainer_finish_reduce(struct trainer *t, double *seconds) MUST_USE;
+/* Weights are new, once what is queued, and what the offload has begun, is done: */
+void trainer_weights_due(struct trainer *t);
+enum status trainer_gate(
+	void *t, int layer) MUST_USE; /* model_layer_needed: a layer's go to all where they are due */
+enum status trainer_share_due(struct trainer *t) MUST_USE; /* all that are; waits */
+/* How long those were on their way that went since this was last asked; a stream behind them was waited for. */
+double trainer_shared_seconds(struct trainer *t);
 
 /* ---- trainer_validate.c ---- */
 

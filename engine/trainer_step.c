@@ -68,7 +68,7 @@ static void begin_offload(struct trainer *t, uint64_t at)
 		.learning_rate = schedule_learning_rate(&s->schedule, s->updates + 1),
 		.loss_scale = s->loss_scale.scale,
 		.update = s->updates + 1,
-		.tokens = t->inputs + at * tokens,
+		.tokens = t->shards ? NULL : t->inputs + at * tokens, /* ranks look up others */
 		.token_count = t->config.micro_batch * tokens};
 	offload_begin(t->offload, &step);
 }
@@ -79,10 +79,13 @@ static enum status layer_done(void *user, int layer)
 	struct trainer *t = user;
 	if (layer == t->config.model.layers)
 		t->kernels.event_record(&t->kernels, t->last_head, NULL);
+	if (t->shards)
+		return trainer_reduce_behind(t, layer);
 	return t->offload ? offload_layer_done(t->offload, layer) : STATUS_OK;
 }
 
-/* Queues all of it, and waits for nothing (but weights that are still being computed on the host). */
+/* Queues all of it, and waits for nothing but weights that are still being computed on the host; of several ranks, for
+ * what they exchange. */
 static enum status forward_backward(struct trainer *t, const struct trainer_gathered *g)
 {
 	struct kernels *k = &t->kernels;
@@ -146,29 +149,6 @@ static void report_offload(struct trainer *t, struct trainer_step *report)
 	t->busy = now;
 }
 
-/* Those of each rank's slices, to it. They are waited for first, so that the model's time is not counted here. */
-static enum status reduce_gradients(struct trainer *t, struct trainer_step *report)
-{
-	TRY(collective_agree(t->ranks, t->kernels.stream_wait(&t->kernels, NULL)));
-	double start = clock_seconds();
-	TRY(shards_reduce(t->shards, t->gradients));
-	report->seconds_gradients = clock_seconds() - start;
-	return STATUS_OK;
-}
-
-/* Each rank's slices, to all; likewise without AdamW's time, on whichever side it is. */
-static enum status share_weights(struct trainer *t, struct trainer_step *report)
-{
-	enum status status = t->offload ? offload_gate_all(t->offload) : STATUS_OK;
-	if (status == STATUS_OK)
-		status = t->kernels.stream_wait(&t->kernels, NULL);
-	TRY(collective_agree(t->ranks, status));
-	double start = clock_seconds();
-	TRY(shards_share(t->shards, t->working));
-	report->seconds_allgather += clock_seconds() - start;
-	return STATUS_OK;
-}
-
 static enum status finish_offload(struct trainer *t, struct trainer_step *report)
 {
 	report_offload(t, report);
@@ -187,13 +167,15 @@ static enum status update(struct trainer *t, const struct trainer_gathered *g, s
 	struct optimizer_measure measure;
 	void *working = t->working == (void *)t->master ? NULL : t->working;
 	if (t->shards)
-		TRY(reduce_gradients(t, report));
+		TRY(trainer_finish_reduce(t, &report->seconds_gradients));
 	TRY(optimizer_measure(t->optimizer, t->gradients, s->loss_scale.scale, &measure));
 	TRY(model_check(t->model));
 	report_times(t, report);
 	TRY(sum_losses(t, g, &report->loss));
 	report->seconds_gradients += measure.seconds;
 	report->seconds_update = measure.update_seconds;
+	if (t->shards)
+		report->seconds_allgather = trainer_shared_seconds(t);
 	report->gradient_norm = measure.norm;
 	report->loss_scale = s->loss_scale.scale;
 	report->overflow = measure.overflow;
@@ -215,7 +197,7 @@ static enum status update(struct trainer *t, const struct trainer_gathered *g, s
 		TRY(finish_offload(t, report));
 	/* A skipped step changes no weights, but that the update before it may have been delayed. */
 	if (t->shards && (!measure.overflow || t->spare_gradients))
-		return share_weights(t, report);
+		trainer_weights_due(t);
 	return STATUS_OK;
 }
 
@@ -227,7 +209,7 @@ enum status trainer_train_step(struct trainer *t)
 	double start = clock_seconds();
 	TRY(trainer_gather(t, &gathered));
 	double have_data = clock_seconds();
-	TRY(collective_agree(t->ranks, forward_backward(t, &gathered)));
+	TRY(forward_backward(t, &gathered)); /* not agreed on: others may wait for what this rank exchanges */
 	TRY(update(t, &gathered, &report));
 	double end = clock_seconds();
 	s->step++;

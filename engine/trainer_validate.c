@@ -70,6 +70,8 @@ enum status trainer_validate(struct trainer *t, enum split_part part, bool final
 	double sum = 0, start = clock_seconds();
 	if (!all)
 		return STATUS_OK;
+	if (t->shards)
+		TRY(trainer_share_due(t)); /* a rank may have none to validate with */
 	TRY(collective_agree(t->ranks, evaluate_own(t, &t->evaluation[part], all, &sum, &report.counted)));
 	TRY(add_others(t, &sum, &report.counted));
 	report.loss = sum / (report.counted ? (double)report.counted : 1);

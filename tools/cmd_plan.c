@@ -352,8 +352,7 @@ static enum status print_others(const struct job *job, const struct plan_work *w
 	config.offloading = (struct offload_config){.threads = config.offloading.threads};
 	TRY(train_forecast(&config, &job->machine.rates, &t));
 	print_time(job, work, "on the host, serial", &t);
-	if (!config.ranks)
-		TRY(print_speculative(job, work, config));
+	TRY(print_speculative(job, work, config));
 	config.offloading = (struct offload_config){.threads = config.offloading.threads, .delayed = true};
 	TRY(train_forecast(&config, &job->machine.rates, &t));
 	print_time(job, work, "on the host, delayed", &t);

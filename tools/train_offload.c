@@ -53,8 +53,6 @@ enum status train_offload_speculate(const struct train_machine *machine, struct 
 	struct trainer_memory m;
 	uint64_t available = machine->host_memory, room = room_of(&machine->device);
 	c->offloading.speculation = 0;
-	if (c->ranks) /* offload.h */
-		return STATUS_OK;
 	TRY(trainer_measure(c, &m));
 	uint64_t most = available > m.host ? (available - m.host) / 2 : 0;
 	uint64_t elements = (room > m.device ? room - m.device : 0) / dtype_bytes(c->precision);

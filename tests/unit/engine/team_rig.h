@@ -9,10 +9,11 @@
 
 struct team {
 	struct trainer_config config;
-	const char *load;              /* or NULL */
-	struct story stories[CROWD];   /* a rank's each; trainers are closed */
-	struct checkpoint_state state; /* rank 0's at the end */
-	int stopping;                  /* the rank that stops, after stop_after */
+	const char *load;                    /* or NULL */
+	struct story stories[CROWD];         /* a rank's each; trainers are closed */
+	struct checkpoint_state state;       /* rank 0's at the end */
+	uint64_t outcomes[OFFLOAD_OUTCOMES]; /* likewise, of its offload if there is one */
+	int stopping;                        /* the rank that stops, after stop_after */
 	uint64_t stop_after;
 	int broken; /* the rank whose kernels do not open; -1: none */
 };
@@ -42,6 +43,10 @@ static inline enum status train_in_team(void *user, struct collective *c)
 		status = trainer_run(story->trainer);
 	if (status == STATUS_OK && c->rank == 0)
 		team->state = *trainer_state(story->trainer);
+	const struct offload *offload =
+		status == STATUS_OK && c->rank == 0 ? trainer_offload(story->trainer) : NULL;
+	for (int i = 0; offload && i < OFFLOAD_OUTCOMES; i++)
+		team->outcomes[i] = offload_count(offload, (enum offload_outcome)i);
 	struct error_copy copy;
 	error_save(status, &copy);
 	trainer_close(story->trainer);
