@@ -388,16 +388,16 @@ static void other_plans(void **state)
 {
 	(void)state;
 	static const struct plan plans[] = {
-		{DTYPE_F32, DTYPE_F32, {2, 700, 1, UINT64_MAX, false}, 1, 1, 0.1},
-		{DTYPE_F16, DTYPE_F16, {2, 5000, 0, UINT64_MAX, false}, 1, 1, 0.1},
-		{DTYPE_BF16, DTYPE_BF16, {3, 64, 1 << 16, UINT64_MAX, false}, 1, 1, 0.1},
-		{DTYPE_BF16, DTYPE_F32, {1, 1000, 1, 120000, false}, 1, 1, 0.1},
-		{DTYPE_F16, DTYPE_F32, {2, 1000, 1, 0, false}, 1, 1, 0.3},
-		{DTYPE_F16, DTYPE_F32, {2, 1000, 0, UINT64_MAX, false}, 0.8, 1, 0.1},
-		{DTYPE_F16, DTYPE_F32, {2, 1000, 0, 100000, false}, 0.5, 1, 0.1},
-		{DTYPE_F32, DTYPE_F32, {2, 1000, 0, UINT64_MAX, false}, 1, 0, 0.1},
-		{DTYPE_F16, DTYPE_F32, {2, 1000, 0, UINT64_MAX, true}, 1, 1, 0.1},
-		{DTYPE_BF16, DTYPE_BF16, {2, 900, 1, 0, true}, 0.6, 1, 0.2},
+		{DTYPE_F32, DTYPE_F32, {2, 700, 1, UINT64_MAX, false, false}, 1, 1, 0.1},
+		{DTYPE_F16, DTYPE_F16, {2, 5000, 0, UINT64_MAX, false, true}, 1, 1, 0.1},
+		{DTYPE_BF16, DTYPE_BF16, {3, 64, 1 << 16, UINT64_MAX, false, false}, 1, 1, 0.1},
+		{DTYPE_BF16, DTYPE_F32, {1, 1000, 1, 120000, false, false}, 1, 1, 0.1},
+		{DTYPE_F16, DTYPE_F32, {2, 1000, 1, 0, false, false}, 1, 1, 0.3},
+		{DTYPE_F16, DTYPE_F32, {2, 1000, 0, UINT64_MAX, false, false}, 0.8, 1, 0.1},
+		{DTYPE_F16, DTYPE_F32, {2, 1000, 0, 100000, false, false}, 0.5, 1, 0.1},
+		{DTYPE_F32, DTYPE_F32, {2, 1000, 0, UINT64_MAX, false, false}, 1, 0, 0.1},
+		{DTYPE_F16, DTYPE_F32, {2, 1000, 0, UINT64_MAX, true, false}, 1, 1, 0.1},
+		{DTYPE_BF16, DTYPE_BF16, {2, 900, 1, 0, true, false}, 0.6, 1, 0.2},
 	};
 	for (size_t i = 0; i < sizeof plans / sizeof *plans; i++)
 		run_plan(&plans[i], 1000 + i, steps_wanted() / 4, (uint64_t[OFFLOAD_OUTCOMES]){0});
