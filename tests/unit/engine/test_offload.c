@@ -446,6 +446,10 @@ static void memory_is_what_was_said(void **state)
 	uint64_t wpe = table.items[PARAMETER_LAYERS].offset - table.items[PARAMETER_WPE].offset;
 	assert_int_equal(all.host, 24 * table.elements - 12 * wpe);
 	assert_int_equal(delayed.host, none.host);
+	struct offload_config late = {
+		.bucket_elements = 1000, .speculation = UINT64_MAX, .late_embeddings = true};
+	assert_ok(offload_measure(&late, &table, &part, DTYPE_F16, DTYPE_F32, &some));
+	assert_int_equal(some.host, 24 * table.elements - 12 * table.items[PARAMETER_LAYERS].offset);
 	assert_int_equal(delayed.device, 2 * table.elements);
 	parameter_table_close(&table);
 }
