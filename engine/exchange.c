@@ -6,15 +6,18 @@
 #include <stdlib.h>
 #include <string.h>
 
+enum { ADDED = 1024 }; /* elements at a time, on the stack */
+
 struct exchange {
 	struct collective *ranks;
 	struct kernels *kernels;
 	const struct peers *peers; /* NULL: by the collective */
 	struct exchange_sizes sizes;
 	bool on_device;
-	float *parts;        /* [ranks][a part]: of one block, from all ranks; pinned */
+	void *parts;         /* [ranks][a part]: of one block, from all ranks; pinned */
 	void *block;         /* [sizes.block], pinned; on_device */
-	float *device_parts; /* as parts, in the kernels' memory; peers */
+	void *device_parts;  /* as parts, in the kernels' memory; peers */
+	struct kernels host; /* adds gradients that are not f32; no peers */
 	char name[400];
 };
 
@@ -63,6 +66,8 @@ void exchange_close(struct exchange *x)
 		k->host_free(k, x->parts, parts);
 	if (x->block)
 		k->host_free(k, x->block, x->sizes.block);
+	if (x->host.self)
+		x->host.close(&x->host);
 	free(x);
 }
 
@@ -135,8 +140,11 @@ static enum status take(struct exchange *x)
 	struct kernels *k = x->kernels;
 	uint64_t parts = parts_bytes(&x->sizes, x->ranks->ranks);
 	if (x->peers)
-		return k->memory_alloc(k, (void **)&x->device_parts, parts, "gradients from other ranks");
-	TRY(k->host_alloc(k, (void **)&x->parts, parts, "gradients from other ranks"));
+		return k->memory_alloc(k, &x->device_parts, parts, "gradients from other ranks");
+	struct kernels_config adding = {.act = k->act, .grad = k->grad, .threads = 1};
+	if (k->grad != DTYPE_F32)
+		TRY(kernels_open_cpu(&adding, &x->host));
+	TRY(k->host_alloc(k, &x->parts, parts, "gradients from other ranks"));
 	if (x->on_device)
 		TRY(k->host_alloc(k, &x->block, x->sizes.block, "gradients for other ranks"));
 	return STATUS_OK;
@@ -159,27 +167,48 @@ enum status exchange_connect(struct exchange *x)
 
 /* ---- a block ---- */
 
+static void add_floats(float *sum, const float *part, uint64_t count)
+{
+	for (uint64_t i = 0; i < count; i++)
+		sum[i] += part[i];
+}
+
 /* parts[0] becomes the sum of all. */
 static void add_parts(struct exchange *x, uint64_t count)
 {
-	float *sum = x->parts;
-	for (int r = 1; r < x->ranks->ranks; r++) {
-		const float *part = x->parts + (uint64_t)r * count;
-		for (uint64_t i = 0; i < count; i++)
-			sum[i] += part[i];
+	for (int r = 1; r < x->ranks->ranks; r++)
+		add_floats(x->parts, (const float *)x->parts + (uint64_t)r * count, count);
+}
+
+/* The same, in f32 and rounded once. */
+static void add_halves(struct exchange *x, uint64_t count)
+{
+	struct kernels *host = &x->host;
+	enum dtype type = host->grad;
+	float sum[ADDED], part[ADDED];
+	for (uint64_t at = 0; at < count; at += ADDED) {
+		uint64_t some = count - at < ADDED ? count - at : ADDED;
+		uint16_t *parts = (uint16_t *)x->parts + at;
+		host->convert(host, NULL, sum, DTYPE_F32, parts, type, some);
+		for (int r = 1; r < x->ranks->ranks; r++) {
+			host->convert(host, NULL, part, DTYPE_F32, parts + (uint64_t)r * count, type, some);
+			add_floats(sum, part, some);
+		}
+		host->convert(host, NULL, parts, type, sum, DTYPE_F32, some);
 	}
 }
 
-enum status exchange_reduce(struct exchange *x, struct stream *stream, float *block, const uint64_t *cuts)
+enum status exchange_reduce(struct exchange *x, struct stream *stream, void *block, const uint64_t *cuts)
 {
 	struct kernels *k = x->kernels;
 	struct collective *c = x->ranks;
 	uint64_t own = cuts[c->rank], bytes = cuts[c->rank + 1] - own;
-	float *sum = block + own / sizeof *block;
+	uint64_t count = bytes / dtype_bytes(k->grad);
+	void *sum = (char *)block + own;
 	const void *all = block;
 	if (x->peers) {
 		x->peers->exchange(k, stream, block, cuts, x->device_parts);
-		x->peers->add(k, stream, sum, x->device_parts, c->ranks, bytes / sizeof *block);
+		x->peers->add(k, stream, sum, x->device_parts, c->ranks, count);
 		return STATUS_OK;
 	}
 	if (x->on_device) {
@@ -188,7 +217,10 @@ enum status exchange_reduce(struct exchange *x, struct stream *stream, float *bl
 		all = x->block;
 	}
 	TRY(c->exchange(c, all, cuts, x->parts));
-	add_parts(x, bytes / sizeof *block);
+	if (k->grad == DTYPE_F32)
+		add_parts(x, count);
+	else
+		add_halves(x, count);
 	k->copy_in(k, stream, sum, x->parts, bytes);
 	return k->stream_wait(k, stream);
 }

@@ -44,9 +44,10 @@ void exchange_close(struct exchange *exchange);
 /* "by NCCL 2.28.9", "through host memory (why)"; "": the table's memory is the host's. */
 const char *exchange_name(const struct exchange *exchange);
 
-/* This rank's part becomes ((rank 0's + rank 1's) + rank 2's) + ...; the others' parts stay what they are. */
+/* This rank's part becomes ((rank 0's + rank 1's) + rank 2's) + ..., in f32, and is rounded once where gradients are not
+ * f32; the others' parts stay what they are. */
 enum status exchange_reduce(struct exchange *exchange, struct stream *stream,
-	float *block /* [cuts[ranks] / 4] */, const uint64_t *cuts /* [ranks + 1] */) MUST_USE;
+	void *block /* grad, of cuts[ranks] bytes */, const uint64_t *cuts /* [ranks + 1] */) MUST_USE;
 /* Each part becomes what its rank has there. */
 enum status exchange_share(struct exchange *exchange, struct stream *stream, void *block /* [cuts[ranks]] */,
 	const uint64_t *cuts /* [ranks + 1] */) MUST_USE;

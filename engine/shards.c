@@ -193,12 +193,14 @@ static const uint64_t *byte_cuts(struct shards *s, uint64_t block, size_t elemen
 	return s->cuts;
 }
 
-enum status shards_reduce_layer(struct shards *s, float *gradients, int layer, struct stream *stream)
+enum status shards_reduce_layer(struct shards *s, void *gradients, int layer, struct stream *stream)
 {
+	size_t each = dtype_bytes(s->kernels->grad);
 	for (int i = 0; i < s->block_count; i++)
 		if (s->layers[i] == layer)
-			TRY(exchange_reduce(s->exchange, stream, gradients + s->blocks[i].offset,
-				byte_cuts(s, s->blocks[i].elements, sizeof *gradients)));
+			TRY(exchange_reduce(s->exchange, stream,
+				(char *)gradients + s->blocks[i].offset * each,
+				byte_cuts(s, s->blocks[i].elements, each)));
 	return STATUS_OK;
 }
 
@@ -217,7 +219,7 @@ static int last_layer(const struct shards *s)
 	return s->layers[s->block_count - 1];
 }
 
-enum status shards_reduce(struct shards *s, float *gradients)
+enum status shards_reduce(struct shards *s, void *gradients)
 {
 	struct kernels *k = s->kernels;
 	TRY(collective_agree(s->ranks, k->stream_wait(k, NULL)));

@@ -14,7 +14,8 @@
  * gradients too, for it adds up its micro-batches in them: of what ZeRO-2 saves, that is the optimizer's state. A step:
  *
  *    shards_reduce    gradients of my slices = ((rank 0's + rank 1's) + rank 2's) + ..., in f32, in this order
- *                     whatever the network does
+ *                     whatever the network does; those that are not f32 travel as they are, and their sum is
+ *                     rounded once, to where they lie
  *    optimizer        norm and overflow over all slices of all ranks; AdamW on my slices
  *    shards_share     working weights of all slices, from their owners
  *
@@ -47,7 +48,7 @@ enum status shards_cut(const struct parameter_table *table, int rank, int ranks,
 uint64_t shards_buffer_bytes(const struct parameter_table *table, int ranks, bool on_device);
 uint64_t shards_device_bytes(const struct parameter_table *table, int ranks, bool on_device);
 
-/* All must outlive it. on_device: the host cannot touch the kernels' memory. Gradients are f32. */
+/* All must outlive it. on_device: the host cannot touch the kernels' memory. */
 enum status shards_open(struct collective *ranks, struct kernels *kernels,
 	const struct parameter_table *table, bool on_device, struct shards **out) MUST_USE;
 /* Once all ranks have opened theirs; before gradients and weights go. */
@@ -62,11 +63,11 @@ void shards_round(struct shards *shards, void *working /* act [elements] */);
 /* In the kernels' memory; both wait, and what they fail with is this rank's alone (exchange.h). Afterwards the gradients
  * of others' slices are those of this rank alone. */
 /* Of one layer (parameters.h's numbers, from -1), on a stream: they may return before it is done (exchange.h). */
-enum status shards_reduce_layer(
-	struct shards *shards, float *gradients /* [elements] */, int layer, struct stream *stream) MUST_USE;
+enum status shards_reduce_layer(struct shards *shards, void *gradients /* grad [elements] */, int layer,
+	struct stream *stream) MUST_USE;
 enum status shards_share_layer(
 	struct shards *shards, void *working /* act [elements] */, int layer, struct stream *stream) MUST_USE;
-enum status shards_reduce(struct shards *shards, float *gradients /* [elements] */) MUST_USE;
+enum status shards_reduce(struct shards *shards, void *gradients /* grad [elements] */) MUST_USE;
 enum status shards_share(struct shards *shards, void *working /* act [elements] */) MUST_USE;
 
 /* ---- the state as whole arrays ---- */

@@ -67,9 +67,6 @@ static enum status check_places(const struct trainer_config *c)
 		" windows at a time only where its input is all that is kept; give "
 		"--checkpoint-activations with --layer-batch-size",
 		c->layer_batch);
-	FAIL_IF(rank_count(c) > 1 && c->gradients != DTYPE_F32, STATUS_UNSUPPORTED,
-		"several ranks train with fp32 gradients; leave --half-gradients out, or train in one "
-		"process");
 	FAIL_IF(c->inputs_on_host && !(c->open_device && c->checkpoint_activations), STATUS_USAGE,
 		"layers' inputs on the host need a GPU and --checkpoint-activations; leave "
 		"--cpu-checkpointing out");

@@ -45,9 +45,9 @@ struct peers {
 		void *parts /* [ranks][cuts[rank + 1] - cuts[rank]] */);
 	void (*gather)(struct kernels *k, struct stream *s, void *block /* [cuts[ranks]] */,
 		const uint64_t *cuts /* [ranks + 1] */);
-	/* sum[i] = ((parts[0][i] + parts[1][i]) + parts[2][i]) + ... */
-	void (*add)(struct kernels *k, struct stream *s, float *sum /* [count] */,
-		const float *parts /* [ranks][count] */, int ranks, uint64_t count);
+	/* sum[i] = ((parts[0][i] + parts[1][i]) + parts[2][i]) + ..., in f32, rounded once; all of the table's grad. */
+	void (*add)(struct kernels *k, struct stream *s, void *sum /* grad [count] */,
+		const void *parts /* grad [ranks][count] */, int ranks, uint64_t count);
 };
 
 #endif

@@ -283,8 +283,8 @@ static void peers_gather(struct kernels *k, struct stream *s, void *block, const
 
 /* ---- adding ---- */
 
-template <int V>
-__global__ void __launch_bounds__(256) rank_sums(float *sum, const float *parts, int ranks, int64_t count)
+template <typename G, int V>
+__global__ void __launch_bounds__(256) rank_sums(G *sum, const G *parts, int ranks, int64_t count)
 {
 	int64_t i = ((int64_t)blockIdx.x * blockDim.x + threadIdx.x) * V;
 	if (i >= count)
@@ -301,19 +301,31 @@ __global__ void __launch_bounds__(256) rank_sums(float *sum, const float *parts,
 }
 
 /* Eight at a time where every rank's part is aligned to 16 bytes. */
+template <typename G>
+static void add(struct stream *s, void *sum, const void *parts, int ranks, int64_t count)
+{
+	bool wide = count % 8 == 0 && ((uintptr_t)sum | (uintptr_t)parts) % 16 == 0;
+	if (wide)
+		launch(rank_sums<G, 8>, ceiling(count, 256 * 8), 256, 0, s->handle, (G *)sum,
+			(const G *)parts, ranks, count);
+	else
+		launch(rank_sums<G, 1>, ceiling(count, 256), 256, 0, s->handle, (G *)sum, (const G *)parts,
+			ranks, count);
+}
+
 static void peers_add(
-	struct kernels *k, struct stream *s, float *sum, const float *parts, int ranks, uint64_t count)
+	struct kernels *k, struct stream *s, void *sum, const void *parts, int ranks, uint64_t count)
 {
 	struct backend *b = backend_enter(k);
 	s = stream_of(k, s);
 	if (!count)
 		return;
-	bool wide = count % 8 == 0 && ((uintptr_t)sum | (uintptr_t)parts) % 16 == 0;
-	int64_t n = (int64_t)count;
-	if (wide)
-		launch(rank_sums<8>, ceiling(n, 256 * 8), 256, 0, s->handle, sum, parts, ranks, n);
+	if (b->grad == DTYPE_F32)
+		add<float>(s, sum, parts, ranks, (int64_t)count);
+	else if (b->grad == DTYPE_F16)
+		add<__half>(s, sum, parts, ranks, (int64_t)count);
 	else
-		launch(rank_sums<1>, ceiling(n, 256), 256, 0, s->handle, sum, parts, ranks, n);
+		add<__nv_bfloat16>(s, sum, parts, ranks, (int64_t)count);
 	stream_launched(b, s, "sums over the ranks");
 }
 

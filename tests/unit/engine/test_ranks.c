@@ -82,15 +82,15 @@ static void a_failure_is_told_to_all(void **state)
 
 struct shard_case {
 	uint64_t elements;
-	enum dtype act;
+	enum dtype act, grad;
 	struct parameter_table table;
 	struct parameter items[4];
 };
 
 /* Two embeddings and, in what is left, a layer of two. */
-static struct shard_case cut_case(uint64_t elements, enum dtype act)
+static struct shard_case cut_case(uint64_t elements, enum dtype act, enum dtype grad)
 {
-	struct shard_case its = {.elements = elements, .act = act};
+	struct shard_case its = {.elements = elements, .act = act, .grad = grad};
 	static const int layers[] = {-1, -1, 0, 0};
 	for (int i = 0; i < 4 && 64 * (uint64_t)i < elements; i++, its.table.count++)
 		its.items[i] = (struct parameter){.offset = 64 * (uint64_t)i, .layer = layers[i]};
@@ -145,25 +145,41 @@ static enum status check_share(
 	return status;
 }
 
-static enum status check_reduce(
-	struct shards *s, struct collective *c, float *gradients, const struct shard_case *its)
+/* A rank's gradient as it is stored, and that as f32. */
+static float stored_gradient(struct kernels *k, int rank, uint64_t i, void *out)
+{
+	float value = gradient_of(rank, i) * (k->grad == DTYPE_F16 ? 1e-10f : 1);
+	k->convert(k, NULL, out, k->grad, &value, DTYPE_F32, 1);
+	k->convert(k, NULL, &value, DTYPE_F32, out, k->grad, 1);
+	return value;
+}
+
+static enum status check_sum(struct kernels *k, const struct collective *c, uint64_t i, const void *got)
+{
+	char stored[4];
+	float sum = stored_gradient(k, 0, i, stored);
+	for (int r = 1; r < c->ranks; r++)
+		sum += stored_gradient(k, r, i, stored);
+	k->convert(k, NULL, stored, k->grad, &sum, DTYPE_F32, 1);
+	FAIL_IF(memcmp(stored, got, dtype_bytes(k->grad)) != 0, STATUS_CORRUPT,
+		"gradient %" PRIu64 " in %s: not %g", i, dtype_name(k->grad), (double)sum);
+	return STATUS_OK;
+}
+
+static enum status check_reduce(struct shards *s, struct kernels *k, struct collective *c, char *gradients,
+	const struct shard_case *its)
 {
 	int count;
-	uint64_t own = 0;
+	uint64_t own = 0, each = dtype_bytes(k->grad);
 	struct optimizer_slice *slices;
 	TRY(shards_cut(&its->table, c->rank, c->ranks, &slices, &count));
 	for (uint64_t i = 0; i < its->elements; i++)
-		gradients[i] = gradient_of(c->rank, i);
+		stored_gradient(k, c->rank, i, gradients + i * each);
 	TRY(shards_reduce(s, gradients));
 	for (int n = 0; n < count; own += slices[n++].elements) {
 		FAIL_IF(slices[n].own != own || slices[n].offset % 64, STATUS_CORRUPT, "slice %d", n);
-		for (uint64_t i = slices[n].offset; i < slices[n].offset + slices[n].elements; i++) {
-			float sum = gradient_of(0, i);
-			for (int r = 1; r < c->ranks; r++)
-				sum += gradient_of(r, i);
-			FAIL_IF(memcmp(&sum, &gradients[i], 4) != 0, STATUS_CORRUPT,
-				"gradient %" PRIu64 " is %g, not %g", i, (double)gradients[i], (double)sum);
-		}
+		for (uint64_t i = slices[n].offset; i < slices[n].offset + slices[n].elements; i++)
+			TRY(check_sum(k, c, i, gradients + i * each));
 	}
 	free(slices);
 	double all = (double)own;
@@ -208,10 +224,11 @@ static enum status check_shards(void *user, struct collective *c)
 {
 	const struct shard_case *its = user;
 	struct kernels k;
-	struct kernels_config config = {.act = its->act, .grad = DTYPE_F32, .threads = 1};
+	struct kernels_config config = {.act = its->act, .grad = its->grad, .threads = 1};
 	struct shards *s;
 	struct staging *staging;
-	float *gradients, *kept[SHARDS_ARRAYS], *working;
+	float *kept[SHARDS_ARRAYS], *working;
+	char *gradients;
 	bool whole = its->act == DTYPE_F32;
 	uint64_t owned = owned_by(its, c);
 	TRY(kernels_open_cpu(&config, &k));
@@ -228,7 +245,7 @@ static enum status check_shards(void *user, struct collective *c)
 		shards_keep(s, SHARDS_MASTER, working, true);
 	struct staging_store store = shards_store(s);
 	staging_set_store(staging, &store);
-	TRY(check_reduce(s, c, gradients, its));
+	TRY(check_reduce(s, &k, c, gradients, its));
 	TRY(check_arrays(s, c, staging, its->elements));
 	shards_round(s, working);
 	TRY(check_share(s, &k, its, working));
@@ -248,7 +265,21 @@ static void owners_have_the_ordered_sums_and_all_get_the_weights(void **state)
 	static const uint64_t elements[] = {64, 192, 6400, SHARDS_BLOCK + 64 * 5};
 	for (size_t i = 0; i < sizeof elements / sizeof *elements; i++)
 		for (int ranks = 2; ranks <= 5; ranks += elements[i] > 10000 ? 4 : 1) {
-			struct shard_case its = cut_case(elements[i], ranks % 2 ? DTYPE_BF16 : DTYPE_F32);
+			enum dtype act = ranks % 2 ? DTYPE_BF16 : DTYPE_F32;
+			struct shard_case its = cut_case(elements[i], act, DTYPE_F32);
+			its.table.items = its.items;
+			assert_ok(crowd_run(ranks, check_shards, &its));
+		}
+}
+
+/* Gradients of two bytes: added in f32, rounded once. */
+static void halves_are_rounded_once(void **state)
+{
+	(void)state;
+	static const enum dtype types[] = {DTYPE_BF16, DTYPE_F16};
+	for (int i = 0; i < 2; i++)
+		for (int ranks = 2; ranks <= 5; ranks++) {
+			struct shard_case its = cut_case(64 * 307, DTYPE_BF16, types[i]);
 			its.table.items = its.items;
 			assert_ok(crowd_run(ranks, check_shards, &its));
 		}
@@ -543,6 +574,7 @@ int main(void)
 		cmocka_unit_test(sums_are_in_the_order_of_the_ranks),
 		cmocka_unit_test(a_failure_is_told_to_all),
 		cmocka_unit_test(owners_have_the_ordered_sums_and_all_get_the_weights),
+		cmocka_unit_test(halves_are_rounded_once),
 		cmocka_unit_test(slices_are_updated_as_the_whole_is),
 		cmocka_unit_test_setup(ranks_train_like_one_process, setup),
 		cmocka_unit_test_setup(ranks_skip_overflows_alike, setup),

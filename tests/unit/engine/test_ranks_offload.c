@@ -214,17 +214,6 @@ static void failures_end_all(void **state)
 	assert_true(told >= tries - 1);
 }
 
-static void what_cannot_be_is_refused(void **state)
-{
-	(void)state;
-	struct collective rank = {.ranks = 2};
-	struct trainer_config config = offloaded(device_config(DTYPE_BF16), 0);
-	config.ranks = &rank;
-	assert_ok(trainer_check(&config));
-	config.gradients = DTYPE_BF16;
-	assert_int_equal(trainer_check(&config), STATUS_UNSUPPORTED);
-}
-
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -237,7 +226,6 @@ int main(void)
 		cmocka_unit_test_setup(a_delayed_update, setup),
 		cmocka_unit_test_setup(a_run_takes_what_was_measured, setup),
 		cmocka_unit_test_setup(failures_end_all, setup),
-		cmocka_unit_test_setup(what_cannot_be_is_refused, setup),
 	};
 	return cmocka_run_group_tests(tests, open_all, close_all);
 }
