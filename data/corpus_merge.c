@@ -133,8 +133,10 @@ static enum status cursor_next(struct cursor *cursor)
 /* ---- documents whose keys begin alike ---- */
 
 struct candidate {
-	size_t first;   /* in the group's tokens */
-	uint32_t count; /* without EOD */
+	const struct corpus *corpus; /* it is of, */
+	uint64_t document;           /* and its number there */
+	size_t first;                /* in the group's tokens */
+	uint32_t count;              /* without EOD */
 	struct hash128 key;
 	const uint32_t *tokens; /* once the group is complete */
 	size_t path;            /* in the group's paths */
@@ -182,7 +184,10 @@ static enum status group_add(struct worker *worker, struct cursor *cursor)
 		sizeof *worker->tokens, "tokens"));
 	memcpy(worker->tokens + worker->token_count, tokens, count * sizeof *tokens);
 	struct candidate *candidate = &worker->group[worker->group_count];
-	*candidate = (struct candidate){.first = worker->token_count, .count = count - 1};
+	*candidate = (struct candidate){.corpus = cursor->corpus,
+		.document = cursor->document,
+		.first = worker->token_count,
+		.count = count - 1};
 	TRY(read_source(worker, cursor, candidate));
 	worker->group_count++;
 	worker->token_count += count;
@@ -219,9 +224,9 @@ static enum status compute_key(const struct tokenizer *tokenizer, uint64_t key, 
 	candidate->key = hash128(text, bytes);
 	free(text);
 	FAIL_IF(candidate->key.high != key, STATUS_CORRUPT,
-		"a document of key %016" PRIx64 " has a text of key %016" PRIx64
-		": one of the corpora was not made by this program",
-		key, candidate->key.high);
+		"%s: document %" PRIu64 " has the key %016" PRIx64 ", but its text has %016" PRIx64
+		": whatever wrote this corpus was wrong; preprocess its text anew",
+		corpus_directory(candidate->corpus), candidate->document, key, candidate->key.high);
 	return STATUS_OK;
 }
 

@@ -10,6 +10,9 @@
 #include <stdlib.h>
 #include <string.h>
 
+/* Of a batch: so that no product with ranks or token sizes wraps. */
+#define MOST_WINDOWS (UINT64_C(1) << 31)
+
 /*
  * Micro-batches of this rank are numbered from 0. Number m goes through slot m % slots of a ring:
  *
@@ -194,6 +197,10 @@ static enum status check(const struct loader_config *config)
 {
 	FAIL_IF(config->ranks < 1 || config->rank < 0 || config->rank >= config->ranks, STATUS_USAGE,
 		"rank %d of %d is impossible", config->rank, config->ranks);
+	FAIL_IF(config->global_batch > MOST_WINDOWS || config->micro_batch > MOST_WINDOWS, STATUS_USAGE,
+		"batches of %" PRIu64 " and micro-batches of %" PRIu64 " windows are not possible; %" PRIu64
+		" are the most",
+		config->global_batch, config->micro_batch, MOST_WINDOWS);
 	FAIL_IF(config->micro_batch < 1 || config->global_batch < 1 ||
 			config->global_batch % ((uint64_t)config->ranks * config->micro_batch),
 		STATUS_USAGE,

@@ -22,7 +22,8 @@ struct loader_config {
 	struct corpus *corpus;
 	struct sampler sampler;
 	uint64_t first_ordinal; /* windows consumed so far by the whole run */
-	uint64_t global_batch;  /* windows of a step over all ranks; a multiple of ranks * micro_batch */
+	uint64_t
+		global_batch; /* windows of a step over all ranks; a multiple of ranks * micro_batch, at most 2^31 */
 	uint64_t micro_batch;
 	int rank, ranks;
 	int threads; /* reading threads, at least 1 */

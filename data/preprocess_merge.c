@@ -24,6 +24,8 @@
 #include <string.h>
 
 #define SMALLEST_RANGE (UINT64_C(1) << 16)
+#define LARGEST_RANGE                                                                                        \
+	(UINT64_C(16) << 30) /* so that its documents, 26 bytes each at least, have 31-bit numbers */
 
 struct range {
 	uint64_t first, last; /* upper 64 bits of the keys, both included */
@@ -412,6 +414,8 @@ static enum status run(struct merge *merge)
 	merge->memory = job->config->memory / workers / 3;
 	if (merge->memory < SMALLEST_RANGE)
 		merge->memory = SMALLEST_RANGE;
+	if (merge->memory > LARGEST_RANGE)
+		merge->memory = LARGEST_RANGE;
 	merge->parallel = total / workers / 4;
 	if (merge->parallel < SMALLEST_RANGE)
 		merge->parallel = SMALLEST_RANGE;

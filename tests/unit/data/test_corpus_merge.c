@@ -5,7 +5,9 @@
  */
 #include "data/corpus_merge.h"
 
+#include "data/corpus_output.h"
 #include "data/preprocess.h"
+#include "data/shard_writer.h"
 #include "tests/unit/data/preprocess_fixture.h"
 
 #include <errno.h>
@@ -242,6 +244,39 @@ static void twins_stand_in_order_of_the_whole_key(void **state)
 	remove_merged();
 }
 
+/* One document of one token, with a key that is not its text's. */
+static void make_false_corpus(const char *directory, uint16_t id)
+{
+	struct shard_writer *writer;
+	struct shard_summary shard;
+	char work[300];
+	snprintf(work, sizeof work, "%s/work", directory);
+	must(directory_remove(directory));
+	must(directory_create(work));
+	must(shard_writer_open(work, "00000", CORPUS_U16, tokenizer_eod(tokenizer), false, &writer));
+	must(shard_writer_add(writer, 5, &id, 1, 1, NULL));
+	must(shard_writer_publish(writer, &shard));
+	must(corpus_output_publish(&(struct corpus_output){.directory = directory,
+		.tokenizer = tokenizer,
+		.bytes = 1,
+		.input_documents = 1,
+		.input_tokens = 2,
+		.input_bytes = 1,
+		.shards = &shard,
+		.shard_count = 1}));
+}
+
+static void a_false_key_is_told(void **state)
+{
+	(void)state;
+	struct corpus_merge_config config = basic(0);
+	make_false_corpus(corpora[0], 10);
+	make_false_corpus(corpora[1], 11);
+	config.input_count = 2;
+	refuse(&config, STATUS_CORRUPT,
+		"corpus0: document 0 has the key 0000000000000005, but its text has ");
+}
+
 static void other_tokenizers_are_refused(void **state)
 {
 	(void)state;
@@ -361,6 +396,7 @@ int main(void)
 		cmocka_unit_test(equal_to_preprocessing_all),
 		cmocka_unit_test(sources_are_dropped_if_one_has_none),
 		cmocka_unit_test(twins_stand_in_order_of_the_whole_key),
+		cmocka_unit_test(a_false_key_is_told),
 		cmocka_unit_test(other_tokenizers_are_refused),
 		cmocka_unit_test(wrong_directories_are_refused),
 		cmocka_unit_test(damage_is_noticed),

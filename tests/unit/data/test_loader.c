@@ -317,8 +317,8 @@ static void impossible_configurations(void **state)
 		.ranks = 3,
 		.threads = 1,
 		.depth = 1};
-	struct loader_config bad[8];
-	for (int i = 0; i < 8; i++)
+	struct loader_config bad[10];
+	for (int i = 0; i < 10; i++)
 		bad[i] = good;
 	bad[0].global_batch = 13;
 	bad[1].global_batch = 0;
@@ -328,7 +328,13 @@ static void impossible_configurations(void **state)
 	bad[5].rank = -1;
 	bad[6].threads = 0;
 	bad[7].depth = 0;
-	for (int i = 0; i < 8; i++) {
+	/* The first, times ranks, is 0 in 64 bits; the second, times 4 bytes. */
+	bad[8].micro_batch = UINT64_C(1) << 62;
+	bad[8].ranks = 4;
+	bad[9].micro_batch = bad[9].global_batch = UINT64_C(1) << 62;
+	bad[9].ranks = 1;
+	bad[9].rank = 0;
+	for (int i = 0; i < 10; i++) {
 		struct loader *loader;
 		assert_int_equal(loader_open(&bad[i], &loader), STATUS_USAGE);
 		assert_null(loader);
