@@ -11,6 +11,7 @@ enum {
 	SEED_GROUP = 32,
 	AT_ONCE = 8,
 	PIECES = 32,    /* of a word at a time */
+	FEW = 2,        /* words that take less time one by one */
 	NEIGHBOURS = 3, /* of a line: those of its four */
 };
 
@@ -337,7 +338,7 @@ static void merge_missing(struct encoder *encoder, struct piece *const *pieces, 
 		words[i] = &pieces[i]->word;
 		words[i]->bytes = (const uint8_t *)&pieces[i]->key;
 	}
-	if (table->small)
+	if (table->small && count > FEW)
 		SIMD_CHOOSE(merge_words)(table, words, count);
 	else
 		for (size_t i = 0; i < count; i++)

@@ -57,9 +57,12 @@ INLINE uint16_t group_longest(const struct group *group)
 INLINE void group_begin(
 	struct group *group, const struct merge_small *small, struct merge_word *const *words, size_t count)
 {
+	const vector ones = ~(vector){0}; /* MERGE_SMALL_EDGE, NONE */
 	uint16_t pair;
-	memset(group, 0xFF, sizeof *group); /* MERGE_SMALL_EDGE, NONE */
-	memset(group->lengths, 0, sizeof group->lengths);
+	ROW(group->symbols[0]) = ones;
+	for (size_t i = 1 + MERGE_LANE; i < ROWS; i++)
+		ROW(group->symbols[i]) = ones;
+	ROW(group->lengths) = ~ones;
 	ROW(group->at) = (vector){0} + MERGE_LANE;
 	group->words = words;
 	group->count = group->active = count;
@@ -73,7 +76,7 @@ INLINE void group_begin(
 			group->ranks[place][w] = small->byte_ranks[pair];
 		}
 	}
-	const vector lengths = ROW(group->lengths);
+	const vector lengths = ROW(group->lengths); /* 0 where there is no word */
 	for (uint16_t place = 0; place < MERGE_LANE; place++) {
 		ROW(group->symbols[1 + place]) |= (vector)(lengths <= place);
 		ROW(group->ranks[place]) |= (vector)(lengths <= (uint16_t)(place + 1));
