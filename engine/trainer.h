@@ -39,12 +39,13 @@
  *
  * With `offload` the optimizer is on the host (offload.h), all of it or all but device_share; the results are
  * the same bits, unless the update is delayed. A checkpoint ends a delay, so a run that is saved now and then
- * and one that is not differ there. Each of several ranks has its part of the state there, or all but device_share of
- * it, and updates that with a crew of its own: once the whole batch's gradients are summed, without speculation; the
- * next step begins when all have the new weights.
+ * and one that is not differ there. Each of several ranks has its part of the state in its host's memory, or all but
+ * device_share of it, and updates that with a crew of its own.
  *
  * Several ranks (`ranks`) train one model, each on its slice of every global batch (data/loader.h), with its part of
- * the optimizer's state (shards.h). Each opens a trainer with the same configuration but for threads and device; all
+ * the optimizer's state (shards.h). Gradients go to their owners layer by layer as the last micro-batch's backward goes
+ * on, weights to all layer by layer as the next step's forward comes to them; gradients that are not f32 travel as
+ * they are, and their sum is rounded once. Each opens a trainer with the same configuration but for threads and device; all
  * call the same functions. Losses, norms and counts in events are those of the whole batch, so are validation's,
  * whose micro-batches they share out; the events are the same on each. Checkpoints are written by rank 0, which
  * gets the others' parts piece by piece, and read by each; they are the files of a run in one process, and any number
@@ -131,7 +132,8 @@ struct trainer_step {
 	 * host; update: AdamW (unscaling, clipping and rounding are in its pass); allgather: the weights' way up.
 	 * Without an offload they come one after the other and are parts of `optimizer`, but for what of an update
 	 * on a device passes while the next windows are gathered; nothing goes up or down. Of several ranks gradients has
-	 * their way to their owners, by the clock, and allgather the weights' way back. With an offload they are how
+	 * their way to their owners, and allgather the weights' way to all in this step's forward; beside the model, which
+	 * has what of it could not be hidden (on a CPU: all). With an offload they are how
 	 * long each was at work (offload_busy), beside the model and each other. An update is known, and told, a
 	 * step later.
 	 */

@@ -17,10 +17,9 @@
 #include <string.h>
 
 enum { LARGEST_BATCH = 4096 };
-#define MPI_RATE                                                                                             \
-	4 /* GB/s between processes of one host: 3 to 5 were measured (train says what its ranks reach) */
-#define GIGA 1e9
-#define TERA 1e12
+#define MPI_RATE 4 /* GB/s, a guess: `ferry train` tells at its end what its ranks reach */
+#define GIGA     1e9
+#define TERA     1e12
 
 struct flags {
 	const char *machine;
@@ -74,7 +73,8 @@ static struct options own_options(struct flags *f, struct option table[OWN_FLAGS
 			"--hosts", &f->hosts, 1, COLLECTIVE_RANKS, "N", "that they are on, as many on each")},
 		{OPTION_DOUBLE("--network", &f->network, .001, 1e6, "GB/S",
 			 "between ranks, of each, out and in at once"),
-			.default_text = "with --machine the GPU's PCIe's, else 4, as by MPI within a host"},
+			.default_text = "with --machine the GPU's PCIe's, else 4; train tells at its end "
+					"what it reaches"},
 		{OPTION_HEADING("More")},
 		{OPTION_U64("--vocab-size", &f->vocabulary, 1, 1 << 24, "N", "ids of the tokenizer")},
 		{OPTION_FLAG("--shapes", &f->shapes, "which of the known models fit, and with what batch")},

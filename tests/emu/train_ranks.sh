@@ -51,6 +51,13 @@ test_that "the optimizer in the host's memory, all of it and then a part, is sai
 test_that "... and gives the same bytes" same host
 run train --load "$dir/back"
 test_that "what two left there goes on in one process" follows back one-fp16 1e-3
+halves="$shape --fp16 --half-gradients --initial-scale-power 12"
+run train $halves --save "$dir/one-halves"
+ranks $halves --save "$dir/halves"
+test_that "gradients in fp16: two devices train as one" follows halves one-halves 2e-3
+FERRY_NCCL=off ranks $halves --cpu-optimizer --save "$dir/halves-host"
+test_that "... through the host, with the optimizer there: the same bytes" \
+	cmp "$dir/halves/step-00000020/model.safetensors" "$dir/halves-host/step-00000020/model.safetensors"
 
 # ---- what fails in NCCL ----
 fail() { # NAME WHAT: in the background; NAME.code, NAME.err

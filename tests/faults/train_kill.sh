@@ -1,8 +1,8 @@
 #!/bin/bash
-# train_kill.sh [KILLS [mixed|ranks]]: `ferry train`, ended with kill -9 at random moments and told to go on each time, must end in
+# train_kill.sh [KILLS [mixed|ranks|offload]]: `ferry train`, ended with kill -9 at random moments and told to go on each time, must end in
 # the bytes of a run that was never stopped: weights, moments, the rest of the state, and metrics without a gap or
 # a repetition. mixed: of two corpora, one of them used up and begun again. ranks: two ranks under mpirun, of which one is
-# killed, or mpirun itself.
+# killed, or mpirun itself. offload: the same on emulated devices, with the optimizer in the hosts' memory.
 . "$(dirname "$0")/kill.bash"
 . "$(dirname "$0")/../cli/mpirun.bash"
 kills=${1:-50}
@@ -15,7 +15,7 @@ if [ "${2:-}" = mixed ]; then
 	data=(0.7 "$dir/corpus" 0.3 "$dir/other")
 fi
 launcher=()
-if [ "${2:-}" = ranks ]; then
+if [ "${2:-}" = ranks ] || [ "${2:-}" = offload ]; then
 	need_ranks
 	launcher=(mpirun -n 2)
 fi
@@ -25,6 +25,11 @@ steps=60
 flags="--num-layers 1 --hidden-size 16 --num-attention-heads 2 --seq-length 32 --max-position-embeddings 32 --batch-size 1
 	--global-batch-size 2 --train-iters $steps --fp16 --initial-scale-power 22 --loss-scale-window 5 --hysteresis 1 --lr 1e-2
 	--save-interval 3 --eval-interval 10 --eval-iters 1 --log-interval 7 --threads 1 --split 80,15,5"
+if [ "${2:-}" = offload ]; then
+	export FERRY_CUDA=${FERRY_CUDA:-build/emu/ferry-cuda.so} FERRY_NCCL=off FERRY_EMU_LEAKS=0
+	flags+=" --device gpu --cpu-optimizer"
+	[ -e "$FERRY_CUDA" ] || { echo "ok - training on emulated devices # SKIP make emu"; exit 0; }
+fi
 start() { # RUN FLAGS...: in the background; pid
 	"${launcher[@]}" "$ferry" train --train-data "${data[@]}" --save "$1" $flags "${@:2}" >"$dir/out" 2>"$dir/err" </dev/null &
 	pid=$!
