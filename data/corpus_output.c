@@ -2,6 +2,7 @@
 
 #include "common/endian.h"
 #include "common/file.h"
+#include "common/threads.h"
 #include "data/manifest.h"
 #include "data/minhash.h"
 
@@ -223,37 +224,54 @@ static enum status install_files(const char *next, const char *directory)
 	return directory_sync(directory);
 }
 
-/* preprocess's job.json last: as long as it is there, the same command knows that its work is done. */
-static enum status remove_rest(const char *next)
-{
+struct removal {
+	const char *folder;
 	char **names;
+};
+
+static enum status remove_one(void *context, int worker, uint64_t number)
+{
+	const struct removal *removal = context;
+	(void)worker;
+	if (strcmp(removal->names[number], "job.json") == 0)
+		return STATUS_OK;
+	return corpus_output_remove_file(removal->folder, removal->names[number]);
+}
+
+/* preprocess's job.json last: as long as it is there, the same command knows that its work is done. The system takes its
+ * time to give back what it caches of large files, so that several threads remove them. */
+static enum status remove_rest(const char *next, int workers)
+{
+	struct removal removal = {.folder = next};
 	size_t count;
-	TRY(directory_list(next, &names, &count));
-	enum status status = STATUS_OK;
-	for (size_t i = 0; i < count && status == STATUS_OK; i++)
-		if (strcmp(names[i], "job.json") != 0)
-			status = corpus_output_remove_file(next, names[i]);
-	directory_list_free(names, count);
+	TRY(directory_list(next, &removal.names, &count));
+	enum status status = threads_run(workers, count, remove_one, &removal);
+	directory_list_free(removal.names, count);
 	return status == STATUS_OK ? directory_remove(next) : status;
 }
 
-static enum status install(const char *next, const char *directory)
+static enum status install(const char *next, const char *directory, int workers)
 {
 	bool complete;
 	TRY(corpus_output_has(next, "corpus.json", &complete));
 	if (complete)
 		TRY(install_files(next, directory));
-	return remove_rest(next);
+	return remove_rest(next, workers);
+}
+
+static enum status recover(const char *directory, int workers)
+{
+	char *next;
+	TRY(path_join(&next, directory, "next"));
+	enum status status = file_exists(next) ? install(next, directory, workers) : STATUS_OK;
+	free(next);
+	return status == STATUS_OK ? status
+				   : error_context(status, "%s: putting its new corpus in place", directory);
 }
 
 enum status corpus_output_recover(const char *directory)
 {
-	char *next;
-	TRY(path_join(&next, directory, "next"));
-	enum status status = file_exists(next) ? install(next, directory) : STATUS_OK;
-	free(next);
-	return status == STATUS_OK ? status
-				   : error_context(status, "%s: putting its new corpus in place", directory);
+	return recover(directory, 1);
 }
 
 /* ---- what comes out beside the shards ---- */
@@ -413,7 +431,7 @@ static enum status publish(const struct corpus_output *output, const char *work)
 	enum status status = file_rename(work, next);
 	free(next);
 	TRY(status);
-	return corpus_output_recover(output->directory);
+	return recover(output->directory, output->workers > 1 ? output->workers : 1);
 }
 
 enum status corpus_output_publish(const struct corpus_output *output)

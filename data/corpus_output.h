@@ -14,8 +14,8 @@
  * moment, corpus_open finds all of the old corpus or all of the new one. Who is ended in between leaves the
  * rest to corpus_output_recover, which every writer calls first.
  *
- * Who calls these holds the directory (data/output_lock.h). All of it is one thread's. Nothing here keeps
- * memory.
+ * Who calls these holds the directory (data/output_lock.h). All of it is one thread's, but for files that are removed.
+ * Nothing here keeps memory.
  */
 #ifndef DATA_CORPUS_OUTPUT_H
 #define DATA_CORPUS_OUTPUT_H
@@ -57,6 +57,7 @@ struct corpus_output {
 	int near_bands, near_rows;
 	/* What made it, to be told by corpus_output_is_of; NULL: nobody will ask. */
 	const struct hash128 *job;
+	int workers;                        /* threads that remove what is left of the work; 0: one */
 	bool sources;                       /* each shard has a .src */
 	const struct shard_summary *shards; /* [shard_count]; `bytes` of each is not looked at */
 	size_t shard_count;

@@ -148,6 +148,7 @@ static enum status publish_corpus(const struct preprocess_job *job)
 		.near_duplicates = count_near(job),
 		.near_bands = job->config->near_bands,
 		.near_rows = job->config->near_rows,
+		.workers = job->config->workers,
 		.sources = job->config->sources,
 		.job = job->config->mode == PREPROCESS_ALONE ? NULL : &job->format.job,
 		.shards = shards,
