@@ -193,7 +193,7 @@ static const uint64_t *byte_cuts(struct shards *s, uint64_t block, size_t elemen
 	return s->cuts;
 }
 
-enum status shards_reduce_layer(struct shards *s, void *gradients, int layer, struct stream *stream)
+enum status shards_reduce(struct shards *s, void *gradients, int layer, struct stream *stream)
 {
 	size_t each = dtype_bytes(s->kernels->grad);
 	for (int i = 0; i < s->block_count; i++)
@@ -204,7 +204,7 @@ enum status shards_reduce_layer(struct shards *s, void *gradients, int layer, st
 	return STATUS_OK;
 }
 
-enum status shards_share_layer(struct shards *s, void *working, int layer, struct stream *stream)
+enum status shards_share(struct shards *s, void *working, int layer, struct stream *stream)
 {
 	size_t each = dtype_bytes(s->kernels->act);
 	for (int i = 0; i < s->block_count; i++)
@@ -214,25 +214,11 @@ enum status shards_share_layer(struct shards *s, void *working, int layer, struc
 	return STATUS_OK;
 }
 
-static int last_layer(const struct shards *s)
-{
-	return s->layers[s->block_count - 1];
-}
-
-enum status shards_reduce(struct shards *s, void *gradients)
+enum status shards_share_all(struct shards *s, void *working)
 {
 	struct kernels *k = s->kernels;
-	TRY(collective_agree(s->ranks, k->stream_wait(k, NULL)));
-	for (int layer = -1; layer <= last_layer(s); layer++)
-		TRY(shards_reduce_layer(s, gradients, layer, NULL));
-	return k->stream_wait(k, NULL);
-}
-
-enum status shards_share(struct shards *s, void *working)
-{
-	struct kernels *k = s->kernels;
-	for (int layer = -1; layer <= last_layer(s); layer++)
-		TRY(shards_share_layer(s, working, layer, NULL));
+	for (int layer = -1; layer <= s->layers[s->block_count - 1]; layer++)
+		TRY(shards_share(s, working, layer, NULL));
 	k->weights_changed(k);
 	return k->stream_wait(k, NULL);
 }

@@ -10,8 +10,8 @@
  *
  * Rank r's arrays (moments; the master, where working weights are of another type) hold its slices alone, one
  * behind the other: n / ranks elements. They lie where the kernels are, or on the host from some element on
- * (offload.h). Of working weights every rank has n, for it computes with them, and of
- * gradients too, for it adds up its micro-batches in them: of what ZeRO-2 saves, that is the optimizer's state. A step:
+ * (offload.h). Of working weights every rank has n, for it computes with them, and of gradients too, for it adds up its
+ * micro-batches in them: of what ZeRO-2 saves, that is the optimizer's state. A step:
  *
  *    shards_reduce    gradients of my slices = ((rank 0's + rank 1's) + rank 2's) + ..., in f32, in this order
  *                     whatever the network does; those that are not f32 travel as they are, and their sum is
@@ -60,15 +60,15 @@ const char *shards_way(const struct shards *shards);
 /* Queues: this rank's slices of `working`, where they are of another type, from what the kernels have of its master. */
 void shards_round(struct shards *shards, void *working /* act [elements] */);
 
-/* In the kernels' memory; both wait, and what they fail with is this rank's alone (exchange.h). Afterwards the gradients
- * of others' slices are those of this rank alone. */
-/* Of one layer (parameters.h's numbers, from -1), on a stream: they may return before it is done (exchange.h). */
-enum status shards_reduce_layer(struct shards *shards, void *gradients /* grad [elements] */, int layer,
+/* Of one layer (parameters.h's numbers, from -1), in the kernels' memory, on a stream: they may return before it is done,
+ * and what they fail with is this rank's alone (exchange.h). Afterwards the gradients of others' slices are those of this
+ * rank alone. */
+enum status shards_reduce(struct shards *shards, void *gradients /* grad [elements] */, int layer,
 	struct stream *stream) MUST_USE;
-enum status shards_share_layer(
+enum status shards_share(
 	struct shards *shards, void *working /* act [elements] */, int layer, struct stream *stream) MUST_USE;
-enum status shards_reduce(struct shards *shards, void *gradients /* grad [elements] */) MUST_USE;
-enum status shards_share(struct shards *shards, void *working /* act [elements] */) MUST_USE;
+/* Of all layers; waits. */
+enum status shards_share_all(struct shards *shards, void *working /* act [elements] */) MUST_USE;
 
 /* ---- the state as whole arrays ---- */
 

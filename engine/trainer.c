@@ -459,7 +459,7 @@ enum status trainer_open(const struct trainer_config *config, const struct train
 	if (status == STATUS_OK && t->shards)
 		status = shards_connect(t->shards);
 	if (status == STATUS_OK && t->shards)
-		status = shards_share(t->shards, t->working);
+		status = shards_share_all(t->shards, t->working);
 	if (status != STATUS_OK) {
 		trainer_close(t);
 		return status;

@@ -63,7 +63,7 @@ static enum status reduce(struct trainer *t, int layer)
 	struct stream *s = t->flow.stream;
 	k->event_await(k, event_of(t, FINAL, layer), s);
 	k->event_record(k, event_of(t, REDUCING, layer), s);
-	TRY(shards_reduce_layer(t->shards, t->gradients, layer, s));
+	TRY(shards_reduce(t->shards, t->gradients, layer, s));
 	k->event_record(k, event_of(t, REDUCED, layer), s);
 	return t->offload ? offload_layer_final(t->offload, layer, s) : STATUS_OK;
 }
@@ -115,7 +115,7 @@ enum status trainer_gate(void *user, int layer)
 	if (t->offload)
 		TRY(offload_land(t->offload, layer, s));
 	k->event_record(k, event_of(t, SHARING, layer), s);
-	TRY(shards_share_layer(t->shards, t->working, layer, s));
+	TRY(shards_share(t->shards, t->working, layer, s));
 	k->event_record(k, event_of(t, SHARED, layer), s);
 	k->event_await(k, event_of(t, SHARED, layer), NULL);
 	k->weights_changed(k);

@@ -128,7 +128,7 @@ static enum status check_share(
 {
 	float *values;
 	TRY(memory_alloc((void **)&values, its->elements, 4, "a test"));
-	TRY(shards_share(s, working));
+	TRY(shards_share_all(s, working));
 	enum status status = STATUS_OK;
 	k->convert(k, NULL, values, DTYPE_F32, working, its->act, its->elements);
 	for (uint64_t i = 0; i < its->elements && status == STATUS_OK; i++) {
@@ -175,7 +175,9 @@ static enum status check_reduce(struct shards *s, struct kernels *k, struct coll
 	TRY(shards_cut(&its->table, c->rank, c->ranks, &slices, &count));
 	for (uint64_t i = 0; i < its->elements; i++)
 		stored_gradient(k, c->rank, i, gradients + i * each);
-	TRY(shards_reduce(s, gradients));
+	for (int layer = -1; layer <= 0; layer++)
+		TRY(shards_reduce(s, gradients, layer, NULL));
+	TRY(k->stream_wait(k, NULL));
 	for (int n = 0; n < count; own += slices[n++].elements) {
 		FAIL_IF(slices[n].own != own || slices[n].offset % 64, STATUS_CORRUPT, "slice %d", n);
 		for (uint64_t i = slices[n].offset; i < slices[n].offset + slices[n].elements; i++)
