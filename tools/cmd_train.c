@@ -14,6 +14,7 @@
 #include "tools/ranks.h"
 #include "tools/terminal.h"
 #include "tools/train_log.h"
+#include "tools/train_memory.h"
 #include "tools/train_offload.h"
 #include "tools/train_config.h"
 #include "tools/train_forecast.h"
@@ -47,7 +48,6 @@ struct job {
 	struct trainer *trainer;
 	struct collective *ranks;
 	struct collective_place place;
-	int device_ranks; /* that have this rank's GPU between them */
 };
 
 /* Of several ranks, the one that prints and writes. */
@@ -299,25 +299,6 @@ static enum status choose_device(struct job *job)
 	return STATUS_OK;
 }
 
-/* Of several ranks each has its part of a host's memory, and of a GPU's that several have between them; all plan with
- * what the one has that has the least. */
-static enum status share_memory(struct job *job)
-{
-	struct train_machine *m = &job->machine;
-	m->host_memory = memory_available() / (uint64_t)job->place.local_ranks;
-	job->device_ranks = 1;
-	if (job->ranks->ranks == 1)
-		return STATUS_OK;
-	if (m->device.gpu)
-		TRY(ranks_count_sharing(job->ranks, m->device.place, &job->device_ranks));
-	m->device.unused /= (uint64_t)job->device_ranks;
-	double least[2] = {-(double)m->host_memory, -(double)m->device.unused};
-	TRY(collective_maximum(job->ranks, least, 2));
-	m->host_memory = (uint64_t)-least[0];
-	m->device.unused = (uint64_t)-least[1];
-	return STATUS_OK;
-}
-
 static enum status compose_config(struct job *job)
 {
 	struct train_settings *s = &job->options.settings;
@@ -431,37 +412,6 @@ static enum status print_model(struct job *job)
 	return STATUS_OK;
 }
 
-#define LESS_MEMORY                                                                                          \
-	"a smaller --batch-size (with --global-batch-size as it is), --checkpoint-activations (with a "      \
-	"--layer-batch-size), --bf16, a shorter --seq-length or a smaller --model need less"
-
-static enum status check_memory(struct job *job, struct trainer_memory *m, uint64_t *available)
-{
-	*available = memory_available();
-	TRY(trainer_measure(&job->config, m));
-	uint64_t needed = m->host * (uint64_t)job->place.local_ranks;
-	char each[96] = "";
-	if (job->place.local_ranks > 1)
-		snprintf(each, sizeof each, " (%s for each of the %d processes of this host)",
-			human_bytes((double)m->host).text, job->place.local_ranks);
-	FAIL_IF(*available && needed > *available, STATUS_USAGE,
-		"this needs %s of memory%s and %s are available; %s" LESS_MEMORY,
-		human_bytes((double)needed).text, each, human_bytes((double)*available).text,
-		*each ? "fewer processes, " : "");
-	char shared[128] = "";
-	if (job->device_ranks > 1)
-		snprintf(shared, sizeof shared,
-			" for each of the %d processes that have it between them; as many processes as there "
-			"are GPUs, ",
-			job->device_ranks);
-	FAIL_IF(job->machine.device.unused && m->device > job->machine.device.unused, STATUS_USAGE,
-		"this needs %s of the GPU's memory and %s are free%s" LESS_MEMORY
-		", and so do --half-gradients, --cpu-optimizer, --cpu-checkpointing and --logits-memory",
-		human_bytes((double)m->device).text, human_bytes((double)job->machine.device.unused).text,
-		*shared ? shared : "; ");
-	return STATUS_OK;
-}
-
 static void print_ranks(struct job *job)
 {
 	const struct collective *c = job->ranks;
@@ -472,55 +422,14 @@ static void print_ranks(struct job *job)
 	train_log_line(job->log, " > %d ranks on %d host%s, %s; a step is %" PRIu64 " windows on each",
 		c->ranks, job->place.hosts, job->place.hosts == 1 ? "" : "s", c->name,
 		config->global_batch / (uint64_t)c->ranks);
-	if (job->device_ranks > 1)
+	if (job->machine.device_ranks > 1)
 		train_log_line(job->log,
 			"note: %d ranks have a GPU between them, and a part of its memory each; they would "
 			"be "
 			"quicker as one process, or with a GPU each",
-			job->device_ranks);
+			job->machine.device_ranks);
 	if (!config->open_device && ranks_bound(&job->place, text, sizeof text))
 		train_log_line(job->log, "note: %s", text);
-}
-
-static void print_memory(struct job *job, const struct trainer_memory *m, uint64_t available)
-{
-	bool gpu = job->machine.device.gpu;
-	uint64_t exchange = gpu ? 0 : m->exchange;
-	print_ranks(job);
-	if (*job->machine.device.why)
-		train_log_line(job->log, " > on the CPU: %s", job->machine.device.why);
-	train_log_line(job->log,
-		" > memory%s: %s (weights %s, gradients %s, moments %s, activations %s, packed copies %s, "
-		"scratch %s%s%s); "
-		"%s "
-		"available",
-		gpu ? " of the GPU" : "", human_bytes((double)(gpu ? m->device : m->host)).text,
-		human_bytes((double)(m->weights + m->working)).text, human_bytes((double)m->gradients).text,
-		human_bytes((double)m->moments).text, human_bytes((double)m->activations).text,
-		human_bytes((double)m->packing).text, human_bytes((double)m->scratch).text,
-		exchange ? ", exchange " : "", exchange ? human_bytes((double)exchange).text : "",
-		human_bytes((double)(gpu ? job->machine.device.unused : available)).text);
-	if (gpu)
-		train_log_line(job->log, " > memory of the host: %s%s%s; %s available",
-			human_bytes((double)m->host).text,
-			m->exchange ? ", of it for the exchange between ranks " : "",
-			m->exchange ? human_bytes((double)m->exchange).text : "",
-			human_bytes((double)available).text);
-	const struct train_settings *s = &job->options.settings;
-	if (!gpu && s->cpu_checkpointing)
-		train_log_text(job->log, " > on the CPU the layers' inputs are in the host's memory anyhow: "
-					 "--cpu-checkpointing has no effect");
-	if (!gpu && (s->cpu_optimizer || s->delayed_update || s->half_gradients || s->optimizer_on))
-		train_log_text(job->log,
-			" > on the CPU the optimizer is where the model is, and gradients are fp32: "
-			"--optimizer-on, --cpu-optimizer, --delayed-update and --half-gradients have no "
-			"effect");
-	if (*job->machine.reason)
-		train_log_line(job->log, " > --optimizer-on auto: %s", job->machine.reason);
-	char text[300];
-	train_offload_describe(&job->config, m, text, sizeof text);
-	if (*text)
-		train_log_line(job->log, " > %s", text);
 }
 
 static void print_start(struct job *job)
@@ -656,7 +565,7 @@ static enum status configure(struct job *job)
 /* All that is decided, and all that can be refused, before the run's directory is touched. */
 static enum status prepare(struct job *job, struct trainer_memory *memory, uint64_t *available)
 {
-	TRY(check_memory(job, memory, available));
+	TRY(train_memory_check(&job->machine, &job->config, memory, available));
 	TRY(train_run_choose(&job->options, job->resuming ? job->from : NULL, &job->run));
 	job->record = train_options_record(&job->options);
 	FAIL_IF(!job->record, STATUS_MEMORY, "no memory to record the flags");
@@ -692,7 +601,7 @@ static enum status prepare_and_train(struct job *job, int argc, char **argv)
 	TRY(open_source(job));
 	TRY(collective_agree(job->ranks, layer_options(job, argc, argv)));
 	TRY(choose_device(job));
-	TRY(share_memory(job));
+	TRY(train_memory_share(&job->machine, job->ranks, job->place.local_ranks));
 	TRY(collective_agree(job->ranks, configure(job)));
 	TRY(train_offload_agree(&job->machine, &job->config));
 	TRY(collective_agree(job->ranks, prepare(job, &memory, &available)));
@@ -703,7 +612,8 @@ static enum status prepare_and_train(struct job *job, int argc, char **argv)
 	print_rates(job);
 	TRY(print_data(job));
 	TRY(print_model(job));
-	print_memory(job, &memory, available);
+	print_ranks(job);
+	train_memory_tell(job->log, &job->machine, &job->config, &job->options.settings, &memory, available);
 	return train(job);
 }
 

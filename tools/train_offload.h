@@ -31,7 +31,9 @@
 
 struct train_machine {
 	struct device_choice device;
-	uint64_t host_memory;    /* bytes that are free */
+	uint64_t host_memory;    /* bytes that are free, for one rank */
+	int host_ranks;          /* that are on this host */
+	int device_ranks;        /* that have this rank's GPU between them; device.unused is one's part */
 	struct plan_rates rates; /* matrix_flops 0: not known; measured where they are wanted */
 	char reason[200];        /* what auto chose on a GPU, and why; "": nothing was left to it */
 };
