@@ -1,6 +1,8 @@
 #include "tools/device.h"
 
 #include <stdio.h>
+#include <stdlib.h>
+#include <unistd.h>
 #include <string.h>
 
 /* A launcher that gives each of its processes a GPU of its own shows it to them as number 0, the only one. */
@@ -21,6 +23,14 @@ static enum status open_gpu(struct kernels_config *config, struct kernels *k)
 	return kernels_open_cuda(config, k);
 }
 
+/* Where there is none, how to build a CUDA backend is of no interest. */
+static bool may_have_gpu(void)
+{
+	static const char *const drivers[] = {
+		"/dev/nvidiactl", "/dev/dxg"}; /* NVIDIA's; Windows', below WSL */
+	return getenv("FERRY_CUDA") || access(drivers[0], F_OK) == 0 || access(drivers[1], F_OK) == 0;
+}
+
 enum status device_choose(
 	enum device wanted, int number, enum dtype act, uint64_t logits, struct device_choice *out)
 {
@@ -34,7 +44,8 @@ enum status device_choose(
 	if (status != STATUS_OK && wanted == DEVICE_GPU)
 		return error_context(status, "--device gpu");
 	if (status != STATUS_OK) {
-		snprintf(out->why, sizeof out->why, "%s", error_message());
+		snprintf(out->why, sizeof out->why, "%s",
+			may_have_gpu() ? error_message() : "this machine has no NVIDIA GPU");
 		return STATUS_OK;
 	}
 	out->gpu = true;

@@ -25,6 +25,8 @@ run train $quick
 test_that "trains and saves to ./run" [ $code -eq 0 -a -d run/step-00000020 -a -L run/best -a -s run/metrics.jsonl -a -s run/log.txt ]
 cp out log
 test_that "log.txt has what was printed" cmp -s log run/log.txt
+[ -e /dev/nvidiactl -o -e /dev/dxg -o -n "$FERRY_CUDA" ] ||
+	test_that "where there is no GPU, it does not say how to build for one" out_has "on the CPU: this machine has no NVIDIA GPU"
 number='[-+0-9.]+E[-+][0-9]+'
 iteration="^ iteration +([0-9]+)/ *([0-9]+) \| elapsed time per iteration \(ms\): ([0-9.]+) \| learning rate ($number) \| lm loss ($number) \| loss scale ([0-9.]+) \|"
 validation="^ validation loss at iteration ([0-9]+) \| LM loss: ($number) \| LM PPL: ($number)\$"
