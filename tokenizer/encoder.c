@@ -506,7 +506,7 @@ static enum status encode(struct encode_run *run, size_t bytes, encode_words *wo
 	while (bytes) {
 		size_t words, covered = words_find(run->text, bytes, encoder->bounds + 1, &words);
 		if (encoder->used > cache_lines(encoder->shift)) {
-			write_late(run);
+			write_late(run); /* they know their lines */
 			cache_grow(encoder);
 		}
 		if (words)
@@ -516,7 +516,7 @@ static enum status encode(struct encode_run *run, size_t bytes, encode_words *wo
 		run->text += covered;
 		bytes -= covered;
 		if (encoder->late_count && run->text - encoder->late[0].text > LATE_BYTES)
-			write_late(run);
+			write_late(run); /* they know their lines */
 	}
 	write_late(run);
 	give_back_room(encoder);
