@@ -1,5 +1,5 @@
 /*
- * cgroup.h: the limits that Linux's control groups (version 2) set on this process.
+ * cgroup.h: the limits that Linux's control groups (version 2, and 1) set on this process.
  *
  * A group's limit holds for all groups below it, so a process is under its own group's and under those of every
  * group above, as far up as it can see: a container sees its own as the uppermost. `root` is "" for this

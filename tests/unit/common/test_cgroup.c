@@ -89,6 +89,30 @@ static void in_a_container(void **state)
 	}
 }
 
+/* Version 1: a hierarchy for each controller, or for some together. */
+static void version_1(void **state)
+{
+	(void)state;
+	put_text("proc/self/cgroup",
+		"9:cpuacct,cpu:/a/b\n8:cpuset:/other\n4:memory:/m\n1:name=systemd:/\n0::/\n");
+	must(directory_create(in_root("sys/fs/cgroup/cpu/a/b")));
+	must(directory_create(in_root("sys/fs/cgroup/memory/m")));
+	put_text("sys/fs/cgroup/cpu/cpu.cfs_quota_us", "-1\n");
+	put_text("sys/fs/cgroup/cpu/cpu.cfs_period_us", "100000\n");
+	put_text("sys/fs/cgroup/memory/memory.limit_in_bytes", "9223372036854771712\n");
+	put_text("sys/fs/cgroup/memory/memory.usage_in_bytes", "50000000\n");
+	assert_int_equal(cgroup_processors(root), 0);
+	assert_true(cgroup_memory_left(root) > UINT64_C(1) << 60);
+	put_text("sys/fs/cgroup/cpu/a/cpu.cfs_quota_us", "250000\n");
+	put_text("sys/fs/cgroup/cpu/a/cpu.cfs_period_us", "100000\n");
+	put_text("sys/fs/cgroup/memory/m/memory.limit_in_bytes", "4000000\n");
+	put_text("sys/fs/cgroup/memory/m/memory.usage_in_bytes", "3500000\n");
+	put_text("sys/fs/cgroup/memory/m/memory.stat",
+		"inactive_file 1\nactive_file 1\ntotal_inactive_file 2000000\ntotal_active_file 500000\n");
+	assert_int_equal(cgroup_processors(root), 3);
+	assert_int_equal(cgroup_memory_left(root), 3000000);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -96,6 +120,7 @@ int main(void)
 		cmocka_unit_test_setup_teardown(tightest_group, begin, scratch_remove),
 		cmocka_unit_test_setup_teardown(page_cache_is_free, begin, scratch_remove),
 		cmocka_unit_test_setup_teardown(in_a_container, begin, scratch_remove),
+		cmocka_unit_test_setup_teardown(version_1, begin, scratch_remove),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
