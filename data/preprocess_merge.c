@@ -2,8 +2,13 @@
  * Pass 2: spill files to shards.
  *
  * The key space is cut into ranges that fit in a worker's memory and never straddle two shards. Workers load,
- * deduplicate and sort ranges in parallel, and append them to their shard in turn. Ranges are started in key
- * order, so the one whose turn it is has always been started, and nobody waits for ever.
+ * deduplicate and sort ranges in parallel, and append them to their shard in turn. As many shards as there are workers
+ * (one, with sources) are under way at once, so that each can append to one:
+ *
+ *    two workers   shard 0, range 0    shard 1, range 0    shard 0, range 1    shard 1, range 1 ...    then shards 2 and 3
+ *
+ * A shard's ranges are started in key order, so the one whose turn it is has always been started, and nobody waits for
+ * ever.
  *
  * Beside other processes, a shard is claimed when its first range is started; the ranges of one that another
  * process has are passed over. When that is all that is left, this one waits, and takes over what a process
@@ -31,6 +36,8 @@ struct range {
 	uint64_t first, last; /* upper 64 bits of the keys, both included */
 	uint64_t stored;      /* bytes of spill, about */
 	size_t shard;
+	size_t group, step; /* of shards that are under way at once; the range's number in its shard */
+	size_t next;        /* the shard's next range; none if ends_shard */
 	bool ends_shard;
 	uint64_t near; /* near-duplicates that were taken out */
 };
@@ -85,9 +92,38 @@ static enum status plan_ranges(struct merge *merge, size_t shard, uint64_t first
 	return STATUS_OK;
 }
 
+static int compare_ranges(const void *a, const void *b)
+{
+	const struct range *x = a, *y = b;
+	if (x->group != y->group)
+		return x->group < y->group ? -1 : 1;
+	if (x->step != y->step)
+		return x->step < y->step ? -1 : 1;
+	return x->shard < y->shard ? -1 : x->shard > y->shard;
+}
+
+/* Puts the ranges in the order in which they are started. */
+static void order_ranges(struct merge *merge)
+{
+	struct range *ranges = merge->ranges;
+	if (merge->range_count)
+		qsort(ranges, merge->range_count, sizeof *ranges, compare_ranges);
+	for (size_t i = 0; i < merge->range_count; i++) { /* `turn` is the shard's range before */
+		size_t *before = &merge->turn[ranges[i].shard];
+		if (ranges[i].step)
+			ranges[*before].next = i;
+		*before = i;
+	}
+	for (size_t i = 0; i < merge->range_count; i++)
+		if (ranges[i].step == 0)
+			merge->turn[ranges[i].shard] = i;
+}
+
 static enum status plan(struct merge *merge)
 {
 	struct preprocess_job *job = merge->job;
+	/* A shard's sources are held until it is written: no more of them than need be. */
+	size_t planned = 0, at_once = job->config->sources ? 1 : (size_t)job->config->workers;
 	int depth = 0;
 	job->bytes_total = 0;
 	atomic_store(&job->bytes_done, 0);
@@ -103,10 +139,16 @@ static enum status plan(struct merge *merge)
 			atomic_fetch_add(&job->bytes_done, stored);
 			continue;
 		}
-		merge->turn[i] = merge->range_count;
+		size_t begin = merge->range_count;
 		TRY(plan_ranges(merge, i, first, depth));
 		merge->ranges[merge->range_count - 1].ends_shard = true;
+		for (size_t r = begin; r < merge->range_count; r++) {
+			merge->ranges[r].group = planned / at_once;
+			merge->ranges[r].step = r - begin;
+		}
+		planned++;
 	}
+	order_ranges(merge);
 	return STATUS_OK;
 }
 
@@ -219,7 +261,7 @@ static enum status wait_for_turn(struct merge *merge, size_t number)
 static void pass_turn(struct merge *merge, size_t number)
 {
 	pthread_mutex_lock(&merge->mutex);
-	merge->turn[merge->ranges[number].shard] = number + 1;
+	merge->turn[merge->ranges[number].shard] = merge->ranges[number].next;
 	pthread_cond_broadcast(&merge->turn_changed);
 	pthread_mutex_unlock(&merge->mutex);
 }
