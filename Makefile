@@ -268,6 +268,18 @@ unit-of: $(call unit_tests,$(LAYER))
 	@tests/run $^
 .PHONY: all unit unit-of test compile demo bench interop install clean help format check-format
 
+# What tests/all builds: several modes at once, by one make, so that none waits for another's last file. PROGRAMS_MODE are
+# the targets of each; a part leaves what it said in $(B)/parts/PART.log, and PART.ok where it succeeded.
+PART_opt = $(MAKE) MODE=opt $(PROGRAMS_opt)
+PART_asan = $(MAKE) MODE=asan $(PROGRAMS_asan)
+PART_tsan = $(MAKE) MODE=tsan $(PROGRAMS_tsan)
+PART_cuda = $(MAKE) MODE=opt cuda
+PART_clang = $(MAKE) MODE=opt B=$(B)/clang CC=clang CXX=clang++ CFLAGS=-O0 CXXFLAGS=-O0 compile
+PART_gpu = GPU_DRY_RUN=1 OPTIMIZE=-O0 B=$(B)/gpu-dry tests/gpu/run build
+part-%:
+	@mkdir -p $(B)/parts && rm -f $(B)/parts/$*.ok
+	+@$(PART_$*) >$(B)/parts/$*.log 2>&1 && touch $(B)/parts/$*.ok
+
 test: $(B)/config-tests.mk ## every test: unit (plain, sanitized), command line, format, layers
 	@B=$(B) tests/all
 compile: ## every object, without linking: for another compiler's warnings

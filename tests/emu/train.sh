@@ -48,34 +48,34 @@ same_tensors() { # RUN REFERENCE STEP
 
 # A scale so high that it overflows at first, and again each time that it has grown.
 fp16="--fp16 --initial-scale-power 20 --loss-scale-window 25 --hysteresis 1"
-curve() { train "$@" --train-iters $steps --eval-interval 0 --save-interval 0; }
-gpu_curve() { on_gpu "$@" --train-iters $steps --eval-interval 0 --save-interval 0; }
+curve() { shape=${shape/--batch-size 2/--batch-size 1} train "$@" --train-iters $steps --eval-interval 0 --save-interval 0; }
+gpu_curve() { curve "$@" --device gpu $GPU_FLAGS; }
 curve cpu-fp32 --device cpu
 curve cpu-bf16 --device cpu --bf16
 curve cpu-fp16 --device cpu $fp16
-{ gpu_curve gpu-fp32; gpu_curve gpu-fp16 $fp16; } &
+gpu_curve gpu-fp32
 gpu_curve gpu-bf16 --bf16
-wait
+gpu_curve gpu-fp16 $fp16
 skips() { grep -c '"skipped": 1' "$dir/$1/metrics.jsonl"; }
 test_that "fp32: $steps steps follow the CPU's" follows gpu-fp32 cpu-fp32 $steps 1e-5
 test_that "bf16: $steps steps follow the CPU's" follows gpu-bf16 cpu-bf16 $steps 1e-2
 test_that "fp16: steps overflowed and were skipped on the GPU" [ "$(skips gpu-fp16)" -ge 5 ]
 test_that "fp16 with overflows: $steps steps follow the CPU's" follows gpu-fp16 cpu-fp16 $steps 2e-3
 
-# ---- 50 steps at once, and some, kill -9, and the rest ----
+# ---- 30 steps at once, and some, kill -9, and the rest ----
 
-short="--train-iters 50 --eval-interval 10 --eval-iters 1 --save-interval 10 $fp16 --global-batch-size 4
+short="--train-iters 30 --eval-interval 6 --eval-iters 1 --save-interval 6 $fp16 --global-batch-size 4
 	--hidden-dropout 0.1 --attention-dropout 0.1"
 on_gpu straight $short &
 "$ferry" train --train-data "$dir/corpus" --save "$dir/killed" $shape $short --device gpu $GPU_FLAGS >"$dir/killed.out" 2>&1 </dev/null &
 victim=$!
-until [ -d "$dir/killed/step-00000010" ] || ! kill -0 $victim 2>/dev/null; do sleep 0.01; done
+until [ -d "$dir/killed/step-00000006" ] || ! kill -0 $victim 2>/dev/null; do sleep 0.01; done
 kill -9 $victim 2>/dev/null
 wait 2>/dev/null
-test_that "killed between iterations 10 and 50" [ -d "$dir/killed/step-00000010" -a ! -d "$dir/killed/step-00000050" ]
+test_that "killed between iterations 6 and 30" [ -d "$dir/killed/step-00000006" -a ! -d "$dir/killed/step-00000030" ]
 run train --load "$dir/killed" --device gpu $GPU_FLAGS
 test_that "it goes on" [ $code = 0 ]
-test_that "weights, moments and state are a straight run's, byte for byte" same_bytes killed straight step-00000050
+test_that "weights, moments and state are a straight run's, byte for byte" same_bytes killed straight step-00000030
 test_that "its losses too" cmp <(losses killed) <(losses straight)
 
 # ---- the algorithms of matrix products: chosen once, recorded, used again ----
@@ -192,14 +192,14 @@ test_that "a delayed run goes on with the optimizer where it was" [ $code = 0 -a
 # NAME FLAGS...: on the device and in the program that the thread sanitizer watches.
 races_not() {
 	local shape=${shape/--threads 1/--threads 3} ferry=$B/tsan/ferry FERRY_CUDA=$B/emu/tsan/ferry-cuda.so
-	TSAN_OPTIONS=halt_on_error=1 on_gpu "$@" --train-iters 9 --eval-interval 5 --eval-iters 1 --save-interval 5
+	TSAN_OPTIONS=halt_on_error=1 on_gpu "$@" --train-iters 6 --eval-interval 3 --eval-iters 1 --save-interval 3
 	code=$?
 	cp "$dir/$1.out" "$dir/err"
-	test_that "$1: no race ($(outcomes "$1"))" [ $code = 0 -a -d "$dir/$1/step-00000009" ]
+	test_that "$1: no race ($(outcomes "$1"))" [ $code = 0 -a -d "$dir/$1/step-00000006" ]
 }
 B=${B:-build}
 if [ -x "$B/tsan/ferry" ] && [ -e "$B/emu/tsan/ferry-cuda.so" ]; then
-	races_not watched-fp16 --optimizer-on 0.4 --clip-grad 0 --fp16 --initial-scale-power 20 --loss-scale-window 4 --hysteresis 1 \
+	races_not watched-fp16 --optimizer-on 0.4 --clip-grad 0 --fp16 --initial-scale-power 20 --loss-scale-window 2 --hysteresis 1 \
 		--global-batch-size 4 --checkpoint-activations --layer-batch-size 1
 	races_not watched-delayed --cpu-optimizer --delayed-update --bf16
 else

@@ -8,6 +8,7 @@
 #include "data/output_lock.h"
 #include "tests/unit/data/preprocess_fixture.h"
 #include "tests/unit/nfs_files.h"
+#include "tests/unit/under_tsan.h"
 
 #include <signal.h>
 #include <sys/wait.h>
@@ -154,7 +155,7 @@ static void parts_one_after_another(void **state)
 	static const uint32_t counts[] = {1, 2, 3, 7, 500};
 	make_inputs(3, 300);
 	remake_reference();
-	for (size_t i = 0; i < sizeof counts / sizeof *counts; i++) {
+	for (size_t i = 0; i < sizeof counts / sizeof *counts - UNDER_TSAN; i++) {
 		uint32_t parts = counts[i];
 		for (uint32_t part = parts; part > 0; part--) { /* backwards */
 			struct preprocess_config config = part_of(part, parts);
@@ -297,7 +298,7 @@ static void finishers_are_killed(void **state)
 {
 	(void)state;
 	int killed = 0;
-	for (int round = 0; round < 8; round++) {
+	for (int round = 0; round < (UNDER_TSAN ? 4 : 8); round++) {
 		for (uint32_t i = 0; i < 2; i++) {
 			struct preprocess_config config = part_of(i + 1, 2);
 			run(&config);
@@ -625,7 +626,7 @@ static void survives_lack_of_memory(void **state)
 	struct preprocess_config commands[2] = {part_of(1, 1), finishing()};
 	for (int i = 0; i < 2; i++) {
 		enum status status = STATUS_MEMORY;
-		for (int n = 0; status != STATUS_OK; n += 1 + n / 16) {
+		for (int n = 0; status != STATUS_OK; n += 1 + n / (UNDER_TSAN ? 2 : 16)) {
 			struct preprocess_result result;
 			commands[i].workers = 1;
 			memory_fail_after(n);

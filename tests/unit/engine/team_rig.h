@@ -4,8 +4,11 @@
 
 #include "tests/unit/engine/thread_ranks.h"
 #include "tests/unit/engine/trainer_rig.h"
+#include "tests/unit/under_tsan.h"
 
 #include <math.h>
+
+enum { TEAM_STEPS = UNDER_TSAN ? 12 : 20 };
 
 struct team {
 	struct trainer_config config;
@@ -66,9 +69,9 @@ static inline struct trainer_config shared_config(void)
 {
 	struct trainer_config config = base_config();
 	config.global_batch = 12;
-	config.train_iters = 20;
-	config.schedule.decay_iters = 20;
-	config.eval_interval = 5;
+	config.train_iters = TEAM_STEPS;
+	config.schedule.decay_iters = TEAM_STEPS;
+	config.eval_interval = TEAM_STEPS / 4;
 	config.eval_iters = 2;
 	config.eod_mask_loss = true; /* ranks' targets differ in number */
 	config.split = "20,50,30";   /* epochs begin within steps */

@@ -422,8 +422,8 @@ static void check_like_one_process(struct trainer_config config, double toleranc
 	memset(&alone, 0, sizeof alone);
 	go(&alone, &config);
 	trainer_close(alone.trainer);
-	assert_int_equal(alone.step_count, 20);
-	assert_true(alone.steps[19].skipped >= least_skips);
+	assert_int_equal(alone.step_count, TEAM_STEPS);
+	assert_true(alone.steps[TEAM_STEPS - 1].skipped >= least_skips);
 	assert_true(alone.validation_count > 3);
 	for (int ranks = 2; ranks <= 3; ranks++) {
 		struct team *team = form_team(config);
@@ -476,8 +476,8 @@ static void a_resume_on_as_many_ranks_is_exact(void **state)
 		team = form_team(config);
 		team->load = stopped;
 		assert_ok(crowd_run(2, train_in_team, team));
-		strcat(straight, "/step-00000020");
-		strcat(stopped, "/step-00000020");
+		sprintf(straight + strlen(straight), "/step-%08d", TEAM_STEPS);
+		sprintf(stopped + strlen(stopped), "/step-%08d", TEAM_STEPS);
 		assert_same_checkpoint(straight, stopped);
 	}
 }
@@ -501,11 +501,11 @@ static void other_numbers_of_ranks_go_on(void **state)
 		team = form_team(config);
 		team->load = run;
 		assert_ok(crowd_run(ranks, train_in_team, team));
-		assert_int_equal(team->stories[0].step_count, 12);
+		assert_int_equal(team->stories[0].step_count, TEAM_STEPS - 8);
 		assert_int_equal(team->state.ranks, ranks);
 		assert_non_null(strstr(notices, "made by 2 ranks"));
 		notices[0] = 0;
-		for (int i = 0; i < 12; i++) {
+		for (int i = 0; i < TEAM_STEPS - 8; i++) {
 			const struct trainer_step *x = &team->stories[0].steps[i], *y = &alone.steps[8 + i];
 			assert_near("loss", (int)x->step, x->loss, y->loss, 2e-5);
 			assert_true(x->tokens == y->tokens && x->ordinal == y->ordinal);

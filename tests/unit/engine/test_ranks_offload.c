@@ -12,6 +12,7 @@ static struct trainer_config device_config(enum dtype precision)
 	config.precision = precision;
 	config.optimizer.max_norm = 0.96; /* the first steps clip, and some later ones */
 	config.train_iters = STEPS;
+	config.schedule.decay_iters = 20;
 	config.eval_interval = 6;
 	return config;
 }
