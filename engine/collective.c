@@ -110,23 +110,33 @@ enum status collective_broadcast(struct collective *c, void *data, size_t bytes)
 	return c->ranks == 1 ? STATUS_OK : send_all(c, 0, data, bytes);
 }
 
+/* How many ranks, from rank 0 on, say yes before one says no. */
+static enum status count_agreeing(struct collective *c, bool yes, int *count)
+{
+	bool *all;
+	TRY(collective_gather(c, &yes, sizeof yes, (void **)&all));
+	for (*count = 0; *count < c->ranks && all[*count];)
+		++*count;
+	free(all);
+	return STATUS_OK;
+}
+
 enum status collective_agree(struct collective *c, enum status status)
 {
-	struct error_copy copy;
-	int *all, failed = 0, own = (int)status;
+	struct error_copy own, first;
+	int failed, alike;
 	if (c->ranks == 1)
 		return status;
-	error_save(status, &copy);
-	TRY(collective_gather(c, &own, sizeof own, (void **)&all));
-	while (failed < c->ranks && all[failed] == STATUS_OK)
-		failed++;
-	free(all);
+	error_save(status, &own);
+	TRY(count_agreeing(c, status == STATUS_OK, &failed));
 	if (failed == c->ranks)
 		return STATUS_OK;
-	TRY(send_all(c, failed, &copy, sizeof copy));
+	first = own;
+	TRY(send_all(c, failed, &first, sizeof first));
+	TRY(count_agreeing(c, own.status == first.status && strcmp(own.message, first.message) == 0, &alike));
 	c->agreed = true;
-	status = error_restore(&copy);
-	return error_context(status, "rank %d", failed);
+	status = error_restore(&first);
+	return alike < c->ranks ? error_context(status, "rank %d", failed) : status;
 }
 
 /* ---- where ranks are ---- */

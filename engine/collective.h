@@ -55,7 +55,8 @@ enum status collective_broadcast(struct collective *c, void *data, size_t bytes)
 
 /*
  * How it went here, with its message (common/error.h), to all: STATUS_OK if it went well everywhere, else the
- * status and message of the lowest rank that failed, with that rank named. In one process: `status`.
+ * status and message of the lowest rank that failed, with that rank named, unless all have failed with the same. In
+ * one process: `status`.
  */
 enum status collective_agree(struct collective *c, enum status status) MUST_USE;
 

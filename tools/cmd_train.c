@@ -556,10 +556,26 @@ static enum status already_there(struct job *job)
 	return STATUS_OK;
 }
 
+/* A flag that a failure blames, and that nobody has typed, is the resumed run's own. */
+static enum status say_whence(const struct job *job, enum status status)
+{
+	struct error_copy copy;
+	const char *flag = NULL;
+	if (status != STATUS_OK && job->resuming)
+		flag = train_options_inherited(&job->options, error_message());
+	if (!flag)
+		return status;
+	error_save(status, &copy);
+	return error_set(status,
+		"%s (%s is not on this command line: it is the run's, as %s/trainer.json records, and a run "
+		"keeps it; go on as before, or start anew from its weights with --finetune)",
+		copy.message, flag, checkpoint_path(job->from));
+}
+
 static enum status configure(struct job *job)
 {
 	TRY(open_data(job));
-	return compose_config(job);
+	return say_whence(job, compose_config(job));
 }
 
 /* All that is decided, and all that can be refused, before the run's directory is touched. */
@@ -640,10 +656,13 @@ static enum status run(int argc, char **argv, struct collective *ranks)
 	TRY(memory_alloc((void **)&job, 1, sizeof *job, "the command"));
 	job->run.lock = -1;
 	job->ranks = ranks;
-	enum status status = ranks_open(ranks);
+	struct error_copy parsed;
+	error_save(train_options_parse(&job->options, argc, argv), &parsed);
+	bool help = job->options.options.help;
+	enum status status = help ? STATUS_OK : ranks_open(ranks);
 	if (status == STATUS_OK)
-		status = collective_agree(ranks, train_options_parse(&job->options, argc, argv));
-	if (status == STATUS_OK && !job->options.options.help) {
+		status = collective_agree(ranks, error_restore(&parsed));
+	if (status == STATUS_OK && !help) {
 		signal(SIGUSR1, SIG_IGN); /* it would end the program: there is nothing to save yet */
 		log_set_sink(on_notice, job);
 		status = prepare_and_train(job, argc, argv);

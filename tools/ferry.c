@@ -5,6 +5,7 @@
 #include "kernels/kernels.h"
 #include "tools/command.h"
 #include "tools/options.h"
+#include "tools/part.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -40,6 +41,8 @@ static int print_version(void)
 {
 	struct kernels gpu;
 	struct kernels_config config = {.act = DTYPE_BF16, .grad = DTYPE_F32};
+	if (part_follows())
+		return 0;
 	printf("ferry %s\n", FERRY_VERSION);
 	printf("unicode            16.0\n");
 	printf("matrix products    %s\n", FERRY_GEMM);
@@ -70,13 +73,15 @@ static int run_command(int argc, char **argv)
 		if (strcmp(commands[i].name, argv[0]) == 0)
 			return commands[i].run(argc, argv);
 	}
-	return command_finish(NULL, unknown_command(argv[0]));
+	enum status status = unknown_command(argv[0]);
+	return part_follows() ? error_exit_code(status) : command_finish(NULL, status);
 }
 
 static int help(int argc, char **argv)
 {
 	if (argc < 2) {
-		print_help(stdout);
+		if (!part_follows())
+			print_help(stdout);
 		return command_finish("help", STATUS_OK);
 	}
 	char *arguments[] = {argv[1], (char[]){"--help"}, NULL};
@@ -102,7 +107,8 @@ static void spin_briefly(char **argv)
 int main(int argc, char **argv)
 {
 	if (argc < 2) {
-		print_help(stderr);
+		if (!part_follows())
+			print_help(stderr);
 		return error_exit_code(STATUS_USAGE);
 	}
 	spin_briefly(argv);

@@ -1,6 +1,7 @@
 #include "tools/options.h"
 
 #include "common/memory.h"
+#include "tools/part.h"
 
 #include <assert.h>
 #include <errno.h>
@@ -318,6 +319,8 @@ enum status options_parse(struct options *options, int argc, char **argv)
 {
 	bool manual = argc == 2 && strcmp(argv[1], "--help-manual") == 0;
 	options->help = manual || wants_help(argc, argv);
+	if (options->help && part_follows())
+		return STATUS_OK;
 	if (options->help) {
 		(manual ? options_print_manual : options_print_help)(options, stdout);
 		return STATUS_OK;

@@ -111,8 +111,8 @@ struct options {
 		.count = sizeof(array) / sizeof *(array)                                                     \
 	}
 
-/* argv[0] is skipped. With --help anywhere: prints help to standard output, sets help, checks nothing else.
- */
+/* argv[0] is skipped. With --help anywhere: prints help to standard output (of several processes the first does: part.h),
+ * sets help, checks nothing else. */
 enum status options_parse(struct options *options, int argc, char **argv) MUST_USE;
 
 /* True if the flag (its full name; it must be in the table) was on the command line. */

@@ -2,9 +2,11 @@
 
 #include "data/preprocess.h"
 
+#include <fcntl.h>
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 /* Decimal digits and nothing else, up to `end`. */
 static bool parse_number(const char *text, const char *end, uint32_t *out)
@@ -52,6 +54,23 @@ bool part_launched(uint32_t *rank, uint32_t *size)
 	return get_rank("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE", rank, size) ||
 	       get_rank("PMI_RANK", "PMI_SIZE", rank, size) ||
 	       get_rank("SLURM_PROCID", "SLURM_STEP_NUM_TASKS", rank, size);
+}
+
+bool part_follows(void)
+{
+	uint32_t rank, size;
+	return part_launched(&rank, &size) && rank > 0;
+}
+
+/* What srun starts from that shell has its variables too, but no terminal. */
+bool part_in_shell(void)
+{
+	if (!getenv("SLURM_PTY_PORT") || getenv("OMPI_COMM_WORLD_RANK"))
+		return false;
+	int terminal = open("/dev/tty", O_RDWR | O_CLOEXEC | O_NOCTTY);
+	if (terminal >= 0)
+		close(terminal);
+	return terminal >= 0;
 }
 
 static enum status find(struct part *out)

@@ -25,6 +25,12 @@ struct part {
  * started alone. */
 bool part_launched(uint32_t *rank, uint32_t *size);
 
+/* One of several, and not the first: what all of them would say alike is the first's to say. */
+bool part_follows(void);
+/* A shell that `srun --ntasks=N --pty` gave: its tasks' variables are in the environment, and what is started there is
+ * none of them. */
+bool part_in_shell(void);
+
 /* STATUS_USAGE: neither "i/n" nor "auto", or nothing in the environment tells. */
 enum status part_parse(const char *text, struct part *out) MUST_USE;
 

@@ -19,6 +19,13 @@ enum status ranks_open(struct collective *out)
 	*out = collective_open_single();
 	if (!part_launched(&rank, &size) || size == 1)
 		return STATUS_OK;
+	FAIL_IF(part_in_shell(), STATUS_USAGE,
+		"in this shell, which `srun --pty` gave, a program looks like one of its step's %u tasks, "
+		"and is "
+		"none: for one process, `env -u SLURM_PROCID -u PMI_RANK ferry train ...`; for several, "
+		"`srun "
+		"--overlap ferry train ...`",
+		size);
 	TRY(collective_open_mpi((int)size, &mpi));
 	*out = mpi;
 	return STATUS_OK;

@@ -272,6 +272,27 @@ bool train_options_chosen(const struct train_options *o, const char *name)
 	return option && option->given;
 }
 
+/* As a word of its own. */
+static bool names(const char *text, const char *flag)
+{
+	size_t length = strlen(flag);
+	for (const char *at = text; (at = strstr(at, flag)); at += length)
+		if (!isalnum((unsigned char)at[length]) && at[length] != '-')
+			return true;
+	return false;
+}
+
+const char *train_options_inherited(const struct train_options *o, const char *text)
+{
+	for (size_t i = 0; i < o->options.count; i++) {
+		const struct option *option = &o->table[i];
+		if (option->kind == OPTION_KIND_FLAG && option->given && !o->on_command_line[i] &&
+			names(text, option->name))
+			return option->name;
+	}
+	return NULL;
+}
+
 enum status train_options_parse(struct train_options *o, int argc, char **argv)
 {
 	memset(o, 0, sizeof *o);

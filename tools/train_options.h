@@ -76,6 +76,9 @@ void train_options_free(struct train_options *o);
 bool train_options_typed(const struct train_options *o, const char *name);
 bool train_options_chosen(const struct train_options *o, const char *name);
 
+/* A flag without a value that `text` names and that is in force without being on the command line; NULL: none. */
+const char *train_options_inherited(const struct train_options *o, const char *text);
+
 /* What a later run needs to go on alike: {"--lr": "0.0006", "--bf16": true, ...}. NULL: no memory. */
 cJSON *train_options_record(const struct train_options *o);
 

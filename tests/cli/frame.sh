@@ -36,6 +36,15 @@ test_that "--version: what was left out" grep -qE '^left out +' "$dir/out"
 FERRY_ISA=base run --version
 test_that "FERRY_ISA narrows the instruction set" grep -qE '^instruction set +base' "$dir/out"
 
+# Of several processes of a launcher the first alone says what all would.
+for words in --version "help train" "train --help" trian ""; do
+	OMPI_COMM_WORLD_RANK=0 OMPI_COMM_WORLD_SIZE=2 run $words
+	first=$code
+	test_that "rank 0 of 2: ferry $words" [ -s "$dir/out" -o -s "$dir/err" ]
+	OMPI_COMM_WORLD_RANK=1 OMPI_COMM_WORLD_SIZE=2 run $words
+	test_that "rank 1 of 2 says nothing, and ends alike" [ $code = $first -a ! -s "$dir/out" -a ! -s "$dir/err" ]
+done
+
 run trian
 test_that "an unknown command: exit 2" [ $code -eq 2 ]
 test_that "an unknown command: the nearest is named" err_has "did you mean train?"

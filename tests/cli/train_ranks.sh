@@ -55,7 +55,9 @@ fi
 
 # ---- what is wrong is said once, and ends all ----
 ranks 3 train $quick --save none
-test_that "a global batch that the ranks do not divide" [ $code -eq 2 -a "$(grep -c 'multiple of 3' err)" -eq 1 ]
+test_that "a global batch that the ranks do not divide" [ $code -eq 2 -a "$(grep -c '^ferry train: the global batch.*multiple of 3' err)" -eq 1 ]
+ranks 2 train --no-such-flag
+test_that "a flag that is none: without a rank, for it is everyone's" [ $code -eq 2 -a "$(grep -c '^ferry train: there is no flag --no-such-flag' err)" -eq 1 -a "$(grep -c 'no-such-flag' err)" -eq 1 ]
 timeout -k 5 60 mpirun -n 1 "$ferry" train $quick --save a : -n 1 "$ferry" train $quick --save b >out 2>err </dev/null
 test_that "ranks started with different flags" [ $? -eq 2 -a ! -e a -a ! -e b -a "$(grep -c 'one command line' err)" -eq 1 ]
 mkdir here there && cp -r text here/text && head -n 100 text.jsonl >half.jsonl && "$ferry" preprocess half.jsonl --output there/text >/dev/null 2>&1
@@ -67,6 +69,8 @@ test_that "without MPI they do not train each for itself" [ $code -eq 1 -a ! -e 
 test_that "... and are told what is missing" grep -q "/nowhere" err
 OMPI_COMM_WORLD_RANK=0 OMPI_COMM_WORLD_SIZE=2 run train $quick --save a
 test_that "... nor where MPI knows nothing of the others" [ $code -eq 1 -a ! -e a ]
+SLURM_PTY_PORT=7 SLURM_PROCID=0 SLURM_STEP_NUM_TASKS=4 script -qec "$ferry train --train-data text --save a" /dev/null >out 2>err </dev/null
+test_that "in a shell of srun --pty they are told what to do" [ $? -eq 2 -a ! -e a -a "$(grep -c 'env -u SLURM_PROCID .*srun --overlap' out)" -eq 1 ]
 cp -r text bad && printf x | dd of=bad/00000.bin bs=1 seek=9000 conv=notrunc status=none
 ranks 2 train --train-data bad $tiny --train-iters 500 --eval-interval 0 --log-interval 100 --save none
 test_that "a damaged page, on whichever rank" [ $code -eq 3 -a "$(grep -c 'ferry train: rank .*bad/00000.bin' err)" -eq 1 ]

@@ -186,6 +186,9 @@ without auto-delayed $wide --train-iters 3 --delayed-update
 test_that "... and is not left to it with a delay, where it would" grep -q -- "--delayed-update .* --optimizer-on SHARE" "$dir/auto-delayed.out"
 run train --load "$dir/all-said" --train-iters 3 --device gpu $GPU_FLAGS
 test_that "a delayed run goes on with the optimizer where it was" [ $code = 0 -a -d "$dir/all-said/step-00000003" ]
+run train --load "$dir/all-said" --train-iters 4 --optimizer-on gpu --device gpu $GPU_FLAGS
+test_that "... not elsewhere, for a flag that nobody typed now: where it comes from, and the cure" [ $code = 2 -a \
+	"$(grep -c -- '--delayed-update is not on this command line: .*step-00000003/trainer.json.*--finetune' "$dir/err")" = 1 ]
 
 # ---- races ----
 

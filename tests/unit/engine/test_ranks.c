@@ -71,11 +71,24 @@ static enum status fail_on_two(void *user, struct collective *c)
 	return all;
 }
 
+/* All with one message, and but for one word of it. */
+static enum status fail_on_all(void *user, struct collective *c)
+{
+	bool alike = *(const bool *)user;
+	return collective_agree(c, error_set(STATUS_USAGE, "batch %d is odd", alike ? 3 : 3 + c->rank / 3));
+}
+
 static void a_failure_is_told_to_all(void **state)
 {
 	(void)state;
+	bool alike = true;
 	assert_int_equal(crowd_run(4, fail_on_two, NULL), STATUS_CORRUPT);
 	assert_string_equal(error_message(), "rank 2: page 2 is bad");
+	assert_int_equal(crowd_run(4, fail_on_all, &alike), STATUS_USAGE);
+	assert_string_equal(error_message(), "batch 3 is odd");
+	alike = false;
+	assert_int_equal(crowd_run(4, fail_on_all, &alike), STATUS_USAGE);
+	assert_string_equal(error_message(), "rank 0: batch 3 is odd");
 }
 
 /* ---- who owns what ---- */
