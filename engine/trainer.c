@@ -2,9 +2,11 @@
 
 #include "common/clock.h"
 #include "common/file.h"
+#include "common/log.h"
 #include "common/memory.h"
 
 #include <inttypes.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -109,6 +111,12 @@ enum status trainer_check(const struct trainer_config *c)
 	return check_corpus(c);
 }
 
+/* Windows that a layer takes at a time. */
+static uint64_t layer_windows(const struct trainer_config *c)
+{
+	return c->layer_batch && c->layer_batch < c->micro_batch ? c->layer_batch : c->micro_batch;
+}
+
 static struct model_options options_of(const struct trainer_config *c)
 {
 	struct model_options options = {.batch = (int)c->micro_batch,
@@ -116,7 +124,7 @@ static struct model_options options_of(const struct trainer_config *c)
 		.training = true,
 		.checkpoint_activations = c->checkpoint_activations,
 		.inputs_on_host = c->inputs_on_host,
-		.layer_batch = c->layer_batch < c->micro_batch ? (int)c->layer_batch : 0,
+		.layer_batch = layer_windows(c) < c->micro_batch ? (int)layer_windows(c) : 0,
 		.seed = c->seed,
 		.forward_uses = (int)(local_batch(c) / c->micro_batch)};
 	return options;
@@ -212,9 +220,7 @@ static uint64_t measure_scratch(const struct trainer_config *c)
 		struct kernel_shapes shapes = model_shapes(&c->model, &options);
 		return kernels_cpu_scratch(&kernels, &shapes);
 	}
-	uint64_t at_once =
-		c->layer_batch && c->layer_batch < c->micro_batch ? c->layer_batch : c->micro_batch;
-	uint64_t row = (uint64_t)c->model.vocabulary_padded * 4, rows = at_once * c->window_tokens;
+	uint64_t row = (uint64_t)c->model.vocabulary_padded * 4, rows = layer_windows(c) * c->window_tokens;
 	uint64_t logits = c->logits > 128 * row ? c->logits : 128 * row;
 	return KERNELS_WORKSPACE + (c->logits && rows * row > logits ? logits : rows * row);
 }
@@ -443,6 +449,27 @@ static enum status open_parts(struct trainer *t, struct checkpoint *from, bool w
 	return trainer_open_loader(t);
 }
 
+/* A checkpoint has the choices (kernels.h) of rank 0 alone: where ranks' kernels are alike they are all ranks'. */
+static enum status compare_kernels(struct trainer *t)
+{
+	enum { NAME = sizeof t->kernels.name };
+	char own[NAME] = "", (*all)[NAME];
+	int other = 1;
+	if (t->ranks->ranks == 1 || !t->kernels.choice_get)
+		return STATUS_OK;
+	snprintf(own, sizeof own, "%s", t->kernels.name);
+	TRY(collective_gather(t->ranks, own, sizeof own, (void **)&all));
+	while (other < t->ranks->ranks && strcmp(all[other], all[0]) == 0)
+		other++;
+	if (other < t->ranks->ranks)
+		log_info("rank %d computes with \"%s\", rank 0 with \"%s\": a checkpoint records what "
+			 "rank 0's chose (algorithms of matrix products), so the run goes on from it on the "
+			 "same windows, but perhaps not bit for bit",
+			other, all[other], all[0]);
+	free(all);
+	return STATUS_OK;
+}
+
 enum status trainer_open(const struct trainer_config *config, const struct trainer_events *events,
 	struct checkpoint *from, bool weights_only, struct trainer **out)
 {
@@ -456,6 +483,8 @@ enum status trainer_open(const struct trainer_config *config, const struct train
 	t->ranks = config->ranks ? config->ranks : &t->alone;
 	t->local_batch = local_batch(config);
 	enum status status = collective_agree(t->ranks, open_parts(t, from, weights_only));
+	if (status == STATUS_OK)
+		status = compare_kernels(t);
 	if (status == STATUS_OK && t->shards)
 		status = shards_connect(t->shards);
 	if (status == STATUS_OK && t->shards)

@@ -19,7 +19,7 @@ struct device_choice {
 	char why[512];          /* auto took the CPU: why; else "" */
 };
 
-/* Opens the GPU and closes it again. That `gpu` cannot be had is an error that says why. `logits`: allowed
+/* Opens the GPU and closes it again (what takes long, CUDA's context and library, stays for the next opening). That `gpu` cannot be had is an error that says why. `logits`: allowed
  * bytes, 0: as many as usual. `number`: of the GPU; where there is one alone, it is that. */
 enum status device_choose(
 	enum device wanted, int number, enum dtype act, uint64_t logits, struct device_choice *out) MUST_USE;

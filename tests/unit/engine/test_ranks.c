@@ -6,6 +6,7 @@
 #include "tests/unit/engine/team_rig.h"
 
 #include <math.h>
+#include <stdatomic.h>
 
 /* ---- telling each other ---- */
 
@@ -549,6 +550,38 @@ static void ranks_on_devices_give_the_same_bits(void **state)
 	assert_same_checkpoint(here, there);
 }
 
+static bool choose_nothing(struct kernels *k, int i, char text[KERNELS_CHOICE])
+{
+	(void)k, (void)i, (void)text;
+	return false;
+}
+
+/* Kernels that choose; no two are of one name, or all of them. */
+static atomic_int cards;
+static bool cards_alike;
+static enum status open_card(const struct kernels_config *config, struct kernels *out)
+{
+	TRY(fenced_open(config, out));
+	out->choice_get = choose_nothing;
+	snprintf(out->name, sizeof out->name, "card %d", cards_alike ? 0 : atomic_fetch_add(&cards, 1));
+	return STATUS_OK;
+}
+
+static void ranks_with_other_kernels_are_told(void **state)
+{
+	(void)state;
+	struct trainer_config config = shared_config();
+	config.open_device = open_card;
+	config.train_iters = 1;
+	config.eval_interval = 0;
+	for (int alike = 0; alike < 2; alike++) {
+		notices[0] = 0;
+		cards_alike = alike;
+		assert_ok(crowd_run(3, train_in_team, form_team(config)));
+		assert_true(alike == !strstr(notices, "rank 1 computes with \"card"));
+	}
+}
+
 static void a_rank_that_cannot_begin_ends_all(void **state)
 {
 	(void)state;
@@ -596,6 +629,7 @@ int main(void)
 		cmocka_unit_test_setup(a_resume_on_as_many_ranks_is_exact, setup),
 		cmocka_unit_test_setup(other_numbers_of_ranks_go_on, setup),
 		cmocka_unit_test_setup(ranks_on_devices_give_the_same_bits, setup),
+		cmocka_unit_test_setup(ranks_with_other_kernels_are_told, setup),
 		cmocka_unit_test_setup(a_rank_that_cannot_begin_ends_all, setup),
 		cmocka_unit_test_setup(a_checkpoint_that_cannot_be_written_ends_all, setup),
 		cmocka_unit_test_setup(batches_that_do_not_divide_are_refused, setup),

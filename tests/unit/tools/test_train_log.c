@@ -117,6 +117,24 @@ static void runs_go_on(void **state)
 	free(metrics);
 }
 
+/* A new log of STEPS steps, whose n-th write fails for want of space, or that and all that follow, once it has written
+ * so many of its bytes. The log is still open, and can be written again. */
+static struct train_log *log_through_failure(void **state, int n, bool dead, size_t short_bytes)
+{
+	fresh(state);
+	hear();
+	struct train_log *log = open_log(0, 1);
+	faulty_files_install();
+	faults.fail_at = n;
+	faults.error = ENOSPC;
+	faults.dead = dead;
+	faults.short_bytes = short_bytes;
+	for (uint64_t step = 1; step <= STEPS; step++)
+		take_step(log, step);
+	faulty_files_remove();
+	return log;
+}
+
 /*
  * One write fails, the n-th, after some of its bytes or none: its line is lost, all others are there, whole;
  * it is told when it begins and when it is over.
@@ -127,17 +145,8 @@ static void a_failing_write_loses_a_line(void **state)
 	for (int piece = 0; piece < 2; piece++)
 		for (int n = 0;; n++) {
 			uint64_t sum;
-			fresh(state);
-			hear();
-			struct train_log *log = open_log(0, 1);
-			faulty_files_install();
-			faults.fail_at = n;
-			faults.error = ENOSPC;
-			faults.short_bytes = piece ? 7 : 0;
-			for (uint64_t step = 1; step <= STEPS; step++)
-				take_step(log, step);
+			struct train_log *log = log_through_failure(state, n, false, piece ? 7 : 0);
 			bool happened = faults.calls > n;
-			faulty_files_remove();
 			train_log_close(log);
 			char *text = heard(), *kept = read_file("log.txt"),
 			     *metrics = read_file("metrics.jsonl");
@@ -166,17 +175,7 @@ static void a_full_disk_is_told_once(void **state)
 {
 	for (int n = 0; n < 4 * STEPS; n += 3) {
 		uint64_t sum;
-		fresh(state);
-		hear();
-		struct train_log *log = open_log(0, 1);
-		faulty_files_install();
-		faults.fail_at = n;
-		faults.error = ENOSPC;
-		faults.dead = true;
-		faults.short_bytes = 30; /* what was begun is torn */
-		for (uint64_t step = 1; step <= STEPS; step++)
-			take_step(log, step);
-		faulty_files_remove();
+		struct train_log *log = log_through_failure(state, n, true, 30); /* what was begun is torn */
 		take_step(log, STEPS + 1);
 		take_step(log, STEPS + 2);
 		train_log_close(log);
