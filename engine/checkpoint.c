@@ -240,7 +240,8 @@ static enum status open_any(const char *path, bool weights_only, struct checkpoi
 	uint64_t *steps;
 	size_t count;
 	*out = NULL;
-	FAIL_IF(!file_exists(path), STATUS_IO, "%s: does not exist", path);
+	FAIL_IF(!file_exists(path), STATUS_IO, "%s: there is no such run or checkpoint; --load names one",
+		path);
 	if (has_file(path, "config.json") || has_file(path, "trainer.json"))
 		return open_directory(path, weights_only, false, out);
 	TRY(checkpoint_list(path, &steps, &count));

@@ -104,8 +104,8 @@ static enum status write_text(const char *text, size_t bytes)
 	char repaired[UTF8_REPAIR_LIMIT(sizeof((struct job *)0)->pending)];
 	uint64_t replaced;
 	size_t length = utf8_repair(text, bytes, repaired, &replaced);
-	FAIL_IF(fwrite(repaired, 1, length, stdout) != length || fflush(stdout) != 0, STATUS_IO,
-		"standard output: write failed");
+	if (fwrite(repaired, 1, length, stdout) != length || fflush(stdout) != 0)
+		return error_set_errno(STATUS_IO, "standard output: write failed");
 	return STATUS_OK;
 }
 
@@ -140,10 +140,9 @@ static enum status write_sample(struct job *job, int sample)
 	const struct settings *s = &job->settings;
 	if (s->samples > 1)
 		printf("%s---- sample %d of %d ----\n", sample ? "\n" : "", sample + 1, s->samples);
-	if (!s->only_new)
-		FAIL_IF(fwrite(job->prompt, 1, job->prompt_bytes, stdout) != job->prompt_bytes, STATUS_IO,
-			"standard output: write failed");
-	fflush(stdout);
+	if ((!s->only_new && fwrite(job->prompt, 1, job->prompt_bytes, stdout) != job->prompt_bytes) ||
+		fflush(stdout) != 0)
+		return error_set_errno(STATUS_IO, "standard output: write failed");
 	struct generate_config config = {.length = s->length,
 		.temperature = (float)s->temperature,
 		.top_k = s->top_k,

@@ -61,6 +61,9 @@ static enum status unknown_command(const char *name)
 	const char *names[COMMAND_COUNT];
 	for (int i = 0; i < COMMAND_COUNT; i++)
 		names[i] = commands[i].name;
+	FAIL_IF(name[0] == '-', STATUS_USAGE,
+		"'%s' is no command, which comes first: ferry COMMAND [flags]; `ferry help` lists them",
+		name);
 	const char *nearest = options_nearest(name, names, COMMAND_COUNT);
 	if (nearest)
 		return error_set(STATUS_USAGE, "there is no command '%s'; did you mean %s?", name, nearest);
@@ -77,9 +80,14 @@ static int run_command(int argc, char **argv)
 	return part_follows() ? error_exit_code(status) : command_finish(NULL, status);
 }
 
+static bool is_help(const char *word)
+{
+	return strcmp(word, "--help") == 0 || strcmp(word, "-h") == 0 || strcmp(word, "help") == 0;
+}
+
 static int help(int argc, char **argv)
 {
-	if (argc < 2) {
+	if (argc < 2 || is_help(argv[1])) {
 		if (!part_follows())
 			print_help(stdout);
 		return command_finish("help", STATUS_OK);
@@ -114,7 +122,7 @@ int main(int argc, char **argv)
 	spin_briefly(argv);
 	if (strcmp(argv[1], "--version") == 0 || strcmp(argv[1], "version") == 0)
 		return print_version();
-	if (strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0 || strcmp(argv[1], "help") == 0)
+	if (is_help(argv[1]))
 		return help(argc - 1, argv + 1);
 	return run_command(argc - 1, argv + 1);
 }

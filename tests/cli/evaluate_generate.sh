@@ -71,6 +71,10 @@ test_that "samples are numbered" grep -q '^---- sample 2 of 2 ----$' two.txt
 test_that "the first sample is that of one alone" bash -c 'tail -n +2 two.txt | head -n $(wc -l <a.txt) | cmp - a.txt'
 generate --out-seq-length 150 --temperature 2 --top-k 0 --prompt '日本' >wild.txt
 test_that "any tokens make valid UTF-8, beyond the context too" iconv -f UTF-8 -t UTF-8 wild.txt
+if [ -w /dev/full ]; then
+	"$ferry" generate --load run --prompt x --out-seq-length 3 >/dev/full 2>full.txt
+	test_that "a full disk under the text: exit 1, and what is full" [ $? -eq 1 -a "$(grep -c 'No space left' full.txt)" -eq 1 ]
+fi
 generate --out-seq-length 5 >empty_prompt.txt
 test_that "no prompt: a new document" [ -s empty_prompt.txt ]
 "$ferry" generate --load run --prompt x --top-p 0 >wrong.txt 2>&1

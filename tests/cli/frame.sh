@@ -6,7 +6,7 @@ root=$(cd "$(dirname "$0")/../.." && pwd)
 commands="preprocess train plan evaluate generate encode decode inspect verify merge convert train-tokenizer"
 run
 test_that "without a command: help on standard error, exit 2" [ $code -eq 2 -a -s "$dir/err" -a ! -s "$dir/out" ]
-for way in help --help -h; do
+for way in help --help -h "help help"; do
 	run $way
 	test_that "$way: help on standard output, exit 0" [ $code -eq 0 -a -s "$dir/out" -a ! -s "$dir/err" ]
 done
@@ -48,6 +48,8 @@ done
 run trian
 test_that "an unknown command: exit 2" [ $code -eq 2 ]
 test_that "an unknown command: the nearest is named" err_has "did you mean train?"
+run --train-data corpus
+test_that "flags without a command: exit 2, and that it comes first" [ $code -eq 2 -a "$(grep -c 'ferry COMMAND' "$dir/err")" -eq 1 ]
 run help trian
 test_that "help of an unknown command: exit 2" [ $code -eq 2 ]
 run xyzzy
