@@ -145,7 +145,7 @@ endif
 # ---- MPI: a shared object that the program loads where mpirun or srun started it -----------------------------------------
 
 MPICC ?= mpicc
-$(B)/ferry-mpi.so: engine/mpi/mpi_ranks.c engine/mpi/mpi_interface.h engine/collective.h common/error.h
+$(B)/ferry-mpi.so: engine/mpi/mpi_ranks.c engine/mpi/mpi_interface.h engine/collective.h common/library.h common/error.h
 	@mkdir -p $(@D)
 	$(Q)$(MPICC) -std=gnu11 -g -O2 -fPIC -fvisibility=hidden -Wall -Wextra -Werror $(CPPFLAGS) -shared -o $@ $<
 mpi: $(B)/ferry-mpi.so ## training on several processes, build/ferry-mpi.so (needs mpicc; built by make where that is there)

@@ -4,8 +4,7 @@
 #include "common/library.h"
 #include "engine/mpi/mpi_interface.h"
 
-static const struct mpi_host host = {
-	.version = MPI_INTERFACE_VERSION, .table_bytes = sizeof(struct collective), .error_set = error_set};
+static const struct library_host host = LIBRARY_HOST(MPI_INTERFACE_VERSION, struct collective);
 
 static const struct library library = {.what = "MPI backend",
 	.file = "ferry-mpi.so",

@@ -3,13 +3,7 @@
 
 #include "common/library.h"
 
-static const struct cuda_host host = {
-	.version = CUDA_INTERFACE_VERSION,
-	.table_bytes = sizeof(struct kernels),
-	.error_set = error_set,
-	.error_save = error_save,
-	.error_restore = error_restore,
-};
+static const struct library_host host = LIBRARY_HOST(CUDA_INTERFACE_VERSION, struct kernels);
 
 static const struct library library = {.what = "CUDA backend",
 	.file = "ferry-cuda.so",

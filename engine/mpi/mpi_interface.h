@@ -5,18 +5,13 @@
 #ifndef ENGINE_MPI_MPI_INTERFACE_H
 #define ENGINE_MPI_MPI_INTERFACE_H
 
+#include "common/library.h"
 #include "engine/collective.h"
 
 #define MPI_INTERFACE_VERSION 1
 #define MPI_INTERFACE_SYMBOL  "ferry_mpi_open"
 
-struct mpi_host {
-	int version;        /* MPI_INTERFACE_VERSION */
-	size_t table_bytes; /* sizeof(struct collective) */
-	enum status (*error_set)(enum status status, const char *format, ...);
-};
-
 /* What the symbol is. `host` must outlive the table. Once a process. */
-typedef enum status mpi_open_function(const struct mpi_host *host, struct collective *out);
+typedef enum status mpi_open_function(const struct library_host *host, struct collective *out);
 
 #endif

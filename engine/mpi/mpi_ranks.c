@@ -8,7 +8,7 @@
 #include <string.h>
 
 struct world {
-	const struct mpi_host *host;
+	const struct library_host *host;
 	int *counts, *places, *own_counts, *own_places; /* [ranks], bytes, of a call */
 };
 
@@ -85,14 +85,12 @@ static void name_library(char *out, size_t room)
 }
 
 __attribute__((visibility("default"))) enum status ferry_mpi_open(
-	const struct mpi_host *host, struct collective *out);
+	const struct library_host *host, struct collective *out);
 
-enum status ferry_mpi_open(const struct mpi_host *host, struct collective *out)
+enum status ferry_mpi_open(const struct library_host *host, struct collective *out)
 {
 	int level;
-	if (host->version != MPI_INTERFACE_VERSION || host->table_bytes != sizeof *out)
-		return host->error_set(STATUS_UNSUPPORTED, "ferry-mpi.so was built from other sources than "
-							   "this program; rebuild both with `make`");
+	TRY(library_check(host, "mpi", MPI_INTERFACE_VERSION, sizeof *out));
 	if (MPI_Init_thread(NULL, NULL, MPI_THREAD_FUNNELED, &level) != MPI_SUCCESS)
 		return host->error_set(STATUS_UNSUPPORTED, "MPI cannot be initialized");
 	MPI_Comm_set_errhandler(MPI_COMM_WORLD, MPI_ERRORS_RETURN);

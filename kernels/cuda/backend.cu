@@ -282,7 +282,8 @@ static void backend_close(struct kernels *k)
 	memset(k, 0, sizeof *k);
 }
 
-static enum status choose_device(const struct cuda_host *host, int device, struct cudaDeviceProp *properties)
+static enum status choose_device(
+	const struct library_host *host, int device, struct cudaDeviceProp *properties)
 {
 	int count = 0, driver = 0;
 	if (cudaDriverGetVersion(&driver) != cudaSuccess || driver == 0)
@@ -359,11 +360,9 @@ static int knob(const char *name, int otherwise)
 }
 
 extern "C" __attribute__((visibility("default"))) enum status ferry_cuda_open(
-	const struct cuda_host *host, const struct kernels_config *config, struct kernels *out)
+	const struct library_host *host, const struct kernels_config *config, struct kernels *out)
 {
-	if (host->version != CUDA_INTERFACE_VERSION || host->table_bytes != sizeof *out)
-		return host->error_set(STATUS_UNSUPPORTED,
-			"ferry-cuda.so and the program were built from different sources; run `make cuda`");
+	TRY(library_check(host, "cuda", CUDA_INTERFACE_VERSION, sizeof *out));
 	if (config->grad != DTYPE_F32 && config->grad != config->act)
 		return host->error_set(STATUS_USAGE,
 			"gradients are fp32 or of the activations' type, not a second half-precision type");

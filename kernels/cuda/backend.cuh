@@ -30,7 +30,7 @@ struct gemm_plans;
 struct nccl;
 
 struct backend {
-	const struct cuda_host *host;
+	const struct library_host *host;
 	enum dtype act, grad;
 	int device, processors;
 	bool fused_epilogues; /* GELU and its gradient inside the products; not in f32, where they are too

@@ -45,7 +45,7 @@ struct nccl {
 
 /* ---- the library ---- */
 
-static enum status load(const struct cuda_host *host, struct nccl_functions *out)
+static enum status load(const struct library_host *host, struct nccl_functions *out)
 {
 	const char *named = getenv("FERRY_NCCL");
 	bool given = named && *named;
