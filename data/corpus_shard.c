@@ -117,14 +117,14 @@ static enum status open_to_read(void *user, const char *path)
 	return file_open_read(path, user);
 }
 
-/* Sets errno for a read that failed, 0 where the file just ends; closing keeps it. */
+/* Closes the file if it is `done` with. Sets errno for a read that failed, 0 where the file just ends. */
 static enum status read_and_close(
-	int fd, bool close, const char *path, void *out, size_t bytes, uint64_t offset)
+	int fd, bool done, const char *path, void *out, size_t bytes, uint64_t offset)
 {
 	errno = 0;
 	enum status status = file_read_at(fd, path, out, bytes, offset);
 	int error = errno;
-	if (close)
+	if (done)
 		file_system->close(fd);
 	errno = status == STATUS_OK ? 0 : error;
 	return status;

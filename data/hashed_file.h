@@ -60,7 +60,7 @@ enum status hashed_file_page(struct hashed_file *file, uint64_t page, union hash
 
 /* As hashed_file_page, pages [page, page + count), `bytes` in all; by reading (read_file) and not from the map. For who
  * goes through the file in order: the system reads ahead of reads, in large pieces, and need not unmap what it then
- * gives up. Ten times as fast as page by page from a map whose pages are not in memory. */
+ * gives up. */
 enum status hashed_file_pages(struct hashed_file *file, uint64_t page, size_t count,
 	union hashed_page *out /* [count] */, size_t *bytes, struct hashed_damage *damage) MUST_USE;
 
