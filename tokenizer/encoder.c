@@ -516,7 +516,7 @@ static enum status encode(struct encode_run *run, size_t bytes, encode_words *wo
 		run->text += covered;
 		bytes -= covered;
 		if (encoder->late_count && run->text - encoder->late[0].text > LATE_BYTES)
-			write_late(run); /* they know their lines */
+			write_late(run);
 	}
 	write_late(run);
 	give_back_room(encoder);
