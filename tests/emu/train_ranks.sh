@@ -59,6 +59,20 @@ FERRY_NCCL=off ranks $halves --cpu-optimizer --save "$dir/halves-host"
 test_that "... through the host, with the optimizer there: the same bytes" \
 	cmp "$dir/halves/step-00000020/model.safetensors" "$dir/halves-host/step-00000020/model.safetensors"
 
+# ---- what one stream leaves to another, between the model, the exchange and the offload ----
+B=${B:-build}
+if [ -x "$B/tsan/ferry" ] && [ -e "$B/emu/tsan/ferry-cuda.so" ]; then
+	watched=$(realpath "$B/emu/tsan/ferry-cuda.so")
+	shorter=${shape/--train-iters 20 --eval-interval 10/--train-iters 9 --eval-interval 5}
+	# MPI takes its locks in several orders.
+	FERRY_CUDA=$watched FERRY_NCCL=$watched FERRY_MPI=${FERRY_MPI:-$(realpath "$(dirname "$ferry")/ferry-mpi.so")} \
+		TSAN_OPTIONS="halt_on_error=1 detect_deadlocks=0" ferry=$B/tsan/ferry \
+		ranks ${shorter/--num-layers 1/--num-layers 2} --bf16 --optimizer-on 0.4 --save "$dir/watched"
+	test_that "no thread of two ranks races" [ $code -eq 0 -a -d "$dir/watched/step-00000009" ]
+else
+	echo "ok - # SKIP races of ranks: the program is not built under the thread sanitizer"
+fi
+
 # ---- what fails in NCCL ----
 fail() { # NAME WHAT: in the background; NAME.code, NAME.err
 	FERRY_EMU_NCCL_FAIL=$2 timeout -k 5 60 mpirun -n 2 "$ferry" train $shape --save "$dir/$1" >/dev/null 2>"$dir/$1.err" </dev/null
