@@ -36,16 +36,16 @@ struct bench {
 typedef uint64_t words __attribute__((vector_size(32), may_alias));
 
 /* What is written elsewhere need not be read first, and passes the caches by, as AdamW's shadow does. */
-static inline void write_words(words *place, words value, bool elsewhere)
+static inline void write_words(words *place, const words *value, bool elsewhere)
 {
 #ifdef __x86_64__
 	if (elsewhere) {
 		for (int i = 0; i < 2; i++)
-			_mm_stream_si128((__m128i *)place + i, ((__m128i *)&value)[i]);
+			_mm_stream_si128((__m128i *)place + i, ((const __m128i *)value)[i]);
 		return;
 	}
 #endif
-	*place = value;
+	*place = *value;
 }
 
 /* The same bytes read and written, 16 parameters at a time. */
@@ -58,9 +58,9 @@ static void plain_pass(const struct bench *b, float *const *to, uint64_t from, u
 			for (int half = 0; half < 2; half++) {
 				words x = *(const words *)(b->now[s] + i + 8 * half) + g;
 				sum += x;
-				write_words((words *)(to[s] + i + 8 * half), x, elsewhere);
+				write_words((words *)(to[s] + i + 8 * half), &x, elsewhere);
 			}
-		write_words((words *)(b->work + i), sum, true);
+		write_words((words *)(b->work + i), &sum, true);
 	}
 }
 
