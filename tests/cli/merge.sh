@@ -54,7 +54,7 @@ for i in 1 2 3 4 5 6; do
 	kill -9 $pid 2>/dev/null
 	wait $pid 2>/dev/null
 	if [ -e "$dir/k/corpus.json" ]; then
-		rm -f "$dir/k/.lock"
+		rm -rf "$dir/k/.lock" "$dir/k/next" # what is tidied up last
 		same "$dir/whole" "$dir/k" || torn=1
 	fi
 	run merge "$dir"/c[123] --output "$dir/k" --overwrite
