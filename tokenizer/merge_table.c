@@ -143,7 +143,8 @@ static bool row_place(struct merge_small *small, struct rows *rows, uint32_t lef
 /* The longest rows first. False: one finds no place. */
 static bool small_fill(struct merge_table *table, struct rows *rows)
 {
-	memset(table->small->slots, 255, sizeof table->small->slots); /* FREE_SLOT */
+	/* Nobody's: no left symbol is MERGE_SMALL_EDGE. */
+	memset(table->small->slots, 255, sizeof table->small->slots);
 	rows_sort(rows, table->list, table->merges);
 	for (uint32_t length = table->merges; length > 0; length--)
 		for (uint32_t row = rows->longest[length]; row; row = rows->next[row - 1])
