@@ -236,11 +236,26 @@ static enum status merge_all(struct merging *merging, struct record_writer *outp
 	return remove_between(merging, merging->sources + merging->next, merging->count - merging->next);
 }
 
+/* After a failure, which `status` is: the disk may be full, and whoever merges again begins anew. */
+static enum status discard_between(const struct merging *merging, enum status status)
+{
+	struct error_copy error;
+	char path[RECORD_PATH];
+	error_save(status, &error);
+	for (size_t i = 0; i < merging->between; i++) {
+		source_path(merging, merging->merge->files + i, path);
+		(void)!file_remove(path);
+	}
+	return error_restore(&error);
+}
+
 enum status record_merge_run(const struct record_merge *merge, struct record_writer *output)
 {
 	struct merging merging = {.merge = merge};
 	assert(merge->most >= 2);
 	enum status status = merge_all(&merging, output);
+	if (status != STATUS_OK)
+		status = discard_between(&merging, status);
 	free(merging.sources);
 	return status;
 }

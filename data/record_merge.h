@@ -1,6 +1,7 @@
 /*
  * record_merge.h: sorted runs of records (data/record_file.h), of any number of files, as one ascending sequence, in
- * bounded memory.
+ * memory that hardly grows with them: `most` runs' blocks, 32 bytes for each run, and while a file is open the index of
+ * it, 40 bytes for 1,024 records.
  *
  * Runs are read side by side, at most `most` at once. Where there are more, that many are merged to a file of their
  * own, which is one run in place of them, and so on until one merge takes all that are left:
@@ -27,7 +28,8 @@ struct record_merge {
 	uint64_t list, first, last; /* records of this list whose first number is in [first, last] */
 	size_t files;
 	void (*path)(void *user, size_t file, char path[RECORD_PATH]);
-	const char *between; /* files between are called BETWEEN-0, BETWEEN-1, ...; they are removed */
+	/* Files between are called BETWEEN-0, BETWEEN-1, ...; they are removed, after a failure too. */
+	const char *between;
 	size_t most; /* runs at once, at least 2; each takes an open file and RECORD_MERGE_RUN bytes */
 	record_filter *filter; /* NULL: all are kept */
 	void *user;            /* of both functions */

@@ -97,6 +97,16 @@ static void expect_records(const struct record_format *format, const char *path)
 	assert_memory_equal(got.records, all, count * (size_t)width * 8);
 }
 
+static void expect_nothing_between(void)
+{
+	char **names;
+	size_t files;
+	must(directory_list(root, &names, &files));
+	for (size_t n = 0; n < files; n++)
+		assert_null(strstr(names[n], "between"));
+	directory_list_free(names, files);
+}
+
 static void sorted_as_a_whole(void **state)
 {
 	(void)state;
@@ -118,12 +128,7 @@ static void sorted_as_a_whole(void **state)
 		write_files(&seed, merge.files, values[i % 4], first, last);
 		must(merge_to(&merge, in_root("out")));
 		expect_records(&merge.format, in_root("out"));
-		char **names;
-		size_t files;
-		must(directory_list(root, &names, &files));
-		for (size_t n = 0; n < files; n++)
-			assert_null(strstr(names[n], "between"));
-		directory_list_free(names, files);
+		expect_nothing_between();
 	}
 }
 
@@ -160,6 +165,7 @@ static void one_first_number(void **state)
 struct filtering {
 	char *name;       /* for path_of */
 	uint64_t dropped; /* sum of second numbers */
+	uint64_t left;    /* records, before fail_later fails */
 };
 
 static void path_of_filtering(void *user, size_t file, char out[RECORD_PATH])
@@ -177,16 +183,17 @@ static enum status keep_first(void *user, const uint64_t *previous, const uint64
 	return STATUS_OK;
 }
 
-static enum status fail_at_once(void *user, const uint64_t *previous, const uint64_t *record, bool *keep)
+static enum status fail_later(void *user, const uint64_t *previous, const uint64_t *record, bool *keep)
 {
-	(void)user, (void)previous, (void)record, (void)keep;
-	return error_set(STATUS_INTERRUPTED, "enough");
+	struct filtering *filtering = user;
+	(void)previous, (void)record, (void)keep;
+	return filtering->left-- ? STATUS_OK : error_set(STATUS_INTERRUPTED, "enough");
 }
 
 static void filtered(void **state)
 {
 	(void)state;
-	struct filtering filtering = {input_name, 0};
+	struct filtering filtering = {.name = input_name};
 	struct record_merge merge = {.format = {2, job},
 		.list = 1,
 		.last = UINT64_MAX,
@@ -198,7 +205,7 @@ static void filtered(void **state)
 	uint64_t seed = 9, dropped = 0;
 	width = 2;
 	write_files(&seed, merge.files, 50, 0, UINT64_MAX);
-	size_t kept = 0;
+	size_t kept = 0, seen = count;
 	for (size_t i = 0; i < count; i++) {
 		if (kept && all[(kept - 1) * 2] == all[i * 2])
 			dropped += all[i * 2 + 1];
@@ -220,10 +227,15 @@ static void filtered(void **state)
 	merge.most = 1000;
 	must(record_merge_run(&merge, NULL));
 	assert_int_equal(filtering.dropped, dropped);
-	merge.filter = fail_at_once;
+	/* In the first merge, and when there are files between. */
+	merge.filter = fail_later;
 	merge.most = 3;
-	assert_int_equal(record_merge_run(&merge, NULL), STATUS_INTERRUPTED);
-	assert_string_equal(error_message(), "enough");
+	for (uint64_t records = 0; records <= seen; records += seen / 4) {
+		filtering.left = records;
+		assert_int_equal(record_merge_run(&merge, NULL), STATUS_INTERRUPTED);
+		assert_string_equal(error_message(), "enough");
+		expect_nothing_between();
+	}
 }
 
 /* ---- failures ---- */
