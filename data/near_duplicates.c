@@ -18,7 +18,8 @@ enum {
 	MOST_BITS = 8,
 	LEAST_RUNS = 8, /* read at once by a worker; */
 	MOST_RUNS = 256,
-	OPEN_FILES = 512,      /* by all of them, where they can do with fewer than MOST_RUNS */
+	OPEN_FILES = 512, /* read at once by all of them */
+	MOST_WORKERS = OPEN_FILES / LEAST_RUNS,
 	LEAST_KEYS = 1024,     /* that a worker holds */
 	TELL_RECORDS = 1 << 16 /* of progress */
 };
@@ -198,11 +199,16 @@ static uint64_t count_parts(const struct search *search)
 	return (uint64_t)search->config->format.bands << search->bits;
 }
 
+static int count_workers(const struct near_search *config)
+{
+	return config->workers < MOST_WORKERS ? config->workers : MOST_WORKERS;
+}
+
 /* So many that no worker is idle for long. */
 static int choose_bits(const struct near_search *config)
 {
 	int bits = 0;
-	while (bits < MOST_BITS && config->format.bands << bits < 2 * config->workers)
+	while (bits < MOST_BITS && config->format.bands << bits < 2 * count_workers(config))
 		bits++;
 	return bits;
 }
@@ -251,7 +257,7 @@ static void unit_of_sieve(void *user, size_t unit, char path[RECORD_PATH])
 /* A worker's share of the memory: half of it for runs, half for keys, which sorting may take as much of again. */
 static uint64_t memory_share(const struct near_search *config)
 {
-	return config->memory / (uint64_t)config->workers / 2;
+	return config->memory / (uint64_t)count_workers(config) / 2;
 }
 
 static size_t most_runs(const struct near_search *config, int workers)
@@ -276,7 +282,7 @@ static enum status sift_part(struct search *search, struct sieve *sieve, uint64_
 		.files = config->units,
 		.path = unit_of_sieve,
 		.between = between,
-		.most = most_runs(config, config->workers),
+		.most = most_runs(config, count_workers(config)),
 		.filter = sift,
 		.user = sieve};
 	uint64_t keys = memory_share(config) / 2 / (KEY_WIDTH * 8);
@@ -319,11 +325,10 @@ static enum status take_part(void *context, int worker, uint64_t task)
 
 static enum status make_parts(struct search *search)
 {
-	const struct near_search *config = search->config;
-	size_t workers = (size_t)config->workers;
-	TRY(memory_alloc((void **)&search->sieves, workers, sizeof *search->sieves, "workers"));
-	enum status status = threads_run(config->workers, count_parts(search), take_part, search);
-	for (size_t i = 0; i < workers; i++)
+	int workers = count_workers(search->config);
+	TRY(memory_alloc((void **)&search->sieves, (size_t)workers, sizeof *search->sieves, "workers"));
+	enum status status = threads_run(workers, count_parts(search), take_part, search);
+	for (int i = 0; i < workers; i++)
 		free(search->sieves[i].keys);
 	free(search->sieves);
 	return status;
@@ -386,7 +391,7 @@ static enum status find(struct search *search, const char *path)
 	struct record_format format = record_format(&search->config->format, KEY_WIDTH);
 	char own[16];
 	if (file_exists(path) && record_file_check(path, &format) == STATUS_OK)
-		return STATUS_OK;
+		return remove_files(directory, "drops-", NULL); /* a search may have been killed here */
 	search->bits = choose_bits(search->config);
 	snprintf(own, sizeof own, "drops-%02d-", search->bits);
 	TRY(remove_files(directory, "drops-", own)); /* of a search in other parts */

@@ -23,8 +23,9 @@
  * A part's records are merged in order (data/record_merge.h), so that of those that share a hash the smallest key
  * comes first, and none need be held. The units' files are opened once for each part and once for each of their runs,
  * and there are no more parts than it takes to keep the workers busy. Every record is read log(runs) / log(most)
- * times, `most` being the runs that are read at once: with 1 MB for each worker 17, with 15 MB 256. So time grows with
- * the documents, whatever the memory. Each file appears when complete, so a search that was stopped goes
+ * times, `most` being the runs that a worker reads at once: with 1 MB for it 17, with 15 MB 256, but no
+ * more than 512 / workers. No more than 64 workers search, so that each may read 8, and fewer than 700 files are open at
+ * once. So time grows with the documents, whatever the memory. Each file appears when complete, so a search that was stopped goes
  * on; with other workers it may begin anew. Nothing but `dropped` is synced: what an earlier run left is read
  * whole before it is used, and made anew if a power failure damaged it. Pass 2 marks the documents of a range
  * of keys with no memory but a block of `dropped` and its index, a 400th of it. On the disk: 24 bytes a document and
@@ -76,7 +77,7 @@ struct near_search {
 	struct near_format format;
 	const char *directory; /* holds near-000000 to near-(units - 1) */
 	size_t units;
-	int workers;
+	int workers; /* at most 64 of them search */
 	uint64_t memory;
 	/* Called by any worker, often; anything but STATUS_OK ends the search. May be NULL. */
 	enum status (*progress)(void *user, uint64_t done, uint64_t total);

@@ -8,6 +8,7 @@
 #include "tests/unit/scratch_folder.h"
 
 #include <stdatomic.h>
+#include <time.h>
 
 enum { BANDS = 5, MOST = 2500 };
 
@@ -220,6 +221,43 @@ static void work_grows_with_the_documents(void **state)
 	assert_true(cost[1] < cost[0] * 1.25);
 }
 
+/* ---- many workers ---- */
+
+static enum status take_a_moment(void *user, uint64_t done, uint64_t total)
+{
+	const struct timespec moment = {0, 1000000};
+	(void)user, (void)done, (void)total;
+	nanosleep(&moment, NULL);
+	return STATUS_OK;
+}
+
+/* Each reads 8 files at once and writes 2: 200 of them would have more open than the 1024 that a process is given. */
+static void no_more_workers_than_files_allow(void **state)
+{
+	(void)state;
+	enum { WORKERS = 200 };
+	double seconds[WORKERS] = {0};
+	int busy = 0;
+	uint64_t seed = 6;
+	struct record_file *dropped;
+	struct near_search search = {.format = format,
+		.directory = root,
+		.units = 3,
+		.workers = WORKERS,
+		.memory = 1 << 20,
+		.progress = take_a_moment,
+		.seconds = seconds};
+	clean();
+	make_documents(&seed, 300, 100);
+	write_units(&seed, search.units);
+	must(near_search_run(&search, &dropped));
+	record_file_close(dropped);
+	for (int i = 0; i < WORKERS; i++)
+		busy += seconds[i] > 0;
+	assert_in_range(busy, 1, 64);
+	expect_oracle(&search);
+}
+
 /* ---- stops ---- */
 
 struct stopping {
@@ -277,14 +315,17 @@ static void stopped_and_gone_on_with(void **state)
 	assert_int_equal(count_files("drops-") + count_files("between-"), 0);
 	search.progress = NULL;
 	expect_oracle(&search);
-	/* Complete: nothing else is looked at. What is lost or damaged is made anew. */
+	/* Complete: nothing else is looked at; parts that a kill left beside it go. What is lost or damaged is made anew. */
 	const char *path = in_root("dropped");
-	char unit[NEAR_PATH], *data;
+	char unit[NEAR_PATH], part[NEAR_PATH], *data;
 	size_t bytes;
+	snprintf(part, sizeof part, "%s/drops-00-002", root);
+	must(file_publish(part, "rubbish", 7));
 	near_unit_path(root, 7, unit);
 	must(file_read_all(unit, 1 << 20, &data, &bytes));
 	must(file_publish(unit, "rubbish", 7));
 	expect_oracle(&search);
+	assert_int_equal(count_files("drops-"), 0);
 	for (int damage = 0; damage < 2; damage++) {
 		must(damage ? file_remove(path) : file_publish(path, "rubbish", 7));
 		assert_int_equal(near_search_run(&search, &dropped), STATUS_CORRUPT);
@@ -294,8 +335,6 @@ static void stopped_and_gone_on_with(void **state)
 	expect_oracle(&search);
 	/* Parts that a search left, sound and damaged, and what it had between. */
 	must(file_remove(path));
-	char part[NEAR_PATH];
-	snprintf(part, sizeof part, "%s/drops-00-002", root);
 	must(file_publish(part, "rubbish", 7));
 	snprintf(part, sizeof part, "%s/between-2-0", root);
 	must(file_publish(part, "rubbish", 7));
@@ -440,6 +479,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(rule),
 		cmocka_unit_test(work_grows_with_the_documents),
+		cmocka_unit_test(no_more_workers_than_files_allow),
 		cmocka_unit_test(stopped_and_gone_on_with),
 		cmocka_unit_test(damage_is_named),
 		cmocka_unit_test(writer_writes_every_signature),
