@@ -2,8 +2,8 @@
  * collective.h: what ranks do together. A rank is a process that trains along with others (in tests: a thread).
  *
  * A backend fills the table: one process here, where there is nobody to do anything with; MPI in a shared
- * object (mpi.h). It moves data, in two ways alone; all arithmetic is below, once, and in the order of the
- * ranks. So results are the same on every rank, and do not depend on the network or the backend.
+ * object (mpi.h). It moves data, in two ways alone; all arithmetic is its callers' (below; of gradients: exchange.h), in
+ * the order of the ranks. So results are the same on every rank, and do not depend on the network or the backend.
  *
  * All ranks call the same operations in the same order, with the same sizes, each from one thread at a time.
  * Sizes are bytes unless they say otherwise, a block's are less than 2 GiB.

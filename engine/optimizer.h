@@ -6,7 +6,8 @@
  * (engine/model.h). The order of a step:
  *
  *    optimizer_measure   norm = sqrt(sum of squares of the stored gradients) / loss scale, and whether any is
- *                        inf or NaN (then: no update). Over the whole flat array, in blocks of a fixed order
+ *                        inf or NaN (then: no update). Over the part's slices, in their order; of several
+ *                        ranks, added up over these in their order
  *    optimizer_clip      c = min(1, max_norm / (norm + 1e-6)), torch's clip_grad_norm_; 1 where max_norm is 0
  *    optimizer_update    AdamW (kernels/adamw.h) on gradient * c / loss scale
  *

@@ -44,14 +44,14 @@
  *
  * Several ranks (`ranks`) train one model, each on its slice of every global batch (data/loader.h), with its part of
  * the optimizer's state (shards.h). Gradients go to their owners layer by layer as the last micro-batch's backward goes
- * on, weights to all layer by layer as the next step's forward comes to them; gradients that are not f32 travel as
- * they are, and their sum is rounded once. Each opens a trainer with the same configuration but for threads and device; all
- * call the same functions. Losses, norms and counts in events are those of the whole batch, so are validation's,
- * whose micro-batches they share out; the events are the same on each. Checkpoints are written by rank 0, which
- * gets the others' parts piece by piece, and read by each; they are the files of a run in one process, and any number
- * of ranks goes on from them. Dropout is by window, gradients are added in the order of the ranks: the same number of
- * ranks gives the same bits, another one the same but for rounding. What one rank is asked (trainer_stop), all do at
- * the same step. Failures: collective.h.
+ * on, weights to all layer by layer as the next step's forward comes to them; gradients that are not f32 travel as they
+ * are, and their sum is rounded once. Each opens a trainer with the same configuration but for threads, device,
+ * packing, and the offload's threads and memory for shadows; all call the same functions. Losses, norms and counts in
+ * events are those of the whole batch, so are validation's, whose micro-batches they share out; the events are the same
+ * on each. Checkpoints are written by rank 0, which gets the others' parts piece by piece, and read by each; they are
+ * the files of a run in one process, and any number of ranks goes on from them. Dropout is by window, gradients are
+ * added in the order of the ranks: the same number of ranks gives the same bits, another one the same but for rounding.
+ * What one rank is asked (trainer_stop), all do at the same step. Failures: collective.h.
  *
  * The library prints nothing: events tell the tool of each step, validation and checkpoint; notices (corpus
  * repeated, validation rising) go to common/log.h. One thread calls; trainer_stop and trainer_save_soon may

@@ -152,7 +152,8 @@ void reduce_partials(struct backend *b, struct stream *s, void *grad, const floa
 /* ---- peers (nccl.cu) ---- */
 
 extern const struct peers nccl_peers;
-/* Returns when the query says anything else than cudaErrorNotReady, or with NCCL's failure. Where b->nccl is. */
+/* Returns when the query says anything else than cudaErrorNotReady, or with NCCL's failure; at once where nothing has
+ * joined, or has left, so that the caller waits itself behind it. Where b->nccl is. */
 enum status nccl_watch(struct backend *b, cudaError_t (*query)(void *handle), void *handle);
 void nccl_close(struct backend *b);
 
