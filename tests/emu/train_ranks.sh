@@ -55,6 +55,7 @@ halves="$shape --fp16 --half-gradients --initial-scale-power 12"
 run train $halves --save "$dir/one-halves"
 ranks $halves --save "$dir/halves"
 test_that "gradients in fp16: two devices train as one" follows halves one-halves 2e-3
+test_that "... by NCCL" out_has "from GPU to GPU by NCCL 2."
 FERRY_NCCL=off ranks $halves --cpu-optimizer --save "$dir/halves-host"
 test_that "... through the host, with the optimizer there: the same bytes" \
 	cmp "$dir/halves/step-00000020/model.safetensors" "$dir/halves-host/step-00000020/model.safetensors"
@@ -69,6 +70,7 @@ if [ -x "$B/tsan/ferry" ] && [ -e "$B/emu/tsan/ferry-cuda.so" ]; then
 		TSAN_OPTIONS="halt_on_error=1 detect_deadlocks=0" ferry=$B/tsan/ferry \
 		ranks ${shorter/--num-layers 1/--num-layers 2} --bf16 --optimizer-on 0.4 --save "$dir/watched"
 	test_that "no thread of two ranks races" [ $code -eq 0 -a -d "$dir/watched/step-00000009" ]
+	test_that "... by NCCL" out_has "from GPU to GPU by NCCL 2."
 else
 	echo "ok - # SKIP races of ranks: the program is not built under the thread sanitizer"
 fi
