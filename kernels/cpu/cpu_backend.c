@@ -3,6 +3,7 @@
 #include "common/threads.h"
 #include "kernels/cpu/gemm.h"
 
+#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -101,7 +102,8 @@ uint64_t kernels_cpu_scratch(const struct kernels_config *config, const struct k
 #endif
 	size_t attention = attention_scratch(
 		choose_threads(config->threads), s->sequence, s->hidden / s->heads, s->training);
-	size_t classifier = classifier_scratch(s->batch * s->sequence, s->vocabulary_padded);
+	int64_t rows = (int64_t)s->batch * s->sequence; /* asked of shapes, too, that no memory holds */
+	size_t classifier = classifier_scratch(rows < INT_MAX ? (int)rows : INT_MAX, s->vocabulary_padded);
 	return attention > classifier ? attention : classifier;
 }
 

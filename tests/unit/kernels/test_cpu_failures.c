@@ -71,9 +71,27 @@ static void half_gradients(void **state)
 	k.close(&k);
 }
 
+/* A plan asks what shapes would take that no memory holds: rows beyond an int, too. */
+static void scratch_of_absurd_shapes(void **state)
+{
+	(void)state;
+	struct kernel_shapes shapes = {.batch = 1 << 10,
+		.sequence = 1 << 10,
+		.hidden = 64,
+		.heads = 1,
+		.vocabulary = 50257,
+		.vocabulary_padded = 50304};
+	uint64_t many = kernels_cpu_scratch(&config, &shapes);
+	shapes.batch = 1 << 21; /* 2 to the 31st, and then to the 32nd rows */
+	assert_true(kernels_cpu_scratch(&config, &shapes) == many);
+	shapes.batch = 1 << 22;
+	assert_true(kernels_cpu_scratch(&config, &shapes) == many);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {cmocka_unit_test(no_memory_to_open),
-		cmocka_unit_test(failure_is_kept), cmocka_unit_test(half_gradients)};
+		cmocka_unit_test(failure_is_kept), cmocka_unit_test(half_gradients),
+		cmocka_unit_test(scratch_of_absurd_shapes)};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
