@@ -256,13 +256,16 @@ static enum status measure_exchange(struct collective *c, struct kernels *k, str
 	for (int r = 0; r <= c->ranks; r++)
 		cuts[r] = (uint64_t)r * part;
 	TRY(exchange_connect(x));
-	TRY(collective_agree(c, k->memory_alloc(k, &block, PROBE_BLOCK, "a measurement")));
-	enum status status = time_exchange(k, x, block, cuts, &seconds);
+	enum status taken = k->memory_alloc(k, &block, PROBE_BLOCK, "a measurement");
+	enum status status = collective_agree(c, taken);
+	if (status == STATUS_OK)
+		status = time_exchange(k, x, block, cuts, &seconds);
 	for (int i = 0; i < ROUNDS && status == STATUS_OK; i++) {
 		status = time_exchange(k, x, block, cuts, &seconds);
 		best = i == 0 || seconds < best ? seconds : best;
 	}
-	k->memory_free(k, block, PROBE_BLOCK);
+	if (taken == STATUS_OK)
+		k->memory_free(k, block, PROBE_BLOCK);
 	TRY(status);
 	TRY(collective_maximum(c, &best, 1));
 	*out = 2.0 * (double)part * (c->ranks - 1) / best;
@@ -273,8 +276,9 @@ enum status probe_network(struct collective *c, struct kernels *k, bool on_devic
 {
 	struct exchange_sizes sizes = {.block = PROBE_BLOCK, .part = PROBE_BLOCK / (uint64_t)c->ranks};
 	struct exchange *x;
-	TRY(collective_agree(c, exchange_open(c, k, &sizes, on_device, &x)));
-	enum status status = measure_exchange(c, k, x, out);
+	enum status status = collective_agree(c, exchange_open(c, k, &sizes, on_device, &x));
+	if (status == STATUS_OK)
+		status = measure_exchange(c, k, x, out);
 	exchange_close(x);
 	return status;
 }

@@ -44,9 +44,11 @@ static enum status open_kernels(const struct trainer_config *c, struct kernels *
 enum status train_forecast_network(const struct trainer_config *c, struct plan_rates *rates)
 {
 	struct kernels k;
-	TRY(collective_agree(c->ranks, open_kernels(c, &k)));
-	enum status status = probe_network(c->ranks, &k, c->open_device, &rates->network_bytes);
-	k.close(&k);
+	enum status opened = open_kernels(c, &k), status = collective_agree(c->ranks, opened);
+	if (status == STATUS_OK)
+		status = probe_network(c->ranks, &k, c->open_device, &rates->network_bytes);
+	if (opened == STATUS_OK)
+		k.close(&k);
 	return status;
 }
 
