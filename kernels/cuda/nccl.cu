@@ -112,23 +112,27 @@ static enum status told(struct backend *b, int result, const char *what)
 struct ending {
 	int (*end)(struct nccl_communicator *communicator);
 	struct nccl_communicator *communicator;
+	int device;
 };
 
 static void *end_communicator(void *argument)
 {
 	struct ending *e = (struct ending *)argument;
+	/* A new thread's is GPU 0, where this process would open a context. */
+	(void)cudaSetDevice(e->device);
 	(void)e->end(e->communicator);
 	free(e);
 	return NULL;
 }
 
 /* With the lock. What cannot be ended in time is left to the end of the process. */
-static void end(struct nccl *n, int (*how)(struct nccl_communicator *communicator))
+static void end(struct backend *b, int (*how)(struct nccl_communicator *communicator))
 {
+	struct nccl *n = b->nccl;
 	struct ending *e = (struct ending *)malloc(sizeof *e);
 	pthread_t thread;
 	if (e) {
-		*e = {how, n->communicator};
+		*e = {how, n->communicator, b->device};
 		if (pthread_create(&thread, NULL, end_communicator, e) == 0) {
 			struct timespec until;
 			clock_gettime(CLOCK_REALTIME, &until);
@@ -146,7 +150,7 @@ static void end(struct nccl *n, int (*how)(struct nccl_communicator *communicato
 static void give_up(struct backend *b, int result, const char *what)
 {
 	b->host->error_save(told(b, result, what), &b->nccl->failure);
-	end(b->nccl, b->nccl->call.ncclCommAbort);
+	end(b, b->nccl->call.ncclCommAbort);
 }
 
 /* True: there is nothing to watch any more. */
@@ -180,12 +184,13 @@ enum status nccl_watch(struct backend *b, cudaError_t (*query)(void *handle), vo
 
 static void peers_leave(struct kernels *k)
 {
-	struct nccl *n = backend_enter(k)->nccl;
+	struct backend *b = backend_enter(k);
+	struct nccl *n = b->nccl;
 	if (!n)
 		return;
 	std::lock_guard<std::mutex> guard(n->lock);
 	if (n->communicator)
-		end(n, n->call.ncclCommDestroy);
+		end(b, n->call.ncclCommDestroy);
 }
 
 void nccl_close(struct backend *b)

@@ -6,7 +6,8 @@
  * It is as hard as the real one may be. A rank that waits for data waits until they come: of one that has given up it
  * learns nothing, only of one that died. ncclCommAbort and ncclCommDestroy return when all ranks have called one of them,
  * or died. Found, and ended with a message and abort(): a reception of another length than what was sent, memory that is
- * not the device's, groups within which communicators or streams differ.
+ * not the device's, groups within which communicators or streams differ, a communicator that is ended on another device than
+ * it was joined on.
  */
 #include "kernels/cuda/nccl.cuh"
 #include "tests/emu/emulator.h"
@@ -66,7 +67,7 @@ struct peer {
 };
 
 struct communicator {
-	int rank, ranks;
+	int rank, ranks, device = -1;
 	std::vector<struct peer> peers;
 	std::atomic<int> failure{success};
 	std::atomic<bool> given_up{false};
@@ -150,6 +151,7 @@ static int meet(struct communicator *c, const struct nccl_id *id, int listening)
 	char device[16];
 	int number;
 	(void)cudaGetDevice(&number);
+	c->device = number;
 	(void)cudaDeviceGetPCIBusId(device, sizeof device, number);
 	for (int i = 0; i < c->ranks - 1; i++) {
 		struct hello other = {};
@@ -213,6 +215,13 @@ extern "C" int ncclCommInitRank(struct nccl_communicator **out, int ranks, struc
 static int leave(struct nccl_communicator *communicator, bool give_up)
 {
 	auto c = communicator->its;
+	int device = -1;
+	(void)cudaGetDevice(&device);
+	if (device != c->device) {
+		fprintf(stderr, "emulated NCCL: device %d's communicator is ended on device %d\n", c->device,
+			device);
+		abort();
+	}
 	c->given_up = give_up;
 	while (c->done < c->issued) { /* a group ends by itself, or is given up */
 		struct timespec pause = {0, 1000000};
