@@ -1,5 +1,7 @@
 #include "tools/device.h"
 
+#include "tools/part.h"
+
 #include <stdio.h>
 #include <stdlib.h>
 #include <unistd.h>
@@ -53,8 +55,10 @@ enum status device_choose(
 	out->unused = k.memory_unused(&k);
 	out->logits = k.logits_bytes;
 	struct peers_found found = {.device = ""};
+	uint32_t rank, size;
+	bool several = part_launched(&rank, &size) && size > 1; /* else NCCL is loaded for nothing */
 	enum status unreachable =
-		k.peers ? k.peers->find(&k, &found) : STATUS_OK; /* by NCCL; its place counts */
+		several && k.peers ? k.peers->find(&k, &found) : STATUS_OK; /* its place counts */
 	(void)unreachable;
 	memcpy(out->place, found.device, sizeof out->place);
 	k.close(&k);

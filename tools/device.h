@@ -15,12 +15,14 @@ struct device_choice {
 	int number;      /* of it */
 	uint64_t unused; /* bytes of its memory that can be taken, CUDA's context being there; 0: not known */
 	uint64_t logits; /* bytes of them that logits may take (kernels.h) */
-	char place[PEERS_NAME]; /* of it, in the machine (peers.h); "": not known */
-	char why[512];          /* auto took the CPU: why; else "" */
+	/* Of it, in the machine (peers.h), where several ranks were launched; "": not known. */
+	char place[PEERS_NAME];
+	char why[512]; /* auto took the CPU: why; else "" */
 };
 
-/* Opens the GPU and closes it again (what takes long, CUDA's context and library, stays for the next opening). That `gpu` cannot be had is an error that says why. `logits`: allowed
- * bytes, 0: as many as usual. `number`: of the GPU; where there is one alone, it is that. */
+/* Opens the GPU and closes it again (what takes long, CUDA's context and library, stays for the next opening). That
+ * `gpu` cannot be had is an error that says why. `logits`: allowed bytes, 0: as many as usual. `number`: of the GPU;
+ * where there is one alone, it is that. */
 enum status device_choose(
 	enum device wanted, int number, enum dtype act, uint64_t logits, struct device_choice *out) MUST_USE;
 
