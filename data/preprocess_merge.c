@@ -3,7 +3,8 @@
  *
  * The key space is cut into ranges that fit in a worker's memory and never straddle two shards. Workers load,
  * deduplicate and sort ranges in parallel, and append them to their shard in turn. As many shards as there are workers
- * (one, with sources) are under way at once, so that each can append to one:
+ * (one, with sources) are under way at once, so that each can append to one, but no more than MOST_AT_ONCE, which have
+ * two files open each, and beside other processes no more than this one's share:
  *
  *    two workers   shard 0, range 0    shard 1, range 0    shard 0, range 1    shard 1, range 1 ...    then shards 2 and 3
  *
@@ -31,6 +32,11 @@
 #define SMALLEST_RANGE (UINT64_C(1) << 16)
 #define LARGEST_RANGE                                                                                        \
 	(UINT64_C(16) << 30) /* so that its documents, 26 bytes each at least, have 31-bit numbers */
+
+enum {
+	MOST_AT_ONCE = 128,  /* shards; */
+	FINISHER_AT_ONCE = 4 /* of a process that does not know how many others there are */
+};
 
 struct range {
 	uint64_t first, last; /* upper 64 bits of the keys, both included */
@@ -119,11 +125,25 @@ static void order_ranges(struct merge *merge)
 			merge->turn[ranges[i].shard] = i;
 }
 
+/* Shards that are under way together. A process that claimed all there are would leave the others none. */
+static size_t shards_at_once(const struct preprocess_job *job)
+{
+	const struct preprocess_config *config = job->config;
+	size_t workers = (size_t)config->workers, most = MOST_AT_ONCE;
+	if (config->sources) /* they are held until the shard is written: no more of them than need be */
+		return 1;
+	if (config->mode == PREPROCESS_FINISH)
+		most = FINISHER_AT_ONCE;
+	else if (config->mode == PREPROCESS_PART_TOGETHER && job->shard_count / config->parts < most)
+		most = job->shard_count / config->parts;
+	most = most ? most : 1;
+	return workers < most ? workers : most;
+}
+
 static enum status plan(struct merge *merge)
 {
 	struct preprocess_job *job = merge->job;
-	/* A shard's sources are held until it is written: no more of them than need be. */
-	size_t planned = 0, at_once = job->config->sources ? 1 : (size_t)job->config->workers;
+	size_t planned = 0, at_once = shards_at_once(job);
 	int depth = 0;
 	job->bytes_total = 0;
 	atomic_store(&job->bytes_done, 0);
