@@ -99,6 +99,8 @@ static void follow_updates(struct trainer *t)
 void trainer_weights_due(struct trainer *t)
 {
 	follow_updates(t);
+	/* All, once: no layer is used before it has passed its gate. */
+	t->kernels.weights_changed(&t->kernels);
 	for (int i = 0; i < layer_count(t); i++)
 		t->flow.due[i] = true;
 }
@@ -118,7 +120,6 @@ enum status trainer_gate(void *user, int layer)
 	TRY(shards_share(t->shards, t->working, layer, s));
 	k->event_record(k, event_of(t, SHARED, layer), s);
 	k->event_await(k, event_of(t, SHARED, layer), NULL);
-	k->weights_changed(k);
 	return STATUS_OK;
 }
 
