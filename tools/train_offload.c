@@ -196,7 +196,9 @@ enum status train_offload_agree(struct train_machine *machine, struct trainer_co
 	c->offload = choice.offload;
 	c->inputs_on_host = choice.inputs_on_host;
 	c->device_share = choice.device_share;
-	return STATUS_OK;
+	c->offloading.speculation = 0; /* was sized for this rank's own choice */
+	return collective_agree(c->ranks,
+		c->offload && !c->offloading.delayed ? train_offload_speculate(machine, c) : STATUS_OK);
 }
 
 void train_offload_describe(

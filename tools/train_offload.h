@@ -42,7 +42,7 @@ struct train_machine {
  * flags are checked and have no effect. */
 enum status train_offload_choose(const struct train_settings *settings, struct train_machine *machine,
 	struct trainer_config *config) MUST_USE;
-/* Of several ranks: all take rank 0's choice. */
+/* Of several ranks: all take rank 0's choice, and size their shadows for it. */
 enum status train_offload_agree(struct train_machine *machine, struct trainer_config *config) MUST_USE;
 /* The memory for shadows that a configuration with an offload gets there. */
 enum status train_offload_speculate(
