@@ -17,9 +17,8 @@
 #include <string.h>
 
 enum { LARGEST_BATCH = 4096 };
-#define MPI_RATE 4 /* GB/s, a guess: `ferry train` tells at its end what its ranks reach */
-#define GIGA     1e9
-#define TERA     1e12
+#define GIGA 1e9
+#define TERA 1e12
 
 struct flags {
 	const char *machine;
@@ -182,6 +181,8 @@ static enum status choose_machine(struct job *job)
 	if (job->flags.host_memory)
 		host_memory = job->flags.host_memory;
 	job->machine.host_memory = host_memory / local_ranks(job);
+	if (job->flags.network > 0) /* before the optimizer's place is chosen by it */
+		job->machine.rates.network_bytes = GIGA * job->flags.network;
 	return STATUS_OK;
 }
 
@@ -201,16 +202,6 @@ static enum status choose_ranks(struct job *job)
 	if (!train_options_chosen(&job->options, "--global-batch-size"))
 		job->options.settings.global_batch *= (uint64_t)f->ranks;
 	return STATUS_OK;
-}
-
-/* Once the rates are known. */
-static void choose_network(struct job *job)
-{
-	double *rate = &job->machine.rates.network_bytes;
-	if (job->flags.network > 0)
-		*rate = GIGA * job->flags.network;
-	else if (!*rate)
-		*rate = GIGA * MPI_RATE;
 }
 
 /* ---- what is printed ---- */
@@ -470,7 +461,6 @@ static enum status plan(struct job *job)
 		return print_shapes(job);
 	if (!job->flags.machine)
 		TRY(measure_machine(job));
-	choose_network(job);
 	print_rates(job);
 	return print_times(job);
 }

@@ -495,7 +495,7 @@ static enum status tell_flops(struct job *job)
 /* What a step took, and should have: in runs that are long beside the second that the measurement takes. */
 static enum status compare_forecast(struct job *job)
 {
-	struct plan_rates rates;
+	struct plan_rates rates = {0};
 	struct plan_time time;
 	char name[96], between[64] = "";
 	uint64_t steps;

@@ -55,9 +55,11 @@ enum status train_forecast_network(const struct trainer_config *c, struct plan_r
 enum status train_forecast_measure(const struct trainer_config *c, struct plan_rates *rates, char name[96])
 {
 	struct kernels k;
+	double network = rates->network_bytes;
 	TRY(open_kernels(c, &k));
 	snprintf(name, 96, "%s", k.name);
 	enum status status = measure_with_host(c, &k, rates);
+	rates->network_bytes = network || !c->ranks ? network : TRAIN_FORECAST_NETWORK;
 	rates->peak_flops = plan_peak_flops(k.name, c->precision);
 	k.close(&k);
 	return status;

@@ -10,7 +10,11 @@
 
 struct plan_shape train_forecast_shape(const struct trainer_config *config);
 
-/* The rates of the machine at hand (engine/probe.h): a second's work. `name` gets the kernels'. */
+/* Between ranks, where it is not known: bytes a second, a guess. `ferry train` tells at its end what its ranks reach. */
+#define TRAIN_FORECAST_NETWORK 4e9
+
+/* The rates of the machine at hand (engine/probe.h): a second's work. `name` gets the kernels'. Between several ranks
+ * nothing is measured: that rate stays as it was set; where it was 0, TRAIN_FORECAST_NETWORK. */
 enum status train_forecast_measure(
 	const struct trainer_config *config, struct plan_rates *rates, char name[96]) MUST_USE;
 

@@ -4,12 +4,13 @@
  *
  * What is on the host speculates (engine/offload.h) with half of the memory that is left there.
  *
- * auto leaves all of it on the GPU where it fits: nothing on the host is quicker by more than AdamW's pass there,
- * a percent or two of a step. Where it does not fit, the more stays, the less the host has to do, and the less
- * room there is on the GPU for the weights of what it speculates on. engine/plan.h foretells the step
- * for some shares, from none to as much as fits, each with the shadows that memory would give it, at rates that are
- * measured then (a second); of the shares that are as quick as the quickest within a percent, the largest is taken.
- * A 64th of the GPU's free memory is left alone: kernels that are loaded later take some.
+ * auto leaves all of it on the GPU where it fits: nothing on the host is quicker by more than AdamW's pass there, a
+ * percent or two of a step. Where it does not fit, the more stays, the less the host has to do, and the less room there
+ * is on the GPU for the weights of what it speculates on. engine/plan.h foretells the step for some shares, from none
+ * to as much as fits, each with the shadows that memory would give it, at rates that are measured then (a second), but
+ * for the one between ranks, a guess (train_forecast.h); of the shares that are as quick as the quickest within a
+ * percent, the largest is taken. A 64th of the GPU's free memory is left alone: kernels that are loaded later take
+ * some.
  *
  * Of several ranks each has that share of its part there. They measure rates of their own; rank 0's choice is everybody's
  * (train_offload_agree), which is why all must plan with the memory of the one that has the least.

@@ -40,6 +40,9 @@ test_that "... and speculates on nearly all of the rest" grep -qE 'speculating o
 run plan $large --device-memory 30G --host-memory 14G
 test_that "without memory on the host for shadows, as much as fits" awk '{ exit !($1 == $4 && $2 == $5) }' <<<"$(foretold)"
 test_that "... and all on the host would speculate on nothing" out_has "on the host, speculative 0%"
+run plan $large --device-memory 24G --ranks 2 --network 0.5
+test_that "of two ranks, auto counts in what is between them" awk -v planned="$(sed -nE 's/^as it is .* ([0-9]+\.[0-9]+) +[0-9]+,.*/\1/p' "$dir/out")" \
+	'{ exit !(planned > 0 && (planned - $2) ^ 2 < .01) }' <<<"$(foretold)"
 run plan $large
 test_that "all of it where that fits" out_has "auto: on the GPU, where all of it fits"
 test_that "CUDA's own memory is left out of a named machine's" out_has "of 77.6 GiB"
