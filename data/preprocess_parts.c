@@ -263,8 +263,8 @@ static enum status work_beside(struct preprocess_job *job, struct preprocess_res
 	enum status status = claims_open(path, &job->claims);
 	if (status == STATUS_OK)
 		status = do_part(job, result);
-	/* Whatever went wrong: another was faster, and has published what this one was to help with. */
-	if (!job->useless && !result->published && job_is_gone(job)) {
+	/* Whatever went wrong, opening the claims too: another was faster, and has published what this one was to help with. */
+	if (!job->useless && !result->published && !there(job, "job.json")) {
 		*result = (struct preprocess_result){.complete = true};
 		status = STATUS_OK;
 	}
