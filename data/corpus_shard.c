@@ -361,6 +361,11 @@ static __attribute__((noinline, cold)) enum status tell_damage(
 	struct text documents = {.length = 0};
 	char path[SHARD_PATH];
 	char what[160] = "does not match its hash: it is damaged";
+	if (damage->error == ENOMEM) /* nothing is wrong with the file */
+		return error_set(STATUS_MEMORY, "%s: no memory to read page %" PRIu64,
+			shard_path(
+				corpus, shard->entry, damage->in_tree ? "sum" : shard_suffixes[file], path),
+			damage->page);
 	if (damage->status == STATUS_IO)
 		snprintf(what, sizeof what, "cannot be read%s%s%s: the disk fails, or the file was truncated",
 			damage->error ? " (" : "", damage->error ? strerror(damage->error) : "",
