@@ -293,7 +293,7 @@ demo: $(B)/ferry ## text in, a trained GPT-2 out, on this machine, in minutes (T
 
 # Power failures run without the sanitizers, for their number; the rest with them.
 FAULT_PROGRAMS := $(addprefix $(B)/opt/tests/faults/,test_power killed_ferry) $(patsubst %,$(B)/asan/tests/faults/test_%,calls memory damage)
-faults: $(B)/ferry ## power failures, failing calls, no memory, damage, kill -9: the long form (FORM=short: part of make test)
+faults: $(B)/ferry emu ## power failures, failing calls, no memory, damage, kill -9: the long form (FORM=short: part of make test)
 	@$(MAKE) --no-print-directory B=$(B) MODE=opt $(filter $(B)/opt/%,$(FAULT_PROGRAMS))
 	@$(MAKE) --no-print-directory B=$(B) MODE=asan $(filter $(B)/asan/%,$(FAULT_PROGRAMS))
 	@B=$(B) tests/faults/all $(or $(FORM),long)
