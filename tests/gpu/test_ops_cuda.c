@@ -4,10 +4,9 @@
  * cmocka), so that it builds on a bare GPU machine. Usage: test_ops_cuda [small]  (small: the op tester
  * alone, for the sanitizers). With GPU_DRY_RUN defined it is a trial of itself, on the emulated device.
  */
+#include "tests/gpu/tap.h"
 #include "tests/ops/choices.h"
 #include "tests/ops/op_tester.h"
-
-#include <stdarg.h>
 
 #include "tests/ops/op_tester.c"
 
@@ -16,20 +15,6 @@ enum { SMALLER = 16, DRY = 1 };
 #else
 enum { SMALLER = 1, DRY = 0 };
 #endif
-
-static int failed, number;
-
-static void ok(bool good, const char *format, ...)
-{
-	char name[200];
-	va_list arguments;
-	va_start(arguments, format);
-	vsnprintf(name, sizeof name, format, arguments);
-	va_end(arguments);
-	printf("%sok %d - %s\n", good ? "" : "not ", ++number, name);
-	failed += !good;
-	fflush(stdout);
-}
 
 static void opened(enum status status)
 {

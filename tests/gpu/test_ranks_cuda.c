@@ -9,11 +9,11 @@
  */
 #include "engine/exchange.h"
 #include "kernels/kernels.h"
+#include "tests/gpu/tap.h"
 #include "tests/unit/engine/thread_ranks.h"
 
 #include "common/clock.h"
 
-#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -25,20 +25,6 @@ enum { LARGEST = 40 * UNIT, ROUNDS = 2, TIMED = 0 };
 enum { LARGEST = 4 << 20, ROUNDS = 32, TIMED = 1 };
 #endif
 static const uint64_t sizes[] = {UNIT, 3 * UNIT, 35 * UNIT, LARGEST}; /* elements of a block */
-
-static int number, failed;
-
-static void ok(bool good, const char *format, ...)
-{
-	char name[400];
-	va_list arguments;
-	va_start(arguments, format);
-	vsnprintf(name, sizeof name, format, arguments);
-	va_end(arguments);
-	printf("%sok %d - %s\n", good ? "" : "not ", ++number, name);
-	failed += !good;
-	fflush(stdout);
-}
 
 /* ---- a rank ---- */
 
