@@ -311,7 +311,9 @@ enum status kernels_open_cpu(const struct kernels_config *config, struct kernels
 		out->attention_backward = cpu_attention_backward_bf16;
 	}
 #endif
+	char gemm[GEMM_NAME];
+	gemm_name(gemm);
 	snprintf(out->name, sizeof out->name, "CPU %s, %d thread%s, %s", simd_isa_name(simd_isa_get()),
-		cpu->threads, cpu->threads == 1 ? "" : "s", gemm_name());
+		cpu->threads, cpu->threads == 1 ? "" : "s", gemm);
 	return STATUS_OK;
 }

@@ -25,9 +25,11 @@ struct gemm_product {
 	int uses;    /* of b in the operation that asks, if more than once: a copy pays the sooner */
 };
 
+enum { GEMM_NAME = 32 };
+
 enum status gemm_open(int threads, uint64_t packing, struct gemm **out) MUST_USE;
 void gemm_close(struct gemm *gemm);
-const char *gemm_name(void); /* "oneDNN 2.6.3" */
+void gemm_name(char name[GEMM_NAME]); /* "oneDNN 2.6.3"; any thread */
 /* How often each weight will be used before it changes: packed copies are kept where that is more than once.
  */
 void gemm_expect_uses(struct gemm *gemm, int uses);

@@ -3,6 +3,7 @@
 #include "kernels/cpu/gemm.h"
 
 #include <cblas.h>
+#include <stdio.h>
 #include <stdlib.h>
 
 struct gemm {
@@ -25,9 +26,9 @@ void gemm_close(struct gemm *gemm)
 	free(gemm);
 }
 
-const char *gemm_name(void)
+void gemm_name(char name[GEMM_NAME])
 {
-	return "BLAS";
+	snprintf(name, GEMM_NAME, "BLAS");
 }
 
 void gemm_weights_changed(struct gemm *gemm)

@@ -76,12 +76,10 @@ struct gemm {
 				"oneDNN: %s gave status %d", #call, (int)dnnl_status_);                      \
 	} while (0)
 
-const char *gemm_name(void)
+void gemm_name(char name[GEMM_NAME])
 {
-	static char name[32];
 	const dnnl_version_t *v = dnnl_version();
-	snprintf(name, sizeof name, "oneDNN %d.%d.%d", v->major, v->minor, v->patch);
-	return name;
+	snprintf(name, GEMM_NAME, "oneDNN %d.%d.%d", v->major, v->minor, v->patch);
 }
 
 enum status gemm_open(int threads, uint64_t packing, struct gemm **out)
