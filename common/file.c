@@ -114,6 +114,15 @@ bool file_exists(const char *path)
 	return stat(path, &info) == 0;
 }
 
+enum status file_find(const char *path, bool *there)
+{
+	struct stat info;
+	*there = stat(path, &info) == 0;
+	if (*there || errno == ENOENT || errno == ENOTDIR)
+		return STATUS_OK;
+	return error_set_errno(STATUS_IO, "%s: cannot stat", path);
+}
+
 enum status file_read_some(int fd, const char *path, void *buffer, size_t bytes, size_t *got)
 {
 	*got = 0;

@@ -77,6 +77,8 @@ enum status file_open_append(const char *path, int *fd) MUST_USE;
 enum status file_close(int fd, const char *path) MUST_USE;
 enum status file_stat(const char *path, struct stat *out) MUST_USE;
 bool file_exists(const char *path);
+/* For who must not take a passing error (EACCES, EIO) for an absence: then STATUS_IO, and *there is false. */
+enum status file_find(const char *path, bool *there) MUST_USE;
 
 /* Read-only map of a whole file (an empty file gives *data NULL). */
 enum status file_map(const char *path, const uint8_t **data, size_t *bytes) MUST_USE;

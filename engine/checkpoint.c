@@ -17,7 +17,6 @@
 
 struct checkpoint {
 	char *path;
-	bool weights_only; /* OPTIMIZER is not looked at */
 	struct model_config config;
 	uint32_t eod;
 	bool has_state;
@@ -25,10 +24,21 @@ struct checkpoint {
 	struct safetensors *model, *optimizer;
 };
 
-static bool has_file(const char *directory, const char *name)
+/* Who opens it: ranks that find the same files verify each of them once between them. */
+struct opening {
+	struct collective *ranks;
+	bool weights_only;
+	int member, members; /* of the ranks that find this directory: this one, and how many */
+};
+
+static enum status find_file(const char *directory, const char *name, bool *there)
 {
-	char path[PATH_MAX];
-	return snprintf(path, sizeof path, "%s/%s", directory, name) < PATH_MAX && file_exists(path);
+	char *path;
+	*there = false;
+	TRY(path_join(&path, directory, name));
+	enum status status = file_find(path, there);
+	free(path);
+	return status;
 }
 
 static enum status hash_descriptor(
@@ -60,12 +70,15 @@ static enum status verify_file(const char *path, uint64_t bytes, struct hash128 
 	int fd;
 	struct hash128 found;
 	TRY(memory_alloc((void **)&buffer, ROOM, 1, "verifying a checkpoint"));
-	enum status status = file_open_read(path, &fd);
+	bool there;
+	enum status status = file_find(path, &there);
+	if (status == STATUS_OK && !there)
+		status = error_set(STATUS_CORRUPT, "%s: is missing, and belongs to the checkpoint", path);
+	if (status == STATUS_OK)
+		status = file_open_read(path, &fd);
 	if (status == STATUS_OK) {
 		status = hash_descriptor(fd, path, buffer, ROOM, bytes, &found);
 		(void)file_system->close(fd);
-	} else {
-		status = error_context(STATUS_CORRUPT, "a file of the checkpoint is missing");
 	}
 	free(buffer);
 	TRY(status);
@@ -74,14 +87,12 @@ static enum status verify_file(const char *path, uint64_t bytes, struct hash128 
 	return STATUS_OK;
 }
 
-static enum status verify_entry(const char *directory, const char *json, const cJSON *entry)
+static enum status verify_entry(const char *directory, const char *json, const cJSON *entry, uint64_t bytes)
 {
-	uint64_t bytes;
 	struct hash128 hash;
 	char *path;
 	FAIL_IF(strchr(entry->string, '/') || entry->string[0] == '.' || !entry->string[0], STATUS_CORRUPT,
 		"%s: \"%s\" is no file name", json, entry->string);
-	TRY(json_get_u64(json, entry, "bytes", &bytes));
 	TRY(json_get_hash128(json, entry, "xxh3_128", &hash));
 	TRY(path_join(&path, directory, entry->string));
 	enum status status = verify_file(path, bytes, hash);
@@ -89,19 +100,35 @@ static enum status verify_entry(const char *directory, const char *json, const c
 	return status;
 }
 
-static enum status verify_files(const struct checkpoint *c, const char *json, const cJSON *o)
+/* The member that has the least to read so far gets the next file. */
+static int choose_member(const struct opening *o, uint64_t loads[], uint64_t bytes)
+{
+	int least = 0;
+	for (int i = 1; i < o->members; i++)
+		if (loads[i] < loads[least])
+			least = i;
+	loads[least] += bytes;
+	return least;
+}
+
+static enum status verify_files(
+	const struct checkpoint *c, const struct opening *opening, const char *json, const cJSON *o)
 {
 	cJSON *files = NULL;
 	const cJSON *entry;
+	uint64_t bytes, loads[COLLECTIVE_RANKS] = {0};
 	TRY(json_get_object(json, o, "files", &files));
 	FAIL_IF(!cJSON_GetObjectItemCaseSensitive(files, "config.json") ||
 			!cJSON_GetObjectItemCaseSensitive(files, "model.safetensors"),
 		STATUS_CORRUPT, "%s: \"files\" lacks config.json or model.safetensors", json);
 	cJSON_ArrayForEach (entry, files) {
 		bool moments = strcmp(entry->string, OPTIMIZER) == 0;
-		if (moments && c->weights_only)
+		if (moments && opening->weights_only)
 			continue;
-		enum status status = verify_entry(c->path, json, entry);
+		TRY(json_get_u64(json, entry, "bytes", &bytes));
+		if (choose_member(opening, loads, bytes) != opening->member)
+			continue;
+		enum status status = verify_entry(c->path, json, entry, bytes);
 		FAIL_IF(status != STATUS_OK && moments, status,
 			"%s; --finetune starts from the weights alone", error_message());
 		TRY(status);
@@ -124,13 +151,13 @@ static enum status check_own_hash(const char *json, cJSON *o)
 	return json_unseal(json, o);
 }
 
-static enum status read_state(struct checkpoint *c, const char *json)
+static enum status read_state(struct checkpoint *c, const struct opening *opening, const char *json)
 {
 	cJSON *o;
 	TRY(json_read_file(json, &o));
 	enum status status = check_own_hash(json, o);
 	if (status == STATUS_OK)
-		status = verify_files(c, json, o);
+		status = verify_files(c, opening, json, o);
 	if (status == STATUS_OK)
 		status = checkpoint_take_state(json, o, &c->state);
 	c->has_state = status == STATUS_OK;
@@ -138,9 +165,10 @@ static enum status read_state(struct checkpoint *c, const char *json)
 	return status;
 }
 
-static enum status read_config(struct checkpoint *c, const char *json)
+static enum status read_config(struct checkpoint *c, const struct opening *opening, const char *json)
 {
 	cJSON *o;
+	(void)opening;
 	TRY(json_read_file(json, &o));
 	enum status status = checkpoint_take_config(json, o, &c->config, &c->eod);
 	cJSON_Delete(o);
@@ -149,14 +177,18 @@ static enum status read_config(struct checkpoint *c, const char *json)
 
 static enum status check_weights_there(const char *path)
 {
-	if (has_file(path, "model.safetensors"))
+	bool whole, parts, pickled;
+	TRY(find_file(path, "model.safetensors", &whole));
+	TRY(find_file(path, "model.safetensors.index.json", &parts));
+	TRY(find_file(path, "pytorch_model.bin", &pickled));
+	if (whole)
 		return STATUS_OK;
-	FAIL_IF(has_file(path, "model.safetensors.index.json"), STATUS_UNSUPPORTED,
+	FAIL_IF(parts, STATUS_UNSUPPORTED,
 		"%s: its weights are in several files; make it one: python3 -c 'from transformers import "
 		"GPT2LMHeadModel as M; M.from_pretrained(\"%s\").save_pretrained(\"NEW\", "
 		"max_shard_size=\"100GB\")'",
 		path, path);
-	FAIL_IF(has_file(path, "pytorch_model.bin"), STATUS_UNSUPPORTED,
+	FAIL_IF(pickled, STATUS_UNSUPPORTED,
 		"%s: has pytorch_model.bin, which can run code when it is read; convert it where you trust "
 		"it: "
 		"python3 -c 'from transformers import GPT2LMHeadModel as M; "
@@ -166,102 +198,185 @@ static enum status check_weights_there(const char *path)
 }
 
 /* Opens DIRECTORY/NAME with a function of (path). */
-static enum status open_part(struct checkpoint *c, const char *name,
-	enum status (*open_one)(struct checkpoint *c, const char *path))
+static enum status open_part(struct checkpoint *c, const struct opening *o, const char *name,
+	enum status (*open_one)(struct checkpoint *c, const struct opening *o, const char *path))
 {
 	char *path;
 	TRY(path_join(&path, c->path, name));
-	enum status status = open_one(c, path);
+	enum status status = open_one(c, o, path);
 	free(path);
 	return status;
 }
 
-static enum status open_model(struct checkpoint *c, const char *path)
+static enum status open_model(struct checkpoint *c, const struct opening *o, const char *path)
 {
+	(void)o;
 	return safetensors_open(path, &c->model);
 }
 
-static enum status open_optimizer(struct checkpoint *c, const char *path)
+static enum status open_optimizer(struct checkpoint *c, const struct opening *o, const char *path)
 {
+	(void)o;
 	return safetensors_open(path, &c->optimizer);
 }
 
-static enum status open_directory(
-	const char *path, bool weights_only, bool state_required, struct checkpoint **out)
+static enum status open_parts(struct checkpoint *c, const struct opening *o, bool state_required)
 {
-	struct checkpoint *c;
-	enum status status;
-	*out = NULL;
-	TRY(memory_alloc((void **)&c, 1, sizeof *c, "a checkpoint"));
-	c->weights_only = weights_only;
-	c->path = realpath(path, NULL);
-	if (!c->path) {
-		status = error_set_errno(STATUS_IO, "%s: cannot open the directory", path);
-		goto done;
+	bool state, moments;
+	TRY(find_file(c->path, "trainer.json", &state));
+	TRY(find_file(c->path, OPTIMIZER, &moments));
+	FAIL_IF(!state && state_required, STATUS_CORRUPT, "%s: trainer.json is missing", c->path);
+	if (state)
+		TRY(open_part(c, o, "trainer.json", read_state));
+	TRY(open_part(c, o, "config.json", read_config));
+	TRY(check_weights_there(c->path));
+	TRY(open_part(c, o, "model.safetensors", open_model));
+	return c->has_state && !o->weights_only && moments ? open_part(c, o, OPTIMIZER, open_optimizer)
+							   : STATUS_OK;
+}
+
+static enum status open_directory(
+	const char *path, const struct opening *o, bool state_required, struct checkpoint **out)
+{
+	TRY(memory_alloc((void **)out, 1, sizeof **out, "a checkpoint"));
+	(*out)->path = strdup(path);
+	FAIL_IF(!(*out)->path, STATUS_MEMORY, "no memory for a path");
+	return open_parts(*out, o, state_required);
+}
+
+/* Which ranks have the very files that this one has. */
+static enum status find_members(struct opening *o, const char *path)
+{
+	char thing[COLLECTIVE_THING] = "";
+	struct stat info;
+	if (stat(path, &info) == 0)
+		snprintf(thing, sizeof thing, "%jx:%jx", (uintmax_t)info.st_dev, (uintmax_t)info.st_ino);
+	return collective_find_sharing(o->ranks, thing, &o->member, &o->members);
+}
+
+static enum status find_directory(const char *path, char chosen[PATH_MAX])
+{
+	bool there;
+	TRY(file_find(path, &there));
+	FAIL_IF(!there, STATUS_CORRUPT, "%s: is not there any more", path);
+	return realpath(path, chosen) ? STATUS_OK
+				      : error_set_errno(STATUS_IO, "%s: cannot open the directory", path);
+}
+
+/* The one that rank 0 calls `path`. What is wrong with it, on whichever rank, is wrong for all. */
+static enum status open_together(
+	struct opening *o, const char *path, bool state_required, struct checkpoint **out)
+{
+	char chosen[PATH_MAX] = "";
+	enum status status = o->ranks->rank == 0 ? find_directory(path, chosen) : STATUS_OK;
+	TRY(collective_agree(o->ranks, status));
+	TRY(collective_broadcast(o->ranks, chosen, sizeof chosen));
+	TRY(find_members(o, chosen));
+	status = collective_agree(o->ranks, open_directory(chosen, o, state_required, out));
+	if (status != STATUS_OK) {
+		checkpoint_close(*out);
+		*out = NULL;
 	}
-	if (has_file(path, "trainer.json"))
-		TRY_GOTO(status, done, open_part(c, "trainer.json", read_state));
-	else if (state_required) {
-		status = error_set(STATUS_CORRUPT, "%s: trainer.json is missing", path);
-		goto done;
-	}
-	TRY_GOTO(status, done, open_part(c, "config.json", read_config));
-	TRY_GOTO(status, done, check_weights_there(path));
-	TRY_GOTO(status, done, open_part(c, "model.safetensors", open_model));
-	if (c->has_state && !weights_only && has_file(path, OPTIMIZER))
-		TRY_GOTO(status, done, open_part(c, OPTIMIZER, open_optimizer));
-	*out = c;
-	return STATUS_OK;
-done:
-	checkpoint_close(c);
 	return status;
 }
 
+static enum status open_step(struct opening *o, const char *run, uint64_t step, struct checkpoint **out)
+{
+	char name[CHECKPOINT_NAME], *path;
+	checkpoint_step_name(step, name);
+	TRY(path_join(&path, run, name));
+	enum status status = open_together(o, path, true, out);
+	free(path);
+	if (status == STATUS_CORRUPT)
+		log_warn("%s: passed over: %s", name, error_message());
+	else if (status != STATUS_OK)
+		status = error_set(status,
+			"%s; %s may be whole for all that, so none older is taken and nothing is renamed: "
+			"start again when that is mended, or move it out of the run, which then goes on from "
+			"the one before it",
+			error_message(), name);
+	return status;
+}
+
+/* Only what is damaged is passed over. */
 static enum status open_newest(
-	const char *run, bool weights_only, const uint64_t *steps, size_t count, struct checkpoint **out)
+	struct opening *o, const char *run, const uint64_t *steps, size_t count, struct checkpoint **out)
 {
 	for (size_t i = count; i > 0; i--) {
-		char name[CHECKPOINT_NAME], *path;
-		checkpoint_step_name(steps[i - 1], name);
-		TRY(path_join(&path, run, name));
-		enum status status = open_directory(path, weights_only, true, out);
-		free(path);
-		if (status == STATUS_OK || status == STATUS_MEMORY)
+		o->ranks->agreed = false; /* what all have heard of the one passed over ends nothing */
+		enum status status = open_step(o, run, steps[i - 1], out);
+		if (status != STATUS_CORRUPT)
 			return status;
-		log_warn("%s: passed over: %s", name, error_message());
 	}
 	return error_set(STATUS_CORRUPT,
-		"%s: none of its %zu checkpoints is whole (%s); start again with another --save", run, count,
+		"none of the run's %zu checkpoints is whole (%s); start again with another --save", count,
 		error_message());
 }
 
-static enum status open_any(const char *path, bool weights_only, struct checkpoint **out)
-{
-	uint64_t *steps;
+/* Is it a checkpoint, or else a run of which steps? */
+struct found {
+	bool checkpoint;
 	size_t count;
+	uint64_t *steps; /* [count], ascending */
+};
+
+static enum status look_at(const char *path, struct found *out)
+{
+	bool there, config, state;
+	TRY(file_find(path, &there));
+	FAIL_IF(!there, STATUS_IO, "%s: there is no such run or checkpoint; --load names one", path);
+	TRY(find_file(path, "config.json", &config));
+	TRY(find_file(path, "trainer.json", &state));
+	out->checkpoint = config || state;
+	if (out->checkpoint)
+		return STATUS_OK;
+	TRY(checkpoint_list(path, &out->steps, &out->count));
+	FAIL_IF(!out->count, STATUS_USAGE,
+		"%s: is neither a run (no step-* in it) nor a checkpoint (no config.json)", path);
+	return STATUS_OK;
+}
+
+/* What rank 0 sees. */
+static enum status tell_found(struct collective *ranks, struct found *found)
+{
+	TRY(collective_broadcast(ranks, &found->checkpoint, sizeof found->checkpoint));
+	if (found->checkpoint)
+		return STATUS_OK;
+	TRY(collective_broadcast(ranks, &found->count, sizeof found->count));
+	enum status status = STATUS_OK;
+	if (ranks->rank > 0)
+		status = memory_alloc(
+			(void **)&found->steps, found->count + 1, sizeof(uint64_t), "a list of checkpoints");
+	TRY(collective_agree(ranks, status));
+	return collective_broadcast(ranks, found->steps, found->count * sizeof *found->steps);
+}
+
+enum status checkpoint_open_together(
+	const char *path, bool weights_only, struct collective *ranks, struct checkpoint **out)
+{
+	struct opening opening = {.ranks = ranks, .weights_only = weights_only};
+	struct found found = {0};
 	*out = NULL;
-	FAIL_IF(!file_exists(path), STATUS_IO, "%s: there is no such run or checkpoint; --load names one",
-		path);
-	if (has_file(path, "config.json") || has_file(path, "trainer.json"))
-		return open_directory(path, weights_only, false, out);
-	TRY(checkpoint_list(path, &steps, &count));
-	enum status status =
-		count ? open_newest(path, weights_only, steps, count, out)
-		      : error_set(STATUS_USAGE,
-				"%s: is neither a run (no step-* in it) nor a checkpoint (no config.json)",
-				path);
-	free(steps);
+	enum status status = collective_agree(ranks, ranks->rank == 0 ? look_at(path, &found) : STATUS_OK);
+	if (status == STATUS_OK)
+		status = tell_found(ranks, &found);
+	if (status == STATUS_OK)
+		status = found.checkpoint ? open_together(&opening, path, false, out)
+					  : open_newest(&opening, path, found.steps, found.count, out);
+	free(found.steps);
 	return status;
 }
 
 enum status checkpoint_open(const char *path, struct checkpoint **out)
 {
-	return open_any(path, false, out);
+	struct collective alone = collective_open_single();
+	return checkpoint_open_together(path, false, &alone, out);
 }
 
 enum status checkpoint_open_weights(const char *path, struct checkpoint **out)
 {
-	return open_any(path, true, out);
+	struct collective alone = collective_open_single();
+	return checkpoint_open_together(path, true, &alone, out);
 }
 
 void checkpoint_close_weights(struct checkpoint *c)
@@ -304,7 +419,9 @@ const struct checkpoint_state *checkpoint_get_state(const struct checkpoint *c)
 
 bool checkpoint_has_tokenizer(const struct checkpoint *c)
 {
-	return has_file(c->path, "vocab.json") && has_file(c->path, "merges.txt");
+	bool vocabulary, merges;
+	return find_file(c->path, "vocab.json", &vocabulary) == STATUS_OK && vocabulary &&
+	       find_file(c->path, "merges.txt", &merges) == STATUS_OK && merges;
 }
 
 /* ---- tensors ---- */

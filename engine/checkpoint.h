@@ -62,6 +62,7 @@
 
 #include "common/hash.h"
 #include "data/loader.h"
+#include "engine/collective.h"
 #include "engine/loss_scale.h"
 #include "engine/model.h"
 #include "engine/overfitting.h"
@@ -128,7 +129,8 @@ enum status checkpoint_mark_best(const char *run, const char *name) MUST_USE;
 enum status checkpoint_prune(const char *run, int keep) MUST_USE;
 /* Deletes the checkpoints of steps above `step`. */
 enum status checkpoint_remove_after(const char *run, uint64_t step) MUST_USE;
-/* Renames those to damaged-step-...: a run that goes on from an older one writes these steps anew. */
+/* Renames those to damaged-step-...: a run that goes on from an older one, for checkpoint_open found these damaged, writes
+ * these steps anew. */
 enum status checkpoint_set_aside_after(const char *run, uint64_t step) MUST_USE;
 /* Deletes what killed writers left. Not while another process writes there. */
 enum status checkpoint_clean(const char *run) MUST_USE;
@@ -142,13 +144,21 @@ struct checkpoint;
 
 /*
  * Opens and verifies. `path` is a checkpoint, a plain model, or a run: then the newest checkpoint whose every
- * hash is right; each newer one is passed over with a log_warn that says why (STATUS_CORRUPT if none is
- * left).
+ * hash is right; each newer one that is damaged is passed over with a log_warn that says why (STATUS_CORRUPT if none is
+ * left). One that cannot be read (STATUS_IO, STATUS_MEMORY), or not by this ferry (STATUS_UNSUPPORTED), may be whole: that
+ * is an error, and none older is taken.
  */
 enum status checkpoint_open(const char *path, struct checkpoint **out) MUST_USE;
 /* The same for who needs no moments, which are two thirds of the bytes: optimizer.safetensors is not looked at, and need
  * not be there or be whole. */
 enum status checkpoint_open_weights(const char *path, struct checkpoint **out) MUST_USE;
+/*
+ * Either, of ranks, all of whom call it: rank 0's `path` counts. Ranks that find the same directory on the same host verify
+ * each file once between them. Damage that any of them sees passes a checkpoint over on all, and all fail alike: the
+ * failure is agreed on (collective.h).
+ */
+enum status checkpoint_open_together(
+	const char *path, bool weights_only, struct collective *ranks, struct checkpoint **out) MUST_USE;
 void checkpoint_close(struct checkpoint *checkpoint);
 /* Closes the files of weights and moments, which cannot be read any more; all else stays. Where a file that is open
  * cannot quite be deleted (NFS), the run could not delete this checkpoint. */

@@ -74,9 +74,11 @@ enum status checkpoint_list(const char *run, uint64_t **steps, size_t *count)
 {
 	char **names;
 	size_t all;
+	bool there;
 	*steps = NULL;
 	*count = 0;
-	if (!file_exists(run))
+	TRY(file_find(run, &there));
+	if (!there)
 		return STATUS_OK;
 	TRY(directory_list(run, &names, &all));
 	enum status status = memory_alloc((void **)steps, all + 1, sizeof **steps, "a list of checkpoints");

@@ -4,6 +4,7 @@
 
 #include <fcntl.h>
 #include <sched.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -181,6 +182,31 @@ enum status collective_find_place(struct collective *c, struct collective_place 
 			CPU_OR(&processors, &processors, &all[r].processors);
 	}
 	out->processors = CPU_COUNT(&processors);
+	free(all);
+	return STATUS_OK;
+}
+
+struct shared_thing {
+	char host[256], name[COLLECTIVE_THING];
+};
+
+enum status collective_find_sharing(struct collective *c, const char *thing, int *member, int *members)
+{
+	struct shared_thing own, *all;
+	*member = 0;
+	*members = 1;
+	if (c->ranks == 1)
+		return STATUS_OK;
+	memset(&own, 0, sizeof own);
+	collective_name_host(own.host, sizeof own.host);
+	snprintf(own.name, sizeof own.name, "%s", thing);
+	TRY(collective_gather(c, &own, sizeof own, (void **)&all));
+	*members = 0;
+	for (int r = 0; r < c->ranks; r++) {
+		bool same = *thing ? memcmp(&all[r], &own, sizeof own) == 0 : r == c->rank;
+		*members += same;
+		*member += same && r < c->rank;
+	}
 	free(all);
 	return STATUS_OK;
 }

@@ -22,7 +22,6 @@
 
 #include <fcntl.h>
 #include <inttypes.h>
-#include <limits.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
@@ -106,28 +105,12 @@ static void on_notice(enum log_level level, const char *line, void *user)
 
 /* ---- what goes on, and with which data ---- */
 
-/* Rank 0 finds the newest that is whole; all open that one. */
-static enum status open_checkpoint(struct job *job, const char *path)
-{
-	char chosen[PATH_MAX] = "";
-	enum status status = STATUS_OK,
-		    (*open_one)(const char *path, struct checkpoint **out) =
-			    job->options.settings.finetune ? checkpoint_open_weights : checkpoint_open;
-	if (leads(job))
-		status = open_one(path, &job->from);
-	if (job->from)
-		snprintf(chosen, sizeof chosen, "%s", checkpoint_path(job->from));
-	TRY(collective_agree(job->ranks, status));
-	TRY(collective_broadcast(job->ranks, chosen, sizeof chosen));
-	return collective_agree(job->ranks, leads(job) ? STATUS_OK : open_one(chosen, &job->from));
-}
-
 static enum status open_source(struct job *job)
 {
 	const struct train_settings *s = &job->options.settings;
 	FAIL_IF(s->finetune && !s->load, STATUS_USAGE,
 		"--finetune starts from a model's weights: give --load DIR as well");
-	return s->load ? open_checkpoint(job, s->load) : STATUS_OK;
+	return s->load ? checkpoint_open_together(s->load, s->finetune, job->ranks, &job->from) : STATUS_OK;
 }
 
 static enum status layer_options(struct job *job, int argc, char **argv)

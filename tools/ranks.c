@@ -103,24 +103,6 @@ int ranks_threads(const struct collective_place *place)
 	return threads > 1 ? threads : 1;
 }
 
-struct shared_place {
-	char host[256], place[64];
-};
-
-enum status ranks_count_sharing(struct collective *ranks, const char *place, int *count)
-{
-	struct shared_place own, *all;
-	memset(&own, 0, sizeof own);
-	collective_name_host(own.host, sizeof own.host);
-	snprintf(own.place, sizeof own.place, "%s", place);
-	TRY(collective_gather(ranks, &own, sizeof own, (void **)&all));
-	*count = 0;
-	for (int r = 0; r < ranks->ranks; r++)
-		*count += *place ? memcmp(&all[r], &own, sizeof own) == 0 : r == ranks->rank;
-	free(all);
-	return STATUS_OK;
-}
-
 const char *ranks_bound(const struct collective_place *place, char *text, size_t room)
 {
 	cpu_set_t launcher;

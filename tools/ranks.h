@@ -21,8 +21,6 @@ enum status ranks_check_hash(struct collective *ranks, const char *path, struct 
 enum status ranks_check_file(struct collective *ranks, const char *path, const char *name) MUST_USE;
 /* Processors of the host that are this rank's share, at least 1. */
 int ranks_threads(const struct collective_place *place);
-/* How many ranks of this host found what they call `place`, this one too; "": it alone. */
-enum status ranks_count_sharing(struct collective *ranks, const char *place, int *count) MUST_USE;
 /* NULL, or, where the launcher may run on more processors than its ranks of this host together, what to do about it: Open
  * MPI's mpirun binds two processes to one core each. */
 const char *ranks_bound(const struct collective_place *place, char *text, size_t room);

@@ -1,7 +1,6 @@
 #include "tools/train_memory.h"
 
 #include "common/memory.h"
-#include "tools/ranks.h"
 #include "tools/terminal.h"
 
 #include <stdio.h>
@@ -13,8 +12,9 @@ enum status train_memory_share(struct train_machine *m, struct collective *ranks
 	m->device_ranks = 1;
 	if (ranks->ranks == 1)
 		return STATUS_OK;
+	int member;
 	if (m->device.gpu)
-		TRY(ranks_count_sharing(ranks, m->device.place, &m->device_ranks));
+		TRY(collective_find_sharing(ranks, m->device.place, &member, &m->device_ranks));
 	m->device.unused /= (uint64_t)m->device_ranks;
 	double least[2] = {-(double)m->host_memory, -(double)m->device.unused};
 	TRY(collective_maximum(ranks, least, 2));

@@ -134,8 +134,15 @@ test_that "... and go on, with windows cut in half" [ $code -eq 0 -a -d mixed/st
 refused "a share without a corpus" "0.7 DIR-A 0.3 DIR-B" --train-data 0.5 text 0.5 --save none $tiny
 refused "a share of nothing" "the share \"x\"" --train-data x text 0.5 other --save none $tiny
 
-# ---- damage ----
+# ---- what cannot be read, and damage ----
 newest=run/$(ls run | grep '^step-' | tail -n 1)
+mv "$newest/optimizer.safetensors" aside
+ln -s optimizer.safetensors "$newest/optimizer.safetensors" # a loop: not even root can read it
+before=$(ls run)
+run train --load run --train-iters 26
+test_that "a newest checkpoint that cannot be read is not passed over" [ $code -eq 1 -a "$(ls run)" = "$before" ]
+test_that "... and it says which, why and what to do" grep -q "optimizer.safetensors: .*symbolic links.*move it out of the run" err
+mv aside "$newest/optimizer.safetensors"
 printf x | dd of="$newest/model.safetensors" bs=1 seek=5000 conv=notrunc status=none
 run train --load run --train-iters 26
 test_that "a damaged newest checkpoint is passed over" [ $code -eq 0 ]
