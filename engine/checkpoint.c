@@ -447,15 +447,19 @@ static bool has_shape(const struct safetensors_tensor *tensor, const struct para
 	return tensor->shape[0] == (uint64_t)p->file_rows && tensor->shape[1] == (uint64_t)p->columns;
 }
 
-/* A tensor's elements to `out`, in the staging's kernels' memory. */
+/* A tensor's elements to `out`, in the staging's kernels' memory; of several ranks, those that are this one's. */
 static enum status read_staged(struct safetensors *file, const struct safetensors_tensor *tensor,
 	struct staging *staging, float *out)
 {
-	enum { PIECE = STAGING_BYTES / sizeof(float) };
 	for (uint64_t done = 0; done < tensor->elements;) {
-		uint64_t some = tensor->elements - done < PIECE ? tensor->elements - done : PIECE;
-		TRY(safetensors_read(file, tensor, done, some, staging_block(staging)));
-		TRY(staging_write(staging, out + done, some * sizeof *out));
+		struct staging_wish wish =
+			staging_next_wish(staging, out + done, (tensor->elements - done) * sizeof *out);
+		uint64_t some = wish.take / sizeof *out;
+		done += wish.skip / sizeof *out;
+		if (some) {
+			TRY(safetensors_read(file, tensor, done, some, staging_block(staging)));
+			TRY(staging_write(staging, out + done, wish.take));
+		}
 		done += some;
 	}
 	return STATUS_OK;

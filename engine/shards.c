@@ -344,6 +344,19 @@ static enum status store(void *user, void *to, const void *from, size_t bytes)
 	return s->kernels->stream_wait(s->kernels, NULL);
 }
 
+static struct staging_wish wish(void *user, const void *to, size_t bytes)
+{
+	const struct shards *s = user;
+	struct stretch t = stretch_of(s, to, bytes);
+	for (int b = first_block(s, &t); reaches(s, &t, b); b++) {
+		struct optimizer_slice part = within(&t, s->slices[b]);
+		if (part.elements)
+			return (struct staging_wish){.skip = (part.offset - t.first) * sizeof(float),
+				.take = part.elements * sizeof(float)};
+	}
+	return (struct staging_wish){.skip = bytes};
+}
+
 /* Elements of a stretch that are rank r's. */
 static uint64_t count_of(const struct shards *s, const struct stretch *t, int rank)
 {
@@ -388,7 +401,7 @@ static enum status fetch(void *user, void *to, const void *from, size_t bytes)
 
 struct staging_store shards_store(struct shards *s)
 {
-	return (struct staging_store){.user = s, .read = fetch, .write = store};
+	return (struct staging_store){.user = s, .read = fetch, .write = store, .wish = wish};
 }
 
 enum status shards_serve(struct shards *s)

@@ -21,9 +21,9 @@
  *
  * Files. To checkpoints the state is three whole arrays of n, that one reads and writes a piece at a time through
  * staging.h. shards_array's addresses stand for them: nothing lies there, and touching them is a fault. What is
- * written there, each rank keeps its own part of. Reading is for rank 0 alone, while all others are in
- * shards_serve, which sends it what it asks for; so rank 0 needs memory for a piece, no more, and a file has the
- * same bytes whoever owns what.
+ * written there, each rank keeps its own part of, and it need not read the rest from the file. Reading is for rank 0
+ * alone, while all others are in shards_serve, which sends it what it asks for; so rank 0 needs memory for a piece, no
+ * more, and a file has the same bytes whoever owns what.
  *
  * Memory: in the kernels' table; buffers of shards_buffer_bytes and shards_device_bytes. How blocks go from one rank's
  * memory to another's, exchange.h says. One thread; all ranks make the same calls.

@@ -120,6 +120,14 @@ enum status staging_write(struct staging *s, void *to, size_t bytes)
 	return k->stream_wait(k, NULL);
 }
 
+struct staging_wish staging_next_wish(const struct staging *s, const void *to, size_t bytes)
+{
+	struct staging_wish all = {.take = bytes};
+	struct staging_wish wish = s->store.wish ? s->store.wish(s->store.user, to, bytes) : all;
+	wish.take = wish.take < STAGING_BYTES ? wish.take : STAGING_BYTES;
+	return wish;
+}
+
 enum status staging_copy_in(struct staging *s, void *to, const void *from, uint64_t bytes)
 {
 	for (uint64_t done = 0; done < bytes;) {

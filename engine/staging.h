@@ -26,10 +26,15 @@ void staging_close(struct staging *staging);
 void staging_substitute(struct staging *staging, const void *host, void *device, uint64_t bytes);
 
 /* For arrays that ranks hold in parts (shards.h): no address is the kernels' any more, these say what is there. */
+struct staging_wish {
+	size_t skip, take; /* bytes: of what is to be written at an address, the first that are kept */
+};
 struct staging_store {
 	void *user;
 	enum status (*read)(void *user, void *to, const void *from, size_t bytes);
 	enum status (*write)(void *user, void *to, const void *from, size_t bytes);
+	struct staging_wish (*wish)(
+		void *user, const void *to, size_t bytes); /* NULL: all; the rest write would drop */
 };
 void staging_set_store(struct staging *staging, const struct staging_store *store);
 
@@ -39,6 +44,8 @@ enum status staging_read(struct staging *staging, const void *from, size_t bytes
 /* The block, for the caller to fill; then as many bytes of it go to `to` in the kernels' memory. */
 void *staging_block(struct staging *staging);
 enum status staging_write(struct staging *staging, void *to, size_t bytes) MUST_USE;
+/* Which of these bytes need be read to be written: after `skip`, `take` (at most STAGING_BYTES). None: skip is `bytes`. */
+struct staging_wish staging_next_wish(const struct staging *staging, const void *to, size_t bytes);
 
 /* All of an array of any length in ordinary memory; zeros. */
 enum status staging_copy_in(struct staging *staging, void *to, const void *from, uint64_t bytes) MUST_USE;

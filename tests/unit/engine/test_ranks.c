@@ -236,6 +236,36 @@ static enum status check_arrays(struct shards *s, struct collective *c, struct s
 	return shards_dismiss(s, status);
 }
 
+/* Each rank wishes for what it owns, and all of them together for everything once. */
+static enum status check_wishes(
+	struct shards *s, struct collective *c, struct staging *staging, const struct shard_case *its)
+{
+	double *wished = malloc(its->elements / 64 * sizeof *wished); /* of 64 elements each */
+	enum status status = STATUS_OK;
+	for (int array = 0; array < SHARDS_ARRAYS && status == STATUS_OK; array++) {
+		const float *all = shards_array(s, (enum shards_array)array);
+		uint64_t own = 0, wrong = 0;
+		memset(wished, 0, its->elements / 64 * sizeof *wished);
+		for (uint64_t at = 0; at < its->elements;) {
+			struct staging_wish w =
+				staging_next_wish(staging, all + at, (its->elements - at) * sizeof *all);
+			at += w.skip / sizeof *all;
+			for (uint64_t i = 0; i < w.take / sizeof *all; i += 64)
+				wished[(at + i) / 64]++;
+			at += w.take / sizeof *all;
+			own += w.take / sizeof *all;
+		}
+		status = collective_sum(c, wished, (int)(its->elements / 64));
+		for (uint64_t i = 0; i < its->elements / 64; i++)
+			wrong += wished[i] != 1;
+		if (status == STATUS_OK && (wrong || own != owned_by(its, c)))
+			status = error_set(STATUS_CORRUPT,
+				"array %d: %d of its pieces are not wished for once", array, (int)wrong);
+	}
+	free(wished);
+	return status;
+}
+
 static enum status check_shards(void *user, struct collective *c)
 {
 	const struct shard_case *its = user;
@@ -262,6 +292,7 @@ static enum status check_shards(void *user, struct collective *c)
 	struct staging_store store = shards_store(s);
 	staging_set_store(staging, &store);
 	TRY(check_reduce(s, &k, c, gradients, its));
+	TRY(check_wishes(s, c, staging, its));
 	TRY(check_arrays(s, c, staging, its->elements));
 	shards_round(s, working);
 	TRY(check_share(s, &k, its, working));
