@@ -189,7 +189,7 @@ EMU_FLAGS_tsan := -DEMU_TSAN
 # The emulator itself is not instrumented, but for its cuBLASLt, which is the device's work. It comes first: of a
 # template that both use, its own is taken.
 EMU_OBJECTS = $(patsubst %.cc,$(O)/emu/%.o,$(wildcard tests/emu/*.cc)) $(patsubst %.cu,$(O)/emu/%.o,$(wildcard kernels/cuda/*.cu))
-$(O)/emu/tests/emu/cublaslt.o: EMU_EXTRA = $(EMU_OPTIMIZE_$(MODE))
+$(O)/emu/tests/emu/cublaslt.o $(O)/emu/tests/emu/cudnn_graph.o: EMU_EXTRA = $(EMU_OPTIMIZE_$(MODE))
 $(O)/emu/tests/emu/%.o: tests/emu/%.cc
 	@mkdir -p $(@D)
 	$(Q)$(CXX) $(EMU_FLAGS) -O2 $(EMU_EXTRA) -c -o $@ $<
@@ -203,7 +203,7 @@ $(O)/tests/emu/test_ops_emu: $(O)/tests/emu/test_ops_emu.o $(O)/kernels/cuda.o $
 	$(Q)$(LINK) -o $@ $^ $(LDLIBS_ALL)
 $(O)/tests/emu/test_ranks_emu: $(O)/tests/emu/test_ranks_emu.o $(LIBS_engine)
 	$(Q)$(LINK) -o $@ $^ $(LDLIBS_ALL)
-$(O)/tests/emu/planted: $(O)/emu/tests/emu/faulty/planted.o $(filter $(O)/emu/tests/emu/%,$(EMU_OBJECTS))
+$(O)/tests/emu/planted $(O)/tests/emu/cudnn_rules: $(O)/tests/emu/%: $(O)/emu/tests/emu/faulty/%.o $(filter $(O)/emu/tests/emu/%,$(EMU_OBJECTS))
 	@mkdir -p $(@D)
 	$(Q)$(CXX) $(EMU_OPTIMIZE_$(MODE)) -rdynamic -o $@ $^ -ldl -pthread
 # The programs of tests/gpu, for machines that may have none of ferry's Debian packages: of the sources that include

@@ -33,6 +33,9 @@
  * where FERRY_NCCL names it. Devices of one process (FERRY_EMU_DEVICES) have their memory in common; processes that
  * use the same number have one device between them, as far as NCCL is concerned.
  *
+ * cuDNN (cudnn.cc) runs operation graphs by their documented meaning; the emulated ferry-cuda.so is the library too, where
+ * FERRY_CUDNN names it. It says what it refuses and finds.
+ *
  * cuBLASLt (cublaslt.cc) is a plain product with f32 accumulation, in a fixed order: one of four, which are its
  * algorithms and differ in the last bits.
  *
@@ -48,6 +51,14 @@
  *   FERRY_EMU_NCCL_FAIL=WHAT:RANK:N    on that rank the Nth ncclSend (WHAT is send) or the Nth ncclCommInitRank (init)
  *                           fails; or the Nth group finds its connections broken (link)
  *   FERRY_EMU_NCCL_SWAP=1   a group's first two receptions from other ranks, of one length, change places
+ *   FERRY_EMU_CAPABILITY=N  the devices' compute capability, 10 times: 90 is 9.0 (80)
+ *   FERRY_EMU_CUDNN_FAIL=WHAT:N    the Nth such thing of cuDNN's fails: a handle (create), the end of a graph (graph), a
+ *                           heuristic (heuristic), the end of a plan (plan), an execution (execute)
+ *   FERRY_EMU_CUDNN_FAULT=WHAT     graphs are as if they lacked the causal mask (mask) or the scale (scale), or had wrong
+ *                           strides (stride); or handles stay with the default stream (stream)
+ *   FERRY_EMU_CUDNN_FIRST=N the engine that its heuristic ranks first, 0 to 2 (0)
+ *   FERRY_EMU_CUDNN_LACKS=N the engine that it does not have (none)
+ *   FERRY_EMU_CUDNN_VERSION=N      its version (91900)
  */
 #ifndef TESTS_EMU_EMULATOR_H
 #define TESTS_EMU_EMULATOR_H

@@ -1,6 +1,7 @@
 #!/bin/bash
 # planted.sh: each fault of faulty/planted.cu is found, in the modes that can find it, and named as it should be; without
-# a fault nothing is said. B is where it is built.
+# a fault nothing is said. So it is with the stand-in for cuDNN (faulty/cudnn_rules.cu), whose rules are also held against
+# the real library, where that is. B is where it is built.
 cd "$(dirname "$0")/../.." || exit 1
 B=${B:-build}
 status=0
@@ -75,4 +76,51 @@ found tsan wrong_order 'data race'
 found tsan missing_wait 'data race'
 found tsan exchange_event 'data race'
 found tsan exchange_order 'data race'
+
+# ---- cuDNN ----
+
+rules() { # MODE ARGUMENT...
+	ASAN_OPTIONS=detect_leaks=0 TSAN_OPTIONS=halt_on_error=1 "$B/$1/tests/emu/cudnn_rules" "${@:2}" >"$log" 2>&1
+}
+cudnn_found() { # MODE FAULT TEXT
+	rules "$1" - "$2"
+	if grep -qE -- "$3" "$log"; then
+		echo "ok - $1: cuDNN: $2: $(grep -m1 -oE -- "$3" "$log" | head -c 80)"
+		return
+	fi
+	echo "not ok - $1: cuDNN: $2 is not found"
+	sed 's/^/# /' "$log" | head -n 20
+	status=1
+}
+all_ok() { # NAME: of what the log says
+	local code=$?
+	[ $code = 0 ] && grep -q '^ok' "$log" && ! grep -qE '^not ok|emulator|WARNING|ERROR' "$log" && echo "ok - $1 ($(grep -c '^ok' "$log") of them)" && return
+	echo "not ok - $1"
+	grep -v '^ok' "$log" | sed 's/^/# /' | head -n 20
+	status=1
+}
+for mode in opt asan tsan; do
+	[ -x "$B/$mode/tests/emu/cudnn_rules" ] || { echo "ok - # SKIP $mode: cuDNN: not built"; continue; }
+	rules $mode
+	all_ok "$mode: cuDNN: what is wrong is refused, what is right means what is documented"
+	cudnn_found $mode none '^0, as wanted'
+done
+cudnn_found opt overlap 'results 4 and 3 lie in each other'
+cudnn_found opt in_place 'result 3 lies in operand 1'
+cudnn_found opt in_workspace 'tensor 4 lies in the workspace'
+cudnn_found opt outside 'tensor 2, .* reaches outside'
+cudnn_found opt workspace_outside 'a workspace of 8192 bytes .* reaches outside'
+cudnn_found opt value_on_device 'tensor 5 is by value'
+cudnn_found opt destroyed 'which is no descriptor, or no longer one'
+cudnn_found opt leak 'leak: [0-9]+ descriptors and 0 handles'
+cudnn_found opt stream '^0, wrong|its workspace was written by another'
+cudnn_found tsan stream 'data race'
+real=$(ldconfig -p 2>/dev/null | sed -n 's/.*libcudnn\.so\.9 .*=> //p' | head -n 1)
+[ -n "$real" ] || real=$(ls /usr/local/cuda/lib64/libcudnn.so.9 2>/dev/null)
+if [ -z "$real" ]; then
+	echo "ok - the real cuDNN # SKIP it is not here"
+else
+	rules opt "$real"
+	all_ok "the real cuDNN takes what the stand-in takes"
+fi
 exit $status

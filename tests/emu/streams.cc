@@ -417,8 +417,9 @@ cudaError_t cudaGetDeviceProperties(struct cudaDeviceProp *out, int device)
 		return cudaErrorInvalidDevice;
 	memset(out, 0, sizeof *out);
 	snprintf(out->name, sizeof out->name, "emulated GPU");
-	out->major = 8;
-	out->minor = 0;
+	long capability = emu_setting("FERRY_EMU_CAPABILITY", 80);
+	out->major = (int)(capability / 10);
+	out->minor = (int)(capability % 10);
 	out->multiProcessorCount = 2;
 	out->sharedMemPerBlockOptin = EMU_SHARED_MOST;
 	out->sharedMemPerMultiprocessor = EMU_SHARED_MOST + 1024;
