@@ -23,6 +23,12 @@ static uint64_t local_batch(const struct trainer_config *c)
 	return c->global_batch / (uint64_t)rank_count(c);
 }
 
+/* Windows that a layer takes at a time. */
+static uint64_t layer_windows(const struct trainer_config *c)
+{
+	return c->layer_batch && c->layer_batch < c->micro_batch ? c->layer_batch : c->micro_batch;
+}
+
 static enum status check_batches(const struct trainer_config *c)
 {
 	FAIL_IF(c->micro_batch == 0 || c->micro_batch > 1 << 20, STATUS_USAGE,
@@ -41,7 +47,8 @@ static enum status check_batches(const struct trainer_config *c)
 		"windows of %" PRIu64 " tokens do not fit the model's %d positions; "
 		"--seq-length is at most --max-position-embeddings",
 		c->window_tokens, c->model.positions);
-	return STATUS_OK;
+	return c->open_device ? kernels_check_gpu(layer_windows(c), c->model.hidden, c->model.heads)
+			      : STATUS_OK;
 }
 
 static enum status check_length(const struct trainer_config *c)
@@ -109,12 +116,6 @@ enum status trainer_check(const struct trainer_config *c)
 	TRY(optimizer_config_check(&c->optimizer));
 	TRY(loss_scale_check(&c->loss_scale));
 	return check_corpus(c);
-}
-
-/* Windows that a layer takes at a time. */
-static uint64_t layer_windows(const struct trainer_config *c)
-{
-	return c->layer_batch && c->layer_batch < c->micro_batch ? c->layer_batch : c->micro_batch;
 }
 
 static struct model_options options_of(const struct trainer_config *c)

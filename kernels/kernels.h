@@ -29,6 +29,11 @@
 enum {
 	KERNELS_WORKSPACE = 64 << 20, /* bytes that a GPU's matrix products take */
 	KERNELS_CHOICE = 384,         /* a choice as text (choice_get), its end included */
+	/* What a GPU's attention takes at most: elements of a head; heads of a batch, B * H; tokens of a sequence that
+	 * attention_decode is at. */
+	KERNELS_GPU_HEAD = 256,
+	KERNELS_GPU_HEADS = 65535,
+	KERNELS_GPU_DECODED = 10240,
 };
 
 enum dtype { DTYPE_F32, DTYPE_BF16, DTYPE_F16 };
@@ -233,6 +238,9 @@ struct kernels_config {
 	/* GPU: bytes allowed for logits; 0: an 80th of its memory. Decides the last bits of results. */
 	uint64_t logits_bytes;
 };
+
+/* Would a GPU's attention_forward and _backward take these sequences? STATUS_UNSUPPORTED says what is too much. */
+enum status kernels_check_gpu(uint64_t batch, int hidden, int heads) MUST_USE;
 
 /* The CPU backend; always there. */
 enum status kernels_open_cpu(const struct kernels_config *config, struct kernels *out) MUST_USE;

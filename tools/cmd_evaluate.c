@@ -133,6 +133,8 @@ static enum status run_evaluation(struct job *job)
 	int batch = windows < (uint64_t)s->batch ? (int)windows : s->batch;
 	struct model_options options = {.batch = batch, .sequence = window, .forward_uses = 1000};
 	struct kernels *k = &job->loaded.kernels;
+	if (job->loaded.gpu)
+		TRY(kernels_check_gpu((uint64_t)batch, c->hidden, c->heads));
 	TRY(model_open(c, &options, k, &job->model));
 	struct evaluate_config config = {.corpus = job->corpus,
 		.first_token = job->range.first_token,

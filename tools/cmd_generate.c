@@ -11,6 +11,7 @@
 #include "tools/options.h"
 #include "tools/terminal.h"
 
+#include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -156,12 +157,26 @@ static enum status write_sample(struct job *job, int sample)
 	return STATUS_OK;
 }
 
+/* Beyond the model's positions a text goes on from the last half of them. */
+static enum status check_reach(const struct job *job)
+{
+	uint64_t positions = (uint64_t)job->loaded.config.positions;
+	uint64_t reach = (uint64_t)job->count + (uint64_t)job->settings.length;
+	reach = reach < positions ? reach : positions;
+	FAIL_IF(job->loaded.gpu && reach > KERNELS_GPU_DECODED, STATUS_UNSUPPORTED,
+		"a text of up to %" PRIu64
+		" tokens: a GPU writes at most %d; give a smaller --out-seq-length, or --device cpu",
+		reach, KERNELS_GPU_DECODED);
+	return STATUS_OK;
+}
+
 static enum status generate(struct job *job)
 {
 	const struct settings *s = &job->settings;
 	TRY(loaded_model_open(
 		s->load, (enum device)s->device, s->bf16 ? DTYPE_BF16 : DTYPE_F32, s->threads, &job->loaded));
 	TRY(take_prompt(job));
+	TRY(check_reach(job));
 	TRY(decoder_open(&job->loaded.config, &job->loaded.kernels, 1, &job->decoder));
 	double started = clock_seconds();
 	for (int sample = 0; sample < s->samples; sample++)

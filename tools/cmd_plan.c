@@ -264,38 +264,35 @@ static void print_fit(const char *what, uint64_t needed, uint64_t there)
 			human_bytes((double)there).text, there && needed > there ? ": does not fit" : "");
 }
 
-static enum status print_memory(const struct job *job)
+static void print_memory(const struct job *job, const struct trainer_memory *m)
 {
-	struct trainer_memory m;
-	TRY(trainer_measure(&job->config, &m));
 	bool several = job->config.ranks;
 	printf("memory   %sweights %s, gradients %s, moments %s, activations %s, scratch %s, batches %s",
-		several ? "of a rank: " : "", human_bytes((double)(m.weights + m.working)).text,
-		human_bytes((double)m.gradients).text, human_bytes((double)m.moments).text,
-		human_bytes((double)m.activations).text, human_bytes((double)m.scratch).text,
-		human_bytes((double)(m.batch + m.data)).text);
+		several ? "of a rank: " : "", human_bytes((double)(m->weights + m->working)).text,
+		human_bytes((double)m->gradients).text, human_bytes((double)m->moments).text,
+		human_bytes((double)m->activations).text, human_bytes((double)m->scratch).text,
+		human_bytes((double)(m->batch + m->data)).text);
 	if (several)
-		printf(", exchange %s", human_bytes((double)m.exchange).text);
-	if (m.exchange_device)
-		printf(" and %s of the GPU's", human_bytes((double)m.exchange_device).text);
+		printf(", exchange %s", human_bytes((double)m->exchange).text);
+	if (m->exchange_device)
+		printf(" and %s of the GPU's", human_bytes((double)m->exchange_device).text);
 	printf("\n");
 	char where[300];
-	train_offload_describe(&job->config, &m, where, sizeof where);
+	train_offload_describe(&job->config, m, where, sizeof where);
 	if (*where)
 		printf("         %s\n", where);
 	if (*job->machine.reason)
 		printf("         --optimizer-on auto: %s\n", job->machine.reason);
-	print_fit("GPU", m.device, job->machine.device.unused);
+	print_fit("GPU", m->device, job->machine.device.unused);
 	if (job->flags.machine && !job->flags.device_memory)
 		printf("         %-6s %10s of its data sheet's are taken for the driver's and CUDA's own "
 		       "context\n",
 			"",
 			human_bytes((1 / PLAN_MEMORY_FREE - 1) * (double)job->machine.device.unused).text);
-	print_fit("host", m.host * local_ranks(job), job->machine.host_memory * local_ranks(job));
+	print_fit("host", m->host * local_ranks(job), job->machine.host_memory * local_ranks(job));
 	if (local_ranks(job) > 1)
 		printf("         %-6s %10s for each of the %" PRIu64 " ranks there\n", "",
-			human_bytes((double)m.host).text, local_ranks(job));
-	return STATUS_OK;
+			human_bytes((double)m->host).text, local_ranks(job));
 }
 
 static void print_time(
@@ -450,13 +447,15 @@ static enum status print_shapes(const struct job *job)
 
 static enum status plan(struct job *job)
 {
+	struct trainer_memory memory;
 	TRY(train_config_precision(&job->options, &job->config));
 	TRY(choose_ranks(job));
 	TRY(choose_machine(job));
 	TRY(train_config_step(
 		&job->options.settings, (int)job->flags.vocabulary, &job->machine, &job->config));
+	TRY(trainer_measure(&job->config, &memory)); /* checks all: what cannot be has no plan */
 	TRY(print_work(job));
-	TRY(print_memory(job));
+	print_memory(job, &memory);
 	if (job->flags.shapes)
 		return print_shapes(job);
 	if (!job->flags.machine)

@@ -78,6 +78,7 @@ static enum status open_all(
 {
 	struct device_choice choice;
 	TRY(device_choose(device, 0, act, 0, &choice));
+	m->gpu = choice.gpu;
 	TRY(checkpoint_open_weights(path, &m->checkpoint));
 	m->config = *checkpoint_config(m->checkpoint);
 	TRY(model_config_check(&m->config));

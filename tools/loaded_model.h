@@ -13,6 +13,7 @@ struct loaded_model {
 	struct checkpoint *checkpoint;
 	struct model_config config; /* the checkpoint's */
 	struct parameter_table table;
+	bool gpu; /* where they are: */
 	struct kernels kernels;
 	void *weights; /* act [table.elements] */
 	uint64_t weight_bytes;

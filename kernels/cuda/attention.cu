@@ -3,7 +3,7 @@
 
 #include <cmath>
 
-enum { warps = 8, tile = 32, most_depth = 256 };
+enum { warps = 8, tile = 32, most_depth = KERNELS_GPU_HEAD };
 
 /* tile rows of D elements from row `from` of a [T][stride] array into shared [tile][D + 1], zeros past T. */
 template <typename A>
@@ -259,7 +259,7 @@ static bool attention_prepare(struct backend *b, struct stream *s, struct attent
 	a->D = D;
 	a->scale = 1.0f / sqrtf((float)D);
 	a->drop = device_dropout_from(drop);
-	if (D <= most_depth && (int64_t)B * H <= 65535)
+	if (D <= most_depth && (int64_t)B * H <= KERNELS_GPU_HEADS)
 		return true;
 	stream_fail(b, s, STATUS_UNSUPPORTED,
 		"attention takes heads of at most 256 elements and at most 65,535 heads in a batch");
@@ -375,7 +375,7 @@ void cuda_attention_decode(struct kernels *k, struct stream *s, void *out, void 
 	struct backend *b = backend_enter(k);
 	s = stream_of(k, s);
 	size_t bytes = (size_t)(position + 4) / 4 * 4 * sizeof(float); /* whole vectors: they are read so */
-	if (bytes > 40 << 10) {
+	if (position >= KERNELS_GPU_DECODED) {                         /* 40 KiB */
 		stream_fail(b, s, STATUS_UNSUPPORTED, "attention_decode takes at most 10,240 positions");
 		return;
 	}

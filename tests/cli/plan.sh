@@ -75,6 +75,15 @@ test_that "an unknown machine is refused" [ "$code" = 2 ]
 test_that "... with those that are known" err_has "h100, a100"
 run plan --num-layers 2 --hidden-size 63
 test_that "an impossible shape is refused" [ "$code" = 2 ]
+run plan --machine h100 --hidden-size 1028 --num-attention-heads 4
+test_that "heads that no GPU of ferry's takes have no plan" [ "$code" = 1 -a ! -s "$dir/out" ]
+test_that "... and it says what to change" err_has "heads of 257 elements"
+run plan --machine h100 --hidden-size 1024 --num-attention-heads 4 --num-layers 1
+test_that "... and heads of 256 have one" [ "$code" = 0 ]
+run plan --machine h100 --num-attention-heads 64 --hidden-size 64 --num-layers 1 --batch-size 1024
+test_that "more heads at once than a GPU takes have none" err_has "65535 heads at once; give a smaller --batch-size"
+run plan --machine h100 --num-attention-heads 64 --hidden-size 64 --num-layers 1 --batch-size 1024 --checkpoint-activations --layer-batch-size 512
+test_that "... but where a layer takes fewer" [ "$code" = 0 ]
 run plan --layrs 2
 test_that "an unknown flag is refused" err_has "--layrs"
 run plan --help

@@ -174,6 +174,21 @@ test_that "a batch that is too large is refused" grep -q "of the GPU's memory an
 FERRY_EMU_MEMORY=68 without logits-less $logits --logits-memory 1M
 test_that "... and fits with --logits-memory" [ $? = 0 ]
 
+# ---- what the GPU's attention does not take is refused at once ----
+
+without wide-heads --num-layers 1 --hidden-size 514 --batch-size 1 --train-iters 1
+test_that "heads of more than 256 elements, before anything is made" [ $? = 1 -a ! -e "$dir/wide-heads" ]
+test_that "... with what to do" grep -q "heads of 257 elements .* --device cpu" "$dir/wide-heads.out"
+shape=${shape/--hidden-size 16/--hidden-size 514} train wide-heads --device cpu --train-iters 1 --eval-interval 0
+run evaluate --load "$dir/wide-heads" --data "$dir/corpus" --device gpu
+test_that "... nor does evaluate take them there" eval '[ $code = 1 ] && err_has "heads of 257 elements"'
+shape=${shape/--max-position-embeddings 16/} train long --device cpu --max-position-embeddings 10250 --train-iters 1 --eval-interval 0
+run generate --load "$dir/long" --device gpu --out-seq-length 10241
+test_that "a text of more than 10,240 tokens, before the first of them" [ $code = 1 -a ! -s "$dir/out" ]
+test_that "... with what to do" err_has "smaller --out-seq-length"
+run generate --load "$dir/long" --device gpu --out-seq-length 5
+test_that "... and a shorter one by that model is written" [ $code = 0 ]
+
 # ---- auto ----
 
 auto() { sed -n "s/^ > --optimizer-on auto: //p" "$dir/$1.out"; }
