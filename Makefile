@@ -21,13 +21,21 @@ ifeq ($(origin CXX),default)
 CXX := g++
 endif
 
-# What this machine has: installs missing Debian packages, then writes HAVE_* variables. See the script.
+# What this machine has: installs missing Debian packages, then writes HAVE_* variables. See the script. MPI may come, or
+# go, later: then they are written anew.
+MPICC_HERE := $(firstword $(wildcard $(addsuffix /mpicc,$(subst :, ,$(PATH)))))
 ifeq ($(filter help clean format,$(MAKECMDGOALS)),)
 include $(B)/config.mk
+ifneq ($(MPICC_THEN),$(MPICC_HERE))
+$(B)/config.mk: anew
 endif
+endif
+anew:
+.PHONY: anew
 $(B)/config.mk: tools/configure.sh
 	@mkdir -p $(@D)
 	@sh tools/configure.sh $@
+	@echo "MPICC_THEN := $(MPICC_HERE)" >>$@
 $(B)/config-tests.mk: tools/configure.sh # and what the tests need
 	@mkdir -p $(@D)
 	@sh tools/configure.sh $@ test

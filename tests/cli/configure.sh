@@ -52,6 +52,28 @@ pretend mpicc 'exit 0'
 configure
 test_that "MPI is found where it is" grep -qx 'HAVE_MPI := 1' "$dir/out.mk"
 
+# Make itself, which includes what configure.sh wrote.
+machine 1000 usr/bin/gcc usr/bin/g++ $headers
+for program in make find gcc g++; do
+	ln -s "$(command -v $program)" "$dir/bin/$program"
+done
+made() { # out: what make says of the file
+	env -u MAKEFLAGS -u MAKELEVEL PATH="$dir/bin" ROOT="$dir/root" make B="$dir/b" "$dir/b/config.mk" >"$dir/out" 2>&1
+	code=$?
+}
+made
+test_that "make finds no MPI either" [ $code -eq 0 -a "$(grep -c HAVE_MPI "$dir/b/config.mk")" -eq 0 ]
+made
+test_that "... and looks no second time" out_has "up to date"
+pretend mpicc 'exit 0'
+made
+test_that "... but when one is installed later" [ $code -eq 0 -a "$(grep -c HAVE_MPI "$dir/b/config.mk")" -eq 1 ]
+made
+test_that "... once" out_has "up to date"
+rm "$dir/bin/mpicc"
+made
+test_that "... or has gone" [ $code -eq 0 -a "$(grep -c HAVE_MPI "$dir/b/config.mk")" -eq 0 ]
+
 machine 0
 pretend_apt
 configure
