@@ -307,6 +307,7 @@ static enum status take_blocks(struct trainer *t)
 	TRY(k->event_open(k, &t->end_model));
 	TRY(k->event_open(k, &t->begin_last));
 	TRY(k->event_open(k, &t->last_head));
+	TRY(k->event_open(k, &t->last_layer));
 	return t->config.open_device || t->ranks->ranks > 1 ? staging_open(k, &t->staging) : STATUS_OK;
 }
 
@@ -532,6 +533,7 @@ static void free_blocks(struct trainer *t)
 	t->kernels.event_close(&t->kernels, t->end_model);
 	t->kernels.event_close(&t->kernels, t->begin_last);
 	t->kernels.event_close(&t->kernels, t->last_head);
+	t->kernels.event_close(&t->kernels, t->last_layer);
 	staging_close(t->staging);
 }
 

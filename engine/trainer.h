@@ -125,8 +125,7 @@ struct trainer_step {
 	int sources;
 	uint64_t ordinal; /* windows consumed so far */
 	/* model: forward and backward; forward: its part up to and with the classifier, which has its gradients
-	 * as soon as its loss (with layer_batch: of the last piece, so that the last layer's backward of the
-	 * pieces before is in it); optimizer: what is left (norm, update, waits for weights) */
+	 * as soon as its loss; optimizer: what is left (norm, update, waits for weights) */
 	double seconds, seconds_data, seconds_model, seconds_forward, seconds_optimizer;
 	/*
 	 * What the optimizer's parts took, by events. gradients: the norm, and the gradients' way down to the

@@ -52,8 +52,10 @@ struct trainer {
 	float *losses;                            /* [local_batch][T] */
 	float *device_losses;                     /* [micro_batch][T] */
 	struct event *begin_model, *end_model;    /* of a step */
-	struct event *begin_last, *last_head;     /* its last micro-batch: begun, and its classifier done */
-	int32_t *evaluation_tokens;               /* [T + 1] */
+	/* Its last micro-batch: begun; its classifier done, of the last piece (layer_batch), and that piece's last layer's
+	 * backward. */
+	struct event *begin_last, *last_head, *last_layer;
+	int32_t *evaluation_tokens;                   /* [T + 1] */
 	struct mixture_source sources[MIXTURE_LIMIT]; /* of training */
 	int source_count;
 	struct mixture mixture, evaluation[SPLIT_PARTS]; /* evaluation: where there are windows */

@@ -79,6 +79,8 @@ static enum status layer_done(void *user, int layer)
 	struct trainer *t = user;
 	if (layer == t->config.model.layers)
 		t->kernels.event_record(&t->kernels, t->last_head, NULL);
+	if (layer == t->config.model.layers - 1)
+		t->kernels.event_record(&t->kernels, t->last_layer, NULL);
 	if (t->shards)
 		return trainer_reduce_behind(t, layer);
 	return t->offload ? offload_layer_done(t->offload, layer) : STATUS_OK;
@@ -129,11 +131,23 @@ static enum status check_skips(struct trainer *t)
 	return STATUS_OK;
 }
 
+/* Up to the last classifier there is the last layer's backward of all pieces but the last: as long as that one's, by the
+ * window. */
+static double backward_before_head(struct trainer *t)
+{
+	struct kernels *k = &t->kernels;
+	uint64_t micro = t->config.micro_batch, piece = t->config.layer_batch;
+	if (!piece || piece >= micro)
+		return 0;
+	double last = (double)(micro % piece ? micro % piece : piece);
+	return k->event_seconds(k, t->last_head, t->last_layer) * ((double)micro - last) / last;
+}
+
 /* Micro-batches are alike: the last one's share of forward holds for all. Once the stream was waited for. */
 static void report_times(struct trainer *t, struct trainer_step *report)
 {
 	struct kernels *k = &t->kernels;
-	double forward = k->event_seconds(k, t->begin_last, t->last_head);
+	double forward = fmax(0, k->event_seconds(k, t->begin_last, t->last_head) - backward_before_head(t));
 	double both = k->event_seconds(k, t->begin_last, t->end_model);
 	report->seconds_model = k->event_seconds(k, t->begin_model, t->end_model);
 	report->seconds_forward = both > 0 ? report->seconds_model * forward / both : 0;
