@@ -32,6 +32,12 @@ static void carve_layer(
 	out->qkv = arena_carve(c, 3 * plane);
 	out->attention = arena_carve(c, plane);
 	out->pre = arena_carve(c, 4 * plane);
+	out->normal1 = out->normal2 = out->gelu = NULL;
+	if (training && m->options.keep_outputs) {
+		out->normal1 = arena_carve(c, plane);
+		out->normal2 = arena_carve(c, plane);
+		out->gelu = arena_carve(c, 4 * plane);
+	}
 	out->mean1 = arena_carve(c, rows * sizeof(float));
 	out->rstd1 = arena_carve(c, rows * sizeof(float));
 	out->mean2 = arena_carve(c, rows * sizeof(float));
@@ -110,6 +116,8 @@ static enum status check_options(const struct model_config *config, const struct
 	FAIL_IF(o->inputs_on_host && !(o->training && o->checkpoint_activations), STATUS_USAGE,
 		"layers' inputs can only be on the host where they are all that is kept; give "
 		"--checkpoint-activations with --cpu-checkpointing");
+	FAIL_IF(o->keep_outputs && o->checkpoint_activations, STATUS_USAGE,
+		"a layer's outputs cannot be kept where its input is all that is");
 	FAIL_IF(in_pieces(o) && !(o->training && o->checkpoint_activations), STATUS_USAGE,
 		"a layer can take %d of %d sequences at a time only where its input is all that is kept; "
 		"give "

@@ -7,10 +7,14 @@
  * A model owns activations and scratch, nothing else. Weights (act) and gradients (grad) are the caller's
  * flat arrays [parameter_table.elements] in the kernels' memory. Kept from the forward for the backward, a
  * layer: both residual sums, q|k|v, the attention's output, the MLP's sums before GELU, statistics: 10 C a
- * token. LayerNorm's and GELU's outputs are computed again in the backward (under 1% of the step). With
- * checkpoint_activations only the layer's input is kept, C a token, and its forward is run again (a third
- * more GEMM). With inputs_on_host these lie in pinned host memory, but for two layers': they go there and come
- * back while other layers compute (kept_inputs.h). Results are the same bits in every case.
+ * token. LayerNorm's and GELU's outputs are computed again in the backward: under 1% of a step on the CPU, some
+ * 4% on a GPU, whose products are so much faster than its memory. With keep_outputs they are kept too, 16 C a
+ * token in all. With checkpoint_activations only the layer's input is kept, C a token, and its forward is run
+ * again (a third more GEMM). With inputs_on_host these lie in pinned host memory, but for two layers': they go
+ * there and come back while other layers compute (kept_inputs.h). Results are the same bits in every case, but
+ * for GELU's outputs where a GPU's product computes them from sums that were not rounded yet (in half
+ * precision): those that are kept, or come of the forward's second run, are not those that GELU gives of the
+ * rounded sums alone.
  *
  * layer_batch bounds what is left. With checkpoint_activations a layer takes so many sequences of the
  * micro-batch at a time, forward and backward, one after the other before the next layer begins: of all its
@@ -36,6 +40,7 @@ struct model_options {
 	int batch, sequence;         /* the largest micro-batch (B, T) */
 	bool training;               /* false: no backward, fewer activations */
 	bool checkpoint_activations; /* keep only each layer's input; recompute the rest in the backward */
+	bool keep_outputs;           /* without: LayerNorm's and GELU's outputs too */
 	bool inputs_on_host;         /* with checkpoint_activations: but for two layers' */
 	int layer_batch;             /* with checkpoint_activations: sequences at a time in a layer; 0: all */
 	uint64_t seed;               /* dropout's */

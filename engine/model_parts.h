@@ -7,11 +7,12 @@
 
 /* What a layer's backward needs of its forward; R rows (of a piece, where layer_batch makes pieces, but for x1). */
 struct layer_kept {
-	void *x1;                             /* [R][C] residual stream into ln_1 */
-	void *qkv;                            /* [R][3C] */
-	void *attention;                      /* [R][C] */
-	void *x2;                             /* [R][C] residual stream into ln_2 */
-	void *pre;                            /* [R][4C] MLP's sums before GELU */
+	void *x1;                       /* [R][C] residual stream into ln_1 */
+	void *qkv;                      /* [R][3C] */
+	void *attention;                /* [R][C] */
+	void *x2;                       /* [R][C] residual stream into ln_2 */
+	void *pre;                      /* [R][4C] MLP's sums before GELU */
+	void *normal1, *normal2, *gelu; /* [R][C] ln_1's and ln_2's outputs, [R][4C] GELU's; NULL: not kept */
 	float *mean1, *rstd1, *mean2, *rstd2; /* [R] */
 	float *lse;                           /* [B][H][T] */
 };

@@ -96,9 +96,25 @@ static bool hands_inputs_over(const struct pass *p)
 	return p->m->inputs && p->training && !in_pieces(&p->m->options);
 }
 
+/* Where a layer's LayerNorms and GELU leave their outputs: to be kept, or until something takes their place. */
+static void *normal1_of(const struct pass *p, const struct layer_kept *kept)
+{
+	return kept->normal1 ? kept->normal1 : plane(p, 0);
+}
+
+static void *normal2_of(const struct pass *p, const struct layer_kept *kept)
+{
+	return kept->normal2 ? kept->normal2 : p->m->narrow;
+}
+
+static void *gelu_of(const struct pass *p, const struct layer_kept *kept)
+{
+	return kept->gelu ? kept->gelu : p->m->wide;
+}
+
 /*
- * One layer. Its input is in + drop(branch), kept as x1; branch NULL: `in` is x1. Leaves GELU's output in the
- * wide buffer or, with `whole`, the MLP's branch in the narrow one.
+ * One layer. Its input is in + drop(branch), kept as x1; branch NULL: `in` is x1. Leaves GELU's output in its
+ * place or, with `whole`, the MLP's branch in the narrow buffer.
  */
 static void layer_forward(const struct pass *p, int l, const struct layer_kept *kept, const void *in,
 	const void *branch, bool whole)
@@ -107,27 +123,28 @@ static void layer_forward(const struct pass *p, int l, const struct layer_kept *
 	struct kernels *k = m->k;
 	int C = m->config.hidden, H = m->config.heads;
 	float eps = m->config.layernorm_epsilon;
-	void *normal = plane(p, 0), *out = plane(p, 1); /* until GELU's output takes their place */
+	void *normal1 = normal1_of(p, kept), *normal2 = normal2_of(p, kept), *gelu = gelu_of(p, kept);
+	void *out = plane(p, 1);
 	struct dropout before = dropout_of(p, l - 1, DROPOUT_MLP_OUTPUT);
 	struct dropout probabilities = dropout_of(p, l, DROPOUT_ATTENTION);
 	struct dropout after = dropout_of(p, l, DROPOUT_ATTENTION_OUTPUT);
 
-	k->layernorm_forward(k, NULL, normal, kept->x1, kept->mean1, kept->rstd1, in, branch,
+	k->layernorm_forward(k, NULL, normal1, kept->x1, kept->mean1, kept->rstd1, in, branch,
 		weight(p, l, LN_1_WEIGHT), weight(p, l, LN_1_BIAS), p->B, p->T, C, eps, &before);
 	if (whole && hands_inputs_over(p))
 		kept_inputs_written(m->inputs, l, kept->x1, plane_bytes(p));
-	k->linear_forward(k, NULL, kept->qkv, NULL, normal, weight(p, l, ATTN_WEIGHT),
+	k->linear_forward(k, NULL, kept->qkv, NULL, normal1, weight(p, l, ATTN_WEIGHT),
 		weight(p, l, ATTN_BIAS), p->R, C, 3 * C);
 	k->attention_forward(k, NULL, kept->attention, kept->lse, kept->qkv, tokens_of(p, p->batch->first),
 		p->B, p->T, H, C / H, &probabilities);
 	k->linear_forward(k, NULL, out, NULL, kept->attention, weight(p, l, ATTN_PROJ_WEIGHT),
 		weight(p, l, ATTN_PROJ_BIAS), p->R, C, C);
-	k->layernorm_forward(k, NULL, m->narrow, kept->x2, kept->mean2, kept->rstd2, kept->x1, out,
+	k->layernorm_forward(k, NULL, normal2, kept->x2, kept->mean2, kept->rstd2, kept->x1, out,
 		weight(p, l, LN_2_WEIGHT), weight(p, l, LN_2_BIAS), p->B, p->T, C, eps, &after);
-	k->linear_forward(k, NULL, m->wide, kept->pre, m->narrow, weight(p, l, FC_WEIGHT),
-		weight(p, l, FC_BIAS), p->R, C, 4 * C);
+	k->linear_forward(k, NULL, gelu, kept->pre, normal2, weight(p, l, FC_WEIGHT), weight(p, l, FC_BIAS),
+		p->R, C, 4 * C);
 	if (whole)
-		k->linear_forward(k, NULL, m->narrow, NULL, m->wide, weight(p, l, FC_PROJ_WEIGHT),
+		k->linear_forward(k, NULL, m->narrow, NULL, gelu, weight(p, l, FC_PROJ_WEIGHT),
 			weight(p, l, FC_PROJ_BIAS), p->R, 4 * C, C);
 }
 
@@ -250,11 +267,14 @@ static enum status lower_layers(const struct pass *p, struct flow *flow)
 
 /* ---- backward ---- */
 
-static void recompute_layernorm(const struct pass *p, void *out, const void *x, float *mean, float *rstd,
-	const void *gamma, const void *beta)
+/* `out` is `kept`: it is there. */
+static void recompute_layernorm(const struct pass *p, void *out, const void *kept, const void *x, float *mean,
+	float *rstd, const void *gamma, const void *beta)
 {
 	struct kernels *k = p->m->k;
 	struct dropout none = {0};
+	if (out == kept)
+		return;
 	k->layernorm_forward(k, NULL, out, NULL, mean, rstd, x, NULL, gamma, beta, p->B, p->T,
 		p->m->config.hidden, p->m->config.layernorm_epsilon, &none);
 }
@@ -275,20 +295,21 @@ static void *separate_branch(const struct pass *p)
 	return p->m->dbranch == p->m->dx ? NULL : dbranch_of(p);
 }
 
-/* GELU's output is in the wide buffer, and gives way to its gradient. From dx (and dbranch) behind the MLP to dx
+/* GELU's output is in its place; the wide buffer takes its gradient. From dx (and dbranch) behind the MLP to dx
  * (and dbranch, for the attention's branch) behind the attention. */
 static void mlp_backward(const struct pass *p, int l, const struct layer_kept *kept)
 {
 	struct model *m = p->m;
 	struct kernels *k = m->k;
 	int C = m->config.hidden;
+	void *normal = normal2_of(p, kept);
 	k->linear_backward(k, NULL, m->wide, gradient(p, l, FC_PROJ_WEIGHT), gradient(p, l, FC_PROJ_BIAS),
-		dbranch_of(p), m->wide, weight(p, l, FC_PROJ_WEIGHT), kept->pre, p->R, 4 * C, C,
+		dbranch_of(p), gelu_of(p, kept), weight(p, l, FC_PROJ_WEIGHT), kept->pre, p->R, 4 * C, C,
 		p->accumulate);
-	recompute_layernorm(p, m->narrow, kept->x2, kept->mean2, kept->rstd2, weight(p, l, LN_2_WEIGHT),
-		weight(p, l, LN_2_BIAS));
+	recompute_layernorm(p, normal, kept->normal2, kept->x2, kept->mean2, kept->rstd2,
+		weight(p, l, LN_2_WEIGHT), weight(p, l, LN_2_BIAS));
 	k->linear_backward(k, NULL, m->narrow, gradient(p, l, FC_WEIGHT), gradient(p, l, FC_BIAS), m->wide,
-		m->narrow, weight(p, l, FC_WEIGHT), NULL, p->R, C, 4 * C, p->accumulate);
+		normal, weight(p, l, FC_WEIGHT), NULL, p->R, C, 4 * C, p->accumulate);
 	struct dropout drop = dropout_of(p, l, DROPOUT_ATTENTION_OUTPUT);
 	k->layernorm_backward(k, NULL, dx_of(p), dx_of(p), separate_branch(p), gradient(p, l, LN_2_WEIGHT),
 		gradient(p, l, LN_2_BIAS), m->narrow, kept->x2, weight(p, l, LN_2_WEIGHT), kept->mean2,
@@ -301,15 +322,15 @@ static void attention_backward(const struct pass *p, int l, const struct layer_k
 	struct model *m = p->m;
 	struct kernels *k = m->k;
 	int C = m->config.hidden, H = m->config.heads;
-	void *dqkv = plane(p, 0), *normal = plane(p, 3);
+	void *dqkv = plane(p, 0), *normal = kept->normal1 ? kept->normal1 : plane(p, 3);
 	k->linear_backward(k, NULL, m->narrow, gradient(p, l, ATTN_PROJ_WEIGHT),
 		gradient(p, l, ATTN_PROJ_BIAS), dbranch_of(p), kept->attention,
 		weight(p, l, ATTN_PROJ_WEIGHT), NULL, p->R, C, C, p->accumulate);
 	struct dropout probabilities = dropout_of(p, l, DROPOUT_ATTENTION);
 	k->attention_backward(k, NULL, dqkv, m->narrow, kept->attention, kept->lse, kept->qkv,
 		tokens_of(p, p->batch->first), p->B, p->T, H, C / H, &probabilities);
-	recompute_layernorm(p, normal, kept->x1, kept->mean1, kept->rstd1, weight(p, l, LN_1_WEIGHT),
-		weight(p, l, LN_1_BIAS));
+	recompute_layernorm(p, normal, kept->normal1, kept->x1, kept->mean1, kept->rstd1,
+		weight(p, l, LN_1_WEIGHT), weight(p, l, LN_1_BIAS));
 	k->linear_backward(k, NULL, m->narrow, gradient(p, l, ATTN_WEIGHT), gradient(p, l, ATTN_BIAS), dqkv,
 		normal, weight(p, l, ATTN_WEIGHT), NULL, p->R, C, 3 * C, p->accumulate);
 	/* Layer 0 has no branch below it: the embedding's own backward applies its dropout. */
@@ -319,14 +340,14 @@ static void attention_backward(const struct pass *p, int l, const struct layer_k
 		weight(p, l, LN_1_WEIGHT), kept->mean1, kept->rstd1, p->B, p->T, C, &drop, p->accumulate);
 }
 
-/* GELU's output into the wide buffer first: from its kept input (the last layer's always is), or the long way. */
+/* GELU's output first, where it is not kept: from its kept input (the last layer's always is), or the long way. */
 static void layer_backward(const struct pass *p, int l)
 {
 	struct model *m = p->m;
 	struct layer_kept kept = kept_of(p, l);
 	if (m->options.checkpoint_activations && l < m->config.layers - 1)
 		layer_forward(p, l, &kept, kept.x1, NULL, false);
-	else
+	else if (!kept.gelu)
 		m->k->gelu_forward(
 			m->k, NULL, m->wide, kept.pre, (uint64_t)p->R * 4 * (uint64_t)m->config.hidden);
 	mlp_backward(p, l, &kept);

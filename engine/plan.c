@@ -8,7 +8,7 @@
 #include <string.h>
 
 /* Elements of C a token and layer that the passes between matrix products read and write. */
-enum { FORWARD_PASSES = 12, BACKWARD_PASSES = 20, LOGIT_PASSES = 3 };
+enum { FORWARD_PASSES = 12, BACKWARD_PASSES = 20, OUTPUT_PASSES = 12, LOGIT_PASSES = 3 };
 /* Steps until the pipeline repeats itself: an upload delays the next step's forward, which delays its
  * downloads. */
 enum { PIPELINE_STEPS = 8 };
@@ -27,10 +27,11 @@ static struct per_token per_token(const struct plan_shape *shape)
 	const struct model_config *m = &shape->model;
 	double L = m->layers, C = m->hidden, T = (double)shape->window_tokens,
 	       item = (double)dtype_bytes(shape->act);
+	double passes = FORWARD_PASSES + BACKWARD_PASSES - (shape->keep_outputs ? OUTPUT_PASSES : 0);
 	return (struct per_token){.layer = 2 * 12 * L * C * C,
 		.head = 2.0 * m->vocabulary_padded * C,
 		.attention = 2 * L * C * T,
-		.passes = (FORWARD_PASSES + BACKWARD_PASSES) * L * C * item,
+		.passes = passes * L * C * item,
 		.logits = (double)LOGIT_PASSES * m->vocabulary_padded * item,
 		.passes_forward = FORWARD_PASSES * L * C * item};
 }

@@ -15,8 +15,9 @@
  *                        backward, nothing recomputed: 6 (12 L C^2 + VP C) + 6 L C T a token. llm.c's count
  *                        less embeddings' positions, LayerNorms and biases, which multiply no matrix
  *    activations         bytes that passes other than matrix products move: per layer and token about 12 C
- *                        elements forward and 20 C backward (LayerNorm, residual sums, GELU, dropout), and
- *                        3 VP elements of logits in the classifier's chunks
+ *                        elements forward and 20 C backward (LayerNorm, residual sums, GELU, dropout), 12 C of
+ *                        these for outputs that are computed again unless they are kept, and 3 VP elements of
+ *                        logits in the classifier's chunks
  *    optimizer           bytes a parameter: 24 (p, m and v in and out), the gradient in, and the rounded
  *                        weight out where p is not it: 30 with two-byte weights and four-byte gradients
  *
@@ -51,6 +52,7 @@ struct plan_shape {
 	uint64_t window_tokens;             /* T */
 	enum dtype act, grad;               /* grad: as it goes down the link */
 	bool checkpoint_activations;
+	bool keep_outputs;   /* model.h */
 	bool inputs_on_host; /* with checkpoint_activations: but for two layers' (kept_inputs.h) */
 	int ranks;           /* 0: 1 */
 };

@@ -169,9 +169,9 @@ test_that "all of them: $said MiB were said to be needed, 2 more are enough" sam
 FERRY_EMU_MEMORY=$((said - 1)) without all-lack $all
 test_that "... and 1 less is refused at once" grep -q "of the GPU's memory and .* are free" "$dir/all-lack.out"
 logits="--num-layers 1 --hidden-size 16 --batch-size 128 --train-iters 1 --eval-interval 0 --save-interval 0"
-FERRY_EMU_MEMORY=68 without logits-lack $logits
+FERRY_EMU_MEMORY=69 without logits-lack $logits
 test_that "a batch that is too large is refused" grep -q "of the GPU's memory and .* are free" "$dir/logits-lack.out"
-FERRY_EMU_MEMORY=68 without logits-less $logits --logits-memory 1M
+FERRY_EMU_MEMORY=69 without logits-less $logits --logits-memory 1M
 test_that "... and fits with --logits-memory" [ $? = 0 ]
 
 # ---- what the GPU's attention does not take is refused at once ----

@@ -95,6 +95,12 @@ int main(void)
 	compare("bf16, gradients too, activations recomputed", &gpu, &cpu, 2e-2, 3e-2);
 	train(&gpu, true, DTYPE_F16, DTYPE_F16, false);
 	compare("fp16, gradients too", &gpu, &cpu, 1e-2, 1e-2);
+	/* GELU of rounded sums alone, wherever it is computed (model.h). */
+	must(setenv("FERRY_CUDA_EPILOGUES", "0", 1) ? STATUS_MEMORY : STATUS_OK);
+	train(&gpu, true, DTYPE_BF16, DTYPE_F32, false);
+	train(&again, true, DTYPE_BF16, DTYPE_F32, true);
+	ok(gpu.hash == again.hash, "bf16: outputs kept or activations recomputed, the same weights",
+		(double)(gpu.hash != again.hash), 0);
 	printf("1..%d\n# %d failed\n", number, failed);
 	return failed != 0;
 }

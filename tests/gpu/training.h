@@ -50,6 +50,7 @@ static inline void training_open(struct training *t, int batch, int sequence, bo
 		.sequence = sequence,
 		.training = true,
 		.checkpoint_activations = checkpoint,
+		.keep_outputs = !checkpoint,
 		.seed = 7};
 	struct optimizer_config adam = {0.9, 0.95, 1e-8, 0.1, 1.0};
 	struct kernels *k = &t->k;

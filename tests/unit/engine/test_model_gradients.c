@@ -255,23 +255,26 @@ static void evaluate_has_no_dropout(void **state)
 	}
 }
 
-/* Recomputing gives the same bits as keeping. */
+/* Recomputing gives the same bits as keeping: LayerNorm's and GELU's outputs, or all but the layers' inputs. */
 static void checkpointing_is_exact(enum dtype act)
 {
 	struct model_config c = small_config(0.1f);
 	struct small_batch s;
 	make_batch(&s, true);
-	struct rig f[2];
-	for (int i = 0; i < 2; i++) {
+	struct rig f[3];
+	for (int i = 0; i < 3; i++) {
 		struct model_options options = small_options();
-		options.checkpoint_activations = i;
+		options.checkpoint_activations = i == 1;
+		options.keep_outputs = i == 2;
 		open_small(&f[i], &c, &options, act);
 		rig_train(&f[i], &s.batch, 0.5f, false);
 	}
-	assert_memory_equal(f[0].losses, f[1].losses, B * T * sizeof(float));
-	assert_memory_equal(f[0].gradients, f[1].gradients, f[0].table->elements * sizeof(float));
-	rig_close(&f[0]);
-	rig_close(&f[1]);
+	for (int i = 1; i < 3; i++) {
+		assert_memory_equal(f[0].losses, f[i].losses, B * T * sizeof(float));
+		assert_memory_equal(f[0].gradients, f[i].gradients, f[0].table->elements * sizeof(float));
+	}
+	for (int i = 0; i < 3; i++)
+		rig_close(&f[i]);
 }
 
 static void checkpointing_fp32(void **state)
@@ -464,6 +467,9 @@ static void memory_and_limits(void **state)
 	uint64_t kept = model_activation_bytes(&c, &o, DTYPE_F32);
 	/* 10 planes a layer, 6 beside, and 2 MB of statistics. */
 	assert_in_range(kept, 46 * plane, 46 * plane + (2 << 20));
+	o.keep_outputs = true;
+	assert_int_equal(model_activation_bytes(&c, &o, DTYPE_F32), kept + 4 * 6 * plane);
+	o.keep_outputs = false;
 	o.checkpoint_activations = true;
 	assert_in_range(model_activation_bytes(&c, &o, DTYPE_F32), 19 * plane, 19 * plane + (1 << 20));
 	/* Of three sequences, one at a time: four inputs and a gradient (two with dropout) of all, 14 of one. */
@@ -486,6 +492,9 @@ static void memory_and_limits(void **state)
 	o = (struct model_options){.batch = 3, .sequence = 8, .training = true, .layer_batch = 2};
 	assert_int_equal(model_open(&c, &o, &k, &m), STATUS_USAGE);
 	assert_non_null(strstr(error_message(), "--layer-batch-size"));
+	o.layer_batch = 0;
+	o.keep_outputs = o.checkpoint_activations = true;
+	assert_int_equal(model_open(&c, &o, &k, &m), STATUS_USAGE);
 	k.close(&k);
 }
 
