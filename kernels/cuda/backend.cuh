@@ -145,9 +145,10 @@ bool gemm_run(struct backend *b, struct stream *s, const struct gemm *g);
 bool cuda_choice_get(struct kernels *k, int i, char text[KERNELS_CHOICE]);
 bool cuda_choice_set(struct kernels *k, const char *text);
 
-/* grad[n] (+)= sum over i < parts of partial[i][n], in order (linear.cu). */
-void reduce_partials(struct backend *b, struct stream *s, void *grad, const float *partial, int parts,
-	size_t stride, int n, bool accumulate);
+/* first[n] (+)= sum over i < parts of partial[i][n], in an order that the shape decides; with a second,
+ * partial[i][0][n] and [i][1][n] (linear.cu). */
+void reduce_partials(struct backend *b, struct stream *s, void *first, void *second, const float *partial,
+	int parts, int n, bool accumulate);
 
 /* ---- peers (nccl.cu) ---- */
 

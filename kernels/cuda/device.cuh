@@ -84,6 +84,25 @@ template <int V, typename A> static __device__ __forceinline__ void store(A *p, 
 	}
 }
 
+/* Eight consecutive elements as they are in memory, for values that wait long: half as many registers as floats. */
+template <typename A> struct packed {
+	uint4 bits[8 * sizeof(A) / 16];
+};
+
+template <typename A> static __device__ __forceinline__ struct packed<A> load_packed(const A *p) {
+	struct packed<A> x;
+#pragma unroll
+	for (unsigned k = 0; k < sizeof x.bits / 16; k++)
+		x.bits[k] = ((const uint4 *)p)[k];
+	return x;
+}
+
+template <typename A>
+static __device__ __forceinline__ void unpack(float (&v)[8], const struct packed<A> &x)
+{
+	load(v, (const A *)x.bits);
+}
+
 /* The sum over a warp, the same in every lane. */
 static __device__ __forceinline__ float warp_sum(float x)
 {

@@ -137,45 +137,84 @@ void cuda_layernorm_forward(struct kernels *k, struct stream *s, void *out, void
 
 /* With xhat = (x - mean) rstd and g = dout gamma:  dx = rstd (g - mean(g) - xhat mean(g xhat)). */
 
-enum { rows_at_once = 2, most_warps = 8 };
+enum { most_warps = 8, gradient_threads = 512 /* on a processor */ };
 
-/* One thread for V columns, blockDim.x >= C / V; partial[block] = dgamma [C], dbeta [C]. */
-template <int V, typename A>
-__global__ void __launch_bounds__(256, 3) normalize_gradient(A *dresidual, const A *dresidual_in, A *dbranch,
-	float *partial, const A *dout, const A *x, const A *gamma, const float *mean, const float *rstd,
-	int R, int T, int C, struct device_dropout drop, int rows_each)
+/* What a thread needs of a row; of a row that is not its own, zeros. */
+template <typename A> struct row_part {
+	struct packed<A> dout, x, dresidual;
+	float mean, rstd;
+};
+
+template <typename A>
+static __device__ __forceinline__ struct row_part<A> row_fetch(const A *dout, const A *x,
+	const A *dresidual_in, const float *mean, const float *rstd, int64_t at, int r, bool mine) {
+	struct row_part<A> part = {
+	};
+	if (!mine)
+		return part;
+	part.dout = load_packed(dout + at);
+	part.x = load_packed(x + at);
+	if (dresidual_in)
+		part.dresidual = load_packed(dresidual_in + at);
+	part.mean = mean[r];
+	part.rstd = rstd[r];
+	return part;
+}
+
+/* g = dout gamma, and xhat. */
+template <typename A>
+static __device__ __forceinline__ void row_unpack(
+	float (&g)[8], float (&xhat)[8], const struct row_part<A> &part)
 {
-	SHARED_ARRAY(float, sums, [2][rows_at_once][2][most_warps]);
+	unpack(g, part.dout);
+	unpack(xhat, part.x);
+#pragma unroll
+	for (int e = 0; e < 8; e++)
+		xhat[e] = (xhat[e] - part.mean) * part.rstd;
+}
+
+/*
+ * One thread for 8 columns, blockDim.x >= C / 8; partial[block] = dgamma [C], dbeta [C]. The rows of the next round are
+ * fetched before this one's are worked on: with a barrier in each round, nothing else would hide the way to the memory.
+ */
+template <typename A>
+__global__ void __launch_bounds__(256, gradient_threads / 256) normalize_gradient(A *dresidual,
+	const A *dresidual_in, A *dbranch, float *partial, const A *dout, const A *x, const A *gamma,
+	const float *mean, const float *rstd, int R, int T, int C, struct device_dropout drop, int rows_each)
+{
+	constexpr int N = sizeof(A) == 2 ? 2 : 1; /* rows a round: as many as registers are for */
+	SHARED_ARRAY(float, sums, [2][N][2][most_warps]);
 	int warps = blockDim.x / 32, warp = threadIdx.x / 32, lane = threadIdx.x % 32;
-	int c = threadIdx.x * V;
+	int c = threadIdx.x * 8;
 	bool mine = c < C;
-	float weight[V] = {}, dgamma[V] = {}, dbeta[V] = {};
+	float weight[8] = {}, dgamma[8] = {}, dbeta[8] = {};
 	if (mine)
 		load(weight, gamma + c);
 	int begin = blockIdx.x * rows_each, end = min(R, begin + rows_each), turn = 0;
-	for (int r0 = begin; r0 < end; r0 += rows_at_once, turn ^= 1) {
-		float g[rows_at_once][V] = {}, xhat[rows_at_once][V] = {};
+	struct row_part<A> part[N], next[N];
 #pragma unroll
-		for (int q = 0; q < rows_at_once; q++) {
-			if (!mine || r0 + q >= end)
-				continue;
-			load(g[q], dout + (int64_t)(r0 + q) * C + c);
-			load(xhat[q], x + (int64_t)(r0 + q) * C + c);
+	for (int q = 0; q < N; q++)
+		next[q] = row_fetch(dout, x, dresidual_in, mean, rstd, (int64_t)(begin + q) * C + c,
+			begin + q, mine && begin + q < end);
+	for (int r0 = begin; r0 < end; r0 += N, turn ^= 1) {
+#pragma unroll
+		for (int q = 0; q < N; q++) {
+			int r = r0 + N + q;
+			part[q] = next[q];
+			next[q] = row_fetch(
+				dout, x, dresidual_in, mean, rstd, (int64_t)r * C + c, r, mine && r < end);
 		}
 #pragma unroll
-		for (int q = 0; q < rows_at_once; q++) {
-			float sum_g = 0, sum_gx = 0;
-			if (mine && r0 + q < end) {
-				float m = mean[r0 + q], s = rstd[r0 + q];
+		for (int q = 0; q < N; q++) {
+			float g[8], xhat[8], sum_g = 0, sum_gx = 0;
+			row_unpack(g, xhat, part[q]);
 #pragma unroll
-				for (int e = 0; e < V; e++) {
-					xhat[q][e] = (xhat[q][e] - m) * s;
-					dgamma[e] += g[q][e] * xhat[q][e];
-					dbeta[e] += g[q][e];
-					g[q][e] *= weight[e];
-					sum_g += g[q][e];
-					sum_gx += g[q][e] * xhat[q][e];
-				}
+			for (int e = 0; e < 8; e++) {
+				dgamma[e] += g[e] * xhat[e];
+				dbeta[e] += g[e];
+				g[e] *= weight[e];
+				sum_g += g[e];
+				sum_gx += g[e] * xhat[e];
 			}
 			sum_g = warp_sum(sum_g);
 			sum_gx = warp_sum(sum_gx);
@@ -186,23 +225,23 @@ __global__ void __launch_bounds__(256, 3) normalize_gradient(A *dresidual, const
 		}
 		__syncthreads(); /* one a round: the next round writes the other half */
 #pragma unroll
-		for (int q = 0; q < rows_at_once; q++) {
+		for (int q = 0; q < N; q++) {
 			int r = r0 + q;
 			if (!mine || r >= end)
 				continue;
-			float mean_g = 0, mean_gx = 0, s = rstd[r], d[V] = {};
+			float g[8], xhat[8], d[8], mean_g = 0, mean_gx = 0, s = part[q].rstd;
 			for (int w = 0; w < warps; w++) {
 				mean_g += sums[turn][q][0][w];
 				mean_gx += sums[turn][q][1][w];
 			}
 			mean_g /= C;
 			mean_gx /= C;
-			int64_t i = (int64_t)r * C + c;
-			if (dresidual_in)
-				load(d, dresidual_in + i);
+			row_unpack(g, xhat, part[q]);
+			unpack(d, part[q].dresidual);
 #pragma unroll
-			for (int e = 0; e < V; e++)
-				d[e] += s * (g[q][e] - mean_g - xhat[q][e] * mean_gx);
+			for (int e = 0; e < 8; e++)
+				d[e] += s * (g[e] * weight[e] - mean_g - xhat[e] * mean_gx);
+			int64_t i = (int64_t)r * C + c;
 			store(dresidual + i, d);
 			if (!dbranch)
 				continue;
@@ -212,12 +251,8 @@ __global__ void __launch_bounds__(256, 3) normalize_gradient(A *dresidual, const
 		}
 	}
 	if (mine) {
-		float *to = partial + (size_t)blockIdx.x * 2 * C + c;
-#pragma unroll
-		for (int e = 0; e < V; e++) {
-			to[e] = dgamma[e];
-			to[C + e] = dbeta[e];
-		}
+		store(partial + (size_t)blockIdx.x * 2 * C + c, dgamma);
+		store(partial + (size_t)blockIdx.x * 2 * C + C + c, dbeta);
 	}
 }
 
@@ -276,18 +311,17 @@ void cuda_layernorm_backward(struct kernels *k, struct stream *s, void *dresidua
 	s = stream_of(k, s);
 	struct device_dropout d = device_dropout_from(drop);
 	int R = B * T, threads = ceiling(C, 8 * 32) * 32;
-	/* Fast: as many blocks as fit on the processors at 768 threads each (registers), rows in whole
-	 * rounds. */
+	/* Fast: as many blocks as fit on the processors, rows in whole rounds. */
 	bool fast = C % 8 == 0 && threads <= 256;
-	int parts = fast ? b->processors * (768 / threads) : 64;
-	int rows_each = ceiling(ceiling(R, parts), rows_at_once) * rows_at_once;
+	int parts = fast ? b->processors * (gradient_threads / threads) : 64;
+	int rows_each = ceiling(ceiling(R, parts), 2) * 2;
 	parts = ceiling(R, rows_each);
 	float *partial =
 		(float *)stream_scratch(b, s, (size_t)parts * 2 * C * sizeof(float), "layernorm gradient");
 	if (!partial)
 		return;
 	if (fast) {
-		WITH_ACT(b, (launch(normalize_gradient<8, A>, parts, threads, 0, s->handle, (A *)dresidual,
+		WITH_ACT(b, (launch(normalize_gradient<A>, parts, threads, 0, s->handle, (A *)dresidual,
 				    (const A *)dresidual_in, (A *)dbranch, partial, (const A *)dout,
 				    (const A *)x, (const A *)gamma, mean, rstd, R, T, C, d, rows_each)));
 	} else {
@@ -299,8 +333,7 @@ void cuda_layernorm_backward(struct kernels *k, struct stream *s, void *dresidua
 				    (const A *)gamma, mean, rstd, T, C, d)));
 	}
 	stream_launched(b, s, "layernorm_backward");
-	reduce_partials(b, s, dgamma, partial, parts, (size_t)2 * C, C, accumulate);
-	reduce_partials(b, s, dbeta, partial + C, parts, (size_t)2 * C, C, accumulate);
+	reduce_partials(b, s, dgamma, dbeta, partial, parts, C, accumulate);
 }
 
 /* ---- dropout alone ---- */

@@ -46,6 +46,8 @@ template <int V, typename A> __global__ void gelu_gradient(A *din, const A *pre,
 
 /* ---- column sums, in two stages of fixed order ---- */
 
+enum { most_sum_warps = 32 };
+
 /* partial[blockIdx.y][n] = sum of in[r][n] over this block's rows; 8 warps take every eighth row each. */
 template <int V, typename A>
 __global__ void __launch_bounds__(256) column_sums(float *partial, const A *in, int R, int N, int rows_each)
@@ -81,34 +83,40 @@ __global__ void __launch_bounds__(256) column_sums(float *partial, const A *in, 
 	}
 }
 
-/* out[n] (+)= sum of partial[i][n]: 8 warps take every eighth part, then one adds the eight. */
+/* first[n] (+)= sum of partial[i][n]; with a second, partial[i] = [2][n], and it likewise. Each warp of the block takes its
+ * share of the parts, then one adds up the warps'. */
 template <typename G>
-__global__ void __launch_bounds__(256)
-	sum_partials(G *out, const float *partial, int parts, size_t stride, int n, bool accumulate)
+__global__ void __launch_bounds__(32 * most_sum_warps)
+	sum_partials(G *first, G *second, const float *partial, int parts, int n, bool accumulate)
 {
-	SHARED_ARRAY(float, shared, [8][32]);
-	int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+	SHARED_ARRAY(float, shared, [most_sum_warps][32]);
+	int lane = threadIdx.x % 32, warp = threadIdx.x / 32, warps = blockDim.x / 32;
 	int column = blockIdx.x * 32 + lane;
+	G *out = blockIdx.y ? second : first;
+	size_t stride = (size_t)gridDim.y * n;
+	partial += (size_t)blockIdx.y * n + column;
 	float sum = 0;
 	if (column < n)
-		for (int i = warp; i < parts; i += 8)
-			sum += partial[(size_t)i * stride + column];
+#pragma unroll 8
+		for (int i = warp; i < parts; i += warps)
+			sum += partial[i * stride];
 	shared[warp][lane] = sum;
 	__syncthreads();
 	if (warp == 0 && column < n) {
 		float total = accumulate ? to_float(out[column]) : 0.0f;
-#pragma unroll
-		for (int w = 0; w < 8; w++)
+		for (int w = 0; w < warps; w++)
 			total += shared[w][lane];
 		out[column] = from_float<G>(total);
 	}
 }
 
-void reduce_partials(struct backend *b, struct stream *s, void *grad, const float *partial, int parts,
-	size_t stride, int n, bool accumulate)
+void reduce_partials(struct backend *b, struct stream *s, void *first, void *second, const float *partial,
+	int parts, int n, bool accumulate)
 {
-	WITH_GRAD(b, (launch(sum_partials<G>, ceiling(n, 32), 256, 0, s->handle, (G *)grad, partial, parts,
-			     stride, n, accumulate)));
+	/* Few blocks have to bring many rows: what hides the way to the memory is warps. */
+	int warps = parts < most_sum_warps ? parts : most_sum_warps;
+	WITH_GRAD(b, (launch(sum_partials<G>, dim3(ceiling(n, 32), second ? 2 : 1), 32 * warps, 0, s->handle,
+			     (G *)first, (G *)second, partial, parts, n, accumulate)));
 	stream_launched(b, s, "sums of partial gradients");
 }
 
@@ -130,7 +138,7 @@ static void bias_gradient(
 	WITH_ACT(b, WITH_WIDTH(N, (launch(column_sums<V, A>, grid, 256, 0, s->handle, partial,
 					  (const A *)dout, R, N, rows_each))));
 	stream_launched(b, s, "bias gradient");
-	reduce_partials(b, s, dbias, partial, parts, N, N, accumulate);
+	reduce_partials(b, s, dbias, NULL, partial, parts, N, accumulate);
 }
 
 /* ---- the operations ---- */
