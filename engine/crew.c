@@ -5,13 +5,17 @@
 
 #include <pthread.h>
 #include <sched.h>
-#include <stdint.h>
+#include <stdatomic.h>
 #include <stdlib.h>
+
+enum { PIECES = 16 }; /* of a member's share */
 
 struct member {
 	struct crew *crew;
 	int number;
 	pthread_t thread;
+	_Atomic uint64_t next; /* of its share: begin of the first piece that nobody has taken */
+	uint64_t end;
 };
 
 struct crew {
@@ -22,10 +26,12 @@ struct crew {
 	pthread_mutex_t mutex;
 	pthread_cond_t begin, end;
 	uint64_t round; /* of work, counted */
-	int busy;
+	bool open;      /* the round: there may be pieces left */
+	int busy;       /* of the threads: those at work */
 	bool stop;
 	crew_work *work;
 	void *context;
+	uint64_t piece;
 };
 
 /* The n-th of the processors that this process may use. */
@@ -44,6 +50,20 @@ void crew_bind(const struct crew *c, int member)
 	}
 }
 
+static void take_pieces(const struct crew *c, struct member *of)
+{
+	uint64_t from;
+	while ((from = atomic_fetch_add_explicit(&of->next, c->piece, memory_order_relaxed)) < of->end)
+		c->work(c->context, from, of->end - from < c->piece ? of->end : from + c->piece);
+}
+
+/* Its own share, then what is left of the others'. */
+static void work_along(struct crew *c, int member)
+{
+	for (int i = 0; i < c->members; i++)
+		take_pieces(c, &c->list[(member + i) % c->members]);
+}
+
 static void *serve(void *argument)
 {
 	struct member *m = argument;
@@ -51,15 +71,14 @@ static void *serve(void *argument)
 	crew_bind(c, m->number);
 	pthread_mutex_lock(&c->mutex);
 	for (uint64_t seen = 0;;) {
-		while (!c->stop && c->round == seen)
+		while (!c->stop && (!c->open || c->round == seen))
 			pthread_cond_wait(&c->begin, &c->mutex);
 		if (c->stop)
 			break;
 		seen = c->round;
-		crew_work *work = c->work;
-		void *context = c->context;
+		c->busy++;
 		pthread_mutex_unlock(&c->mutex);
-		work(context, m->number);
+		work_along(c, m->number);
 		pthread_mutex_lock(&c->mutex);
 		if (--c->busy == 0)
 			pthread_cond_signal(&c->end);
@@ -126,17 +145,29 @@ int crew_members(const struct crew *c)
 	return c->members;
 }
 
-void crew_run(struct crew *c, crew_work *work, void *context)
+static void divide(struct crew *c, uint64_t total, uint64_t unit)
+{
+	uint64_t members = (uint64_t)c->members, units = total / unit + (total % unit != 0);
+	for (uint64_t m = 0; m < members; m++) {
+		atomic_store_explicit(&c->list[m].next, units * m / members * unit, memory_order_relaxed);
+		c->list[m].end = m + 1 < members ? units * (m + 1) / members * unit : total;
+	}
+	c->piece = (units / members / PIECES + 1) * unit;
+}
+
+void crew_run(struct crew *c, uint64_t total, uint64_t unit, crew_work *work, void *context)
 {
 	pthread_mutex_lock(&c->mutex);
 	c->work = work;
 	c->context = context;
-	c->busy = c->members - 1;
+	divide(c, total, unit);
+	c->open = true;
 	c->round++;
 	pthread_cond_broadcast(&c->begin);
 	pthread_mutex_unlock(&c->mutex);
-	work(context, 0);
+	work_along(c, 0);
 	pthread_mutex_lock(&c->mutex);
+	c->open = false; /* nothing is left: who has not woken by now is not waited for */
 	while (c->busy)
 		pthread_cond_wait(&c->end, &c->mutex);
 	pthread_mutex_unlock(&c->mutex);

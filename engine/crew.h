@@ -9,6 +9,8 @@
 
 #include "common/error.h"
 
+#include <stdint.h>
+
 struct crew;
 
 /* The caller of crew_run is member 0, so `members` - 1 threads are started; 0: one a processor. */
@@ -16,9 +18,14 @@ enum status crew_open(int members, struct crew **out) MUST_USE;
 void crew_close(struct crew *crew);
 int crew_members(const struct crew *crew);
 
-/* work(context, member) for members 0..members-1, at once; returns when all have returned. */
-typedef void crew_work(void *context, int member);
-void crew_run(struct crew *crew, crew_work *work, void *context);
+/*
+ * work(context, from, to) for all of [0, total), in pieces that begin at multiples of `unit`; returns when all is
+ * done. Each member begins with a share of its own, front to back, and then takes pieces of those who are behind: a
+ * processor that has less of the memory, or other work, holds nobody up. So who does a piece is chance, and what
+ * comes of it must not depend on that.
+ */
+typedef void crew_work(void *context, uint64_t from, uint64_t to);
+void crew_run(struct crew *crew, uint64_t total, uint64_t unit, crew_work *work, void *context);
 
 /* Binds the calling thread to the processor of `member`; nothing where there are too few. */
 void crew_bind(const struct crew *crew, int member);

@@ -505,10 +505,10 @@ enum status offload_publish(struct offload *o)
 }
 
 /* A shadow that is the state goes back to its place in the flat arrays. */
-static void gather_share(void *context, int member)
+static void gather_share(void *context, uint64_t from, uint64_t to)
 {
 	struct offload *o = context;
-	for (int i = member; i < o->bucket_count; i += crew_members(o->crew)) {
+	for (uint64_t i = from; i < to; i++) {
 		struct offload_bucket *b = &o->buckets[i];
 		for (int s = 0; s < OFFLOAD_STATES; s++) {
 			float *place = o->flat[s] + b->own;
@@ -538,7 +538,7 @@ enum status offload_settle(struct offload *o)
 	TRY(gate_all(o));
 	TRY(apply_delayed(o));
 	TRY(wait_idle(o));
-	crew_run(o->crew, gather_share, o);
+	crew_run(o->crew, (uint64_t)o->bucket_count, 1, gather_share, o);
 	TRY(count_uploads(o));
 	TRY(o->k->stream_wait(o->k, o->down));
 	return o->k->stream_wait(o->k, o->up);

@@ -67,12 +67,11 @@ uint64_t offload_push(struct offload *o, const struct offload_job *job)
 	return number;
 }
 
-/* ---- the host's work: each member of the crew takes its share of the runs, laid end to end ---- */
+/* ---- the host's work: the crew divides the runs among itself, laid end to end ---- */
 
 struct work {
 	struct offload *o;
 	const struct offload_job *job;
-	uint64_t total; /* elements of all runs */
 };
 
 static void update_range(const struct work *w, const struct optimizer_segment *s, uint64_t from, uint64_t to)
@@ -115,19 +114,11 @@ static void update_segments(const struct work *w, uint64_t from, uint64_t to)
 	}
 }
 
-static uint64_t share_begin(uint64_t total, int member, int members)
-{
-	uint64_t blocks = (total + PARAMETER_ALIGNED - 1) / PARAMETER_ALIGNED;
-	return smaller(blocks * (uint64_t)member / (uint64_t)members * PARAMETER_ALIGNED, total);
-}
-
-static void work_share(void *context, int member)
+static void work_share(void *context, uint64_t begin, uint64_t end)
 {
 	const struct work *w = context;
 	const struct parameter_run *runs = runs_of(w->job);
-	int members = crew_members(w->o->crew);
-	uint64_t begin = share_begin(w->total, member, members);
-	uint64_t end = share_begin(w->total, member + 1, members), at = 0;
+	uint64_t at = 0;
 	for (int i = 0; i < run_count(w->job); i++) {
 		uint64_t from = larger(begin, at), to = smaller(end, at + runs[i].elements);
 		if (from < to)
@@ -139,9 +130,10 @@ static void work_share(void *context, int member)
 static void compute(struct offload *o, const struct offload_job *job)
 {
 	struct work w = {.o = o, .job = job};
+	uint64_t total = 0;
 	for (int i = 0; i < run_count(job); i++)
-		w.total += runs_of(job)[i].elements;
-	crew_run(o->crew, work_share, &w);
+		total += runs_of(job)[i].elements;
+	crew_run(o->crew, total, PARAMETER_ALIGNED, work_share, &w);
 }
 
 /* ---- up ---- */

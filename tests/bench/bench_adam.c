@@ -1,14 +1,18 @@
 /*
  * bench_adam [fp16|bf16] [elements] [threads] [rounds]: the optimizer's pass on the host, as an offload runs
  * it: half-precision gradients in, p, m and v updated, half-precision weights out, 28 bytes a parameter, by a
- * crew of threads. In place (an update) and to a shadow (a speculation). Beside each a plain pass of the same
+ * crew of threads, bucket by bucket. In place (an update) and to a shadow (a speculation). Beside each a plain pass of the same
  * traffic, which only adds integers: what this memory gives today. In turns, medians; ns a parameter, GB/s,
  * and the share of the plain pass's rate.
+ *
+ * Rounds 0: passes are asked for, so that others can take turns with them: for each line on the standard input,
+ * "plain", "update", "plain-shadow", "speculation" or "alone" (plain, by one thread), its seconds.
  */
 #include "common/clock.h"
 #include "common/memory.h"
 #include "common/threads.h"
 #include "engine/crew.h"
+#include "engine/offload.h"
 #include "kernels/kernels.h"
 #include "tests/bench/median.h"
 
@@ -21,14 +25,15 @@
 #endif
 
 enum { BYTES = 28, MOST_ROUNDS = 200, STATES = 3 };
-enum pass { PLAIN, UPDATE, PLAIN_SHADOW, SPECULATION, PASSES };
+enum pass { PLAIN, UPDATE, PLAIN_SHADOW, SPECULATION, PASSES, ALONE = PASSES };
 
 struct bench {
 	struct kernels k;
-	struct crew *crew;
-	uint64_t elements;
+	struct crew *crew, *alone;
+	uint64_t elements, bucket; /* where the bucket at hand begins */
 	float *now[STATES], *next[STATES];
 	uint16_t *gradients, *work;
+	uint64_t nothing; /* 0, which the compiler does not know */
 	enum pass pass;
 	double seconds[PASSES][MOST_ROUNDS];
 };
@@ -48,15 +53,16 @@ static inline void write_words(words *place, const words *value, bool elsewhere)
 	*place = *value;
 }
 
-/* The same bytes read and written, 16 parameters at a time. */
+/* The same bytes read and written, 16 parameters at a time; the state keeps its values, which AdamW goes on from. */
 static void plain_pass(const struct bench *b, float *const *to, uint64_t from, uint64_t end)
 {
 	bool elsewhere = to != b->now;
+	words nothing = {b->nothing, b->nothing, b->nothing, b->nothing};
 	for (uint64_t i = from; i < end; i += 16) {
 		words g = *(const words *)(b->gradients + i), sum = g;
 		for (int s = 0; s < STATES; s++)
 			for (int half = 0; half < 2; half++) {
-				words x = *(const words *)(b->now[s] + i + 8 * half) + g;
+				words x = *(const words *)(b->now[s] + i + 8 * half) + (g & nothing);
 				sum += x;
 				write_words((words *)(to[s] + i + 8 * half), &x, elsewhere);
 			}
@@ -64,13 +70,10 @@ static void plain_pass(const struct bench *b, float *const *to, uint64_t from, u
 	}
 }
 
-static void share(void *context, int member)
+static void pass_piece(void *context, uint64_t from, uint64_t end)
 {
 	struct bench *b = context;
 	struct kernels *k = &b->k;
-	uint64_t blocks = b->elements / 64, members = (uint64_t)crew_members(b->crew);
-	uint64_t from = blocks * (uint64_t)member / members * 64;
-	uint64_t end = blocks * ((uint64_t)member + 1) / members * 64;
 	float *const *to = b->pass == SPECULATION || b->pass == PLAIN_SHADOW ? b->next : b->now;
 	struct adamw args = {.learning_rate = 1e-4f,
 		.beta1 = 0.9f,
@@ -79,7 +82,8 @@ static void share(void *context, int member)
 		.weight_decay = 0.01f,
 		.step = 10,
 		.gradient_multiplier = 1.0f / 4096};
-	if (b->pass == PLAIN || b->pass == PLAIN_SHADOW)
+	from += b->bucket, end += b->bucket;
+	if (b->pass == PLAIN || b->pass == PLAIN_SHADOW || b->pass == ALONE)
 		plain_pass(b, to, from, end);
 	else
 		k->adamw(k, NULL, &args, to[0] + from, to[1] + from, to[2] + from, b->work + from,
@@ -105,6 +109,7 @@ static enum status open_bench(struct bench *b, enum dtype act, int threads)
 	struct kernels *k = &b->k;
 	TRY(kernels_open_cpu(&config, k));
 	TRY(crew_open(threads, &b->crew));
+	TRY(crew_open(1, &b->alone));
 	for (int s = 0; s < STATES; s++) {
 		TRY(k->memory_alloc(k, (void **)&b->now[s], b->elements * 4, "a state"));
 		TRY(k->memory_alloc(k, (void **)&b->next[s], b->elements * 4, "a shadow"));
@@ -117,20 +122,27 @@ static enum status open_bench(struct bench *b, enum dtype act, int threads)
 	return STATUS_OK;
 }
 
+static double time_pass(struct bench *b, enum pass pass)
+{
+	b->pass = pass;
+	double start = clock_seconds();
+	for (b->bucket = 0; b->bucket < b->elements; b->bucket += OFFLOAD_BUCKET) {
+		uint64_t left = b->elements - b->bucket;
+		crew_run(pass == ALONE ? b->alone : b->crew, left < OFFLOAD_BUCKET ? left : OFFLOAD_BUCKET,
+			PARAMETER_ALIGNED, pass_piece, b);
+	}
+	return clock_seconds() - start;
+}
+
 static void run(struct bench *b, int rounds)
 {
 	static const char *const names[PASSES] = {
 		"plain pass, in place", "AdamW, in place", "plain pass, to a shadow", "AdamW, to a shadow"};
-	for (int r = -1; r < rounds; r++)
+	for (int r = -1; r < rounds; r++) /* the first warms up */
 		for (int p = 0; p < PASSES; p++) {
-			b->pass = (enum pass)p;
-			/* a plain pass leaves numbers that are none */
-			if (p == UPDATE)
-				fill(b);
-			double start = clock_seconds();
-			crew_run(b->crew, share, b);
+			double seconds = time_pass(b, (enum pass)p);
 			if (r >= 0)
-				b->seconds[p][r] = clock_seconds() - start;
+				b->seconds[p][r] = seconds;
 		}
 	for (int p = 0; p < PASSES; p++) {
 		double shares[MOST_ROUNDS], seconds[MOST_ROUNDS];
@@ -145,6 +157,26 @@ static void run(struct bench *b, int rounds)
 	}
 }
 
+static bool serve(struct bench *b)
+{
+	static const char *const names[] = {"plain", "update", "plain-shadow", "speculation", "alone"};
+	enum { NAMES = sizeof names / sizeof *names };
+	char line[64];
+	while (fgets(line, sizeof line, stdin)) {
+		int pass = 0;
+		line[strcspn(line, "\n")] = 0;
+		while (pass < NAMES && strcmp(line, names[pass]))
+			pass++;
+		if (pass == NAMES) {
+			fprintf(stderr, "bench_adam: no pass is called '%s'\n", line);
+			return false;
+		}
+		printf("%.9f\n", time_pass(b, (enum pass)pass));
+		fflush(stdout);
+	}
+	return true;
+}
+
 int main(int argc, char **argv)
 {
 	static struct bench b;
@@ -152,8 +184,8 @@ int main(int argc, char **argv)
 	b.elements = (argc > 2 ? strtoull(argv[2], NULL, 10) : 64 << 20) / 4096 * 4096;
 	int threads = argc > 3 ? atoi(argv[3]) : threads_available();
 	int rounds = argc > 4 ? atoi(argv[4]) : 15;
-	if (!b.elements || rounds < 1 || rounds > MOST_ROUNDS) {
-		fprintf(stderr, "bench_adam [fp16|bf16] [elements, from 4096] [threads] [rounds, 1 to %d]\n",
+	if (!b.elements || rounds < 0 || rounds > MOST_ROUNDS) {
+		fprintf(stderr, "bench_adam [fp16|bf16] [elements, from 4096] [threads] [rounds, 0 to %d]\n",
 			MOST_ROUNDS);
 		return 2;
 	}
@@ -161,9 +193,12 @@ int main(int argc, char **argv)
 		fprintf(stderr, "%s\n", error_message());
 		return 1;
 	}
+	if (!rounds)
+		return serve(&b) ? 0 : 2;
 	printf("%s, %s, %llu parameters, %d threads, medians of %d rounds\n", b.k.name, dtype_name(act),
 		(unsigned long long)b.elements, crew_members(b.crew), rounds);
 	run(&b, rounds);
+	crew_close(b.alone);
 	crew_close(b.crew);
 	return 0;
 }
