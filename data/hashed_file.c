@@ -35,7 +35,7 @@ void hashed_file_prepare(struct hashed_file *file)
 }
 
 static enum status fail_tree(const struct hashed_file *file, int level, uint64_t page, enum status status,
-	struct hashed_damage *damage)
+	int error, struct hashed_damage *damage)
 {
 	uint64_t first = page * FANOUT, end = first + FANOUT;
 	if (end > file->shape.count[level])
@@ -44,6 +44,7 @@ static enum status fail_tree(const struct hashed_file *file, int level, uint64_t
 	for (int i = 0; i < level; i++)
 		covered *= FANOUT;
 	*damage = (struct hashed_damage){.status = status,
+		.error = error,
 		.in_tree = true,
 		.page = page,
 		.first_byte = 8 * (file->shape.start[level] + first),
@@ -53,11 +54,12 @@ static enum status fail_tree(const struct hashed_file *file, int level, uint64_t
 	return status;
 }
 
-static enum status fail_page(
-	const struct hashed_file *file, uint64_t page, enum status status, struct hashed_damage *damage)
+static enum status fail_page(const struct hashed_file *file, uint64_t page, enum status status, int error,
+	struct hashed_damage *damage)
 {
 	uint64_t first = page * PAGE, end = first + PAGE < file->bytes ? first + PAGE : file->bytes;
 	*damage = (struct hashed_damage){.status = status,
+		.error = error,
 		.page = page,
 		.first_byte = first,
 		.end_byte = end,
@@ -82,15 +84,11 @@ static enum status tree_hash(
 	if (count > FANOUT)
 		count = FANOUT;
 	if (!file->read_tree(file->user, 8 * (file->shape.start[level] + FANOUT * page), copy.bytes,
-		    8 * (size_t)count)) {
-		int error = errno;
-		(void)fail_tree(file, level, page, STATUS_IO, damage);
-		damage->error = error;
-		return STATUS_IO;
-	}
+		    8 * (size_t)count))
+		return fail_tree(file, level, page, STATUS_IO, errno, damage);
 	TRY(tree_hash(file, level + 1, page, &parent, damage));
 	if (hash64(copy.bytes, 8 * (size_t)count) != parent)
-		return fail_tree(file, level, page, STATUS_CORRUPT, damage);
+		return fail_tree(file, level, page, STATUS_CORRUPT, 0, damage);
 	for (uint64_t i = 0; i < count; i++)
 		copy.u64[i] = load_le64(&copy.u64[i]);
 	hash_cache_put(file->cache, number, copy.u64, count);
@@ -105,7 +103,7 @@ static enum status check_page(struct hashed_file *file, uint64_t page, const uin
 	TRY(tree_hash(file, 0, page, &expected, damage));
 	return __builtin_expect(hash64(data, bytes) == expected, 1)
 		       ? STATUS_OK
-		       : fail_page(file, page, STATUS_CORRUPT, damage);
+		       : fail_page(file, page, STATUS_CORRUPT, 0, damage);
 }
 
 static size_t page_bytes(const struct hashed_file *file, uint64_t page)
@@ -120,7 +118,7 @@ enum status hashed_file_page(struct hashed_file *file, uint64_t page, union hash
 	assert(page * PAGE < file->bytes);
 	*bytes = page_bytes(file, page);
 	if (!mapped_copy(out->bytes, file->data + page * PAGE, *bytes))
-		return fail_page(file, page, STATUS_IO, damage);
+		return fail_page(file, page, STATUS_IO, 0, damage);
 	return check_page(file, page, out->bytes, *bytes, damage);
 }
 
@@ -128,14 +126,9 @@ enum status hashed_file_page(struct hashed_file *file, uint64_t page, union hash
 static enum status find_unreadable(struct hashed_file *file, uint64_t page, size_t count,
 	union hashed_page *out, struct hashed_damage *damage)
 {
-	for (size_t i = 0; i < count; i++) {
-		if (file->read_file(file->user, (page + i) * PAGE, out[i].bytes, page_bytes(file, page + i)))
-			continue;
-		int error = errno;
-		(void)fail_page(file, page + i, STATUS_IO, damage);
-		damage->error = error;
-		return STATUS_IO;
-	}
+	for (size_t i = 0; i < count; i++)
+		if (!file->read_file(file->user, (page + i) * PAGE, out[i].bytes, page_bytes(file, page + i)))
+			return fail_page(file, page + i, STATUS_IO, errno, damage);
 	return STATUS_OK; /* now they can */
 }
 
