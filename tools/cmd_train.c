@@ -502,6 +502,14 @@ static enum status compare_forecast(struct job *job)
 	return STATUS_OK;
 }
 
+/* What is in the way goes: not before all that can be refused has been. */
+static enum status begin(struct job *job)
+{
+	if (leads(job))
+		TRY(train_run_begin(&job->run, &job->options.settings));
+	return train_log_start(job->log);
+}
+
 static enum status train(struct job *job)
 {
 	struct trainer_events events = train_log_events(job->log);
@@ -510,7 +518,7 @@ static enum status train(struct job *job)
 		checkpoint_close_weights(job->from);
 	TRY(tell_flops(job));
 	print_start(job);
-	train_log_start(job->log);
+	TRY(collective_agree(job->ranks, begin(job)));
 	catch_signals(job->trainer);
 	enum status status = trainer_run(job->trainer);
 	release_signals();
@@ -531,6 +539,7 @@ static enum status already_there(struct job *job)
 		return STATUS_OK;
 	if (train_run_goes_on(&job->run)) {
 		TRY(train_run_prepare(&job->run, &job->options.settings));
+		TRY(train_run_begin(&job->run, &job->options.settings));
 		TRY(checkpoint_prune(job->run.directory, job->config.keep));
 	}
 	printf("%s is at iteration %" PRIu64 " of %" PRIu64

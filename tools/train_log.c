@@ -343,13 +343,12 @@ double train_log_step_seconds(const struct train_log *log, uint64_t *steps)
 
 /* ---- life ---- */
 
-static enum status open_files(struct train_log *log)
+static enum status open_metrics(struct train_log *log)
 {
 	char *path = NULL;
 	const char *run = log->config.run;
 	if (!run || log->config.silent)
 		return STATUS_OK;
-	TRY(log_file_open(run, "log.txt", &log->text));
 	TRY(path_join(&path, run, "metrics.jsonl"));
 	enum status status = trim_metrics(path, log->config.resumed_step);
 	free(path);
@@ -365,7 +364,9 @@ enum status train_log_open(const struct train_log_config *config, struct train_l
 	log->config = *config;
 	log->live = !config->silent && terminal_is_interactive(stderr);
 	log->progress = progress_line_start(stderr, "train");
-	enum status status = open_files(log);
+	enum status status = STATUS_OK;
+	if (config->run && !config->silent)
+		status = log_file_open(config->run, "log.txt", &log->text);
 	if (status != STATUS_OK) {
 		train_log_close(log);
 		return status;
@@ -380,9 +381,11 @@ void train_log_flops(struct train_log *log, double step_flops, double peak_flops
 	log->peak_flops = peak_flops;
 }
 
-void train_log_start(struct train_log *log)
+enum status train_log_start(struct train_log *log)
 {
+	TRY(open_metrics(log));
 	log->started = log->first_started = clock_seconds();
+	return STATUS_OK;
 }
 
 void train_log_close(struct train_log *log)

@@ -39,8 +39,9 @@ enum status train_log_open(const struct train_log_config *config, struct train_l
 /* The model's FLOPs of a step (engine/plan.h) and the device's peak a second, 0 where that is not known: from
  * these the log reckons TFLOPs and MFU. Before the first step. */
 void train_log_flops(struct train_log *log, double step_flops, double peak_flops);
-/* The clock of the first iteration line: called when the first step begins. */
-void train_log_start(struct train_log *log);
+/* The metrics, and the clock of the first iteration line: called when the first step begins. Before, log.txt alone is
+ * touched, and only added to. */
+enum status train_log_start(struct train_log *log) MUST_USE;
 void train_log_close(struct train_log *log);
 
 /* Mean seconds of the steps after the first two, which warm up; 0 of 0 where there were no more. */

@@ -63,19 +63,25 @@ bool train_run_goes_on(const struct train_run *run)
 	return inside;
 }
 
+/* Goes on from a run's newest checkpoint that is whole: newer ones were passed over, for they are damaged. */
+static bool passes_over(const struct train_run *run, const struct train_settings *s)
+{
+	return train_run_goes_on(run) && is_run(s->load);
+}
+
+/* The steps up to which checkpoints stay. */
+static uint64_t last_kept(const struct train_run *run)
+{
+	return train_run_goes_on(run) ? checkpoint_get_state(run->from)->step : 0;
+}
+
 /* A run's checkpoints are never overwritten unasked. */
-static enum status make_room(
+static enum status check_room(
 	const struct train_run *run, const struct train_settings *s, const uint64_t *steps, size_t count)
 {
-	uint64_t from = 0;
-	if (train_run_goes_on(run)) {
-		from = checkpoint_get_state(run->from)->step;
-		/* Newer ones of a run that goes on were passed over: they are damaged. */
-		if (is_run(s->load))
-			return checkpoint_set_aside_after(run->directory, from);
-	}
-	if (!count || steps[count - 1] <= from || s->overwrite)
-		return checkpoint_remove_after(run->directory, from);
+	uint64_t from = last_kept(run);
+	if (passes_over(run, s) || !count || steps[count - 1] <= from || s->overwrite)
+		return STATUS_OK;
 	if (from)
 		return error_set(STATUS_USAGE,
 			"%s: has checkpoints after iteration %" PRIu64 " (up to %" PRIu64
@@ -114,9 +120,17 @@ enum status train_run_prepare(struct train_run *run, const struct train_settings
 	TRY(lock_run(run));
 	TRY(checkpoint_clean(run->directory));
 	TRY(checkpoint_list(run->directory, &steps, &count));
-	enum status status = make_room(run, settings, steps, count);
+	enum status status = check_room(run, settings, steps, count);
 	free(steps);
-	TRY(status);
+	return status;
+}
+
+enum status train_run_begin(struct train_run *run, const struct train_settings *settings)
+{
+	if (!run->directory)
+		return STATUS_OK;
+	TRY((passes_over(run, settings) ? checkpoint_set_aside_after : checkpoint_remove_after)(
+		run->directory, last_kept(run)));
 	return restore_best(run);
 }
 

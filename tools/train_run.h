@@ -18,9 +18,12 @@ struct train_run {
 /* Where it will be: --save, or where the checkpoint that goes on lies. Nothing is touched. `from` must outlive it. */
 enum status train_run_choose(
 	const struct train_options *options, const struct checkpoint *from, struct train_run *out) MUST_USE;
-/* Makes it, and locks it while the run is open; deletes what a crash left, and what --overwrite gives up. Nothing
- * where nothing is saved. */
+/* Makes it, and locks it while the run is open; deletes what a crash left. STATUS_USAGE: checkpoints are in the way.
+ * Nothing where nothing is saved. */
 enum status train_run_prepare(struct train_run *run, const struct train_settings *settings) MUST_USE;
+/* Once nothing can be refused any more: deletes the checkpoints that --overwrite gives up, and sets aside those that are
+ * damaged. */
+enum status train_run_begin(struct train_run *run, const struct train_settings *settings) MUST_USE;
 void train_run_close(struct train_run *run);
 
 /* Is the checkpoint that goes on one of this directory's? */

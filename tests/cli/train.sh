@@ -110,6 +110,12 @@ test_that "metrics have no gap and no repetition" check_metrics 25
 run train --load part/step-00000012 --train-iters 30
 test_that "newer checkpoints are not overwritten from an older one" [ $code -eq 2 ]
 test_that "... and the message names --overwrite" err_has "--overwrite"
+kept() { ls part && cat part/metrics.jsonl; }
+kept >before
+run train --load part/step-00000012 --train-iters 14 --overwrite --seed 5
+test_that "--overwrite deletes nothing where the run is refused" eval '[ $code -eq 3 ] && kept | cmp - before'
+run train --train-data text ${tiny/80,15,5/0,50,50} --save part --overwrite --train-iters 2
+test_that "... nor where a new one is" eval '[ $code -eq 2 ] && kept | cmp - before'
 run train --load part/step-00000012 --train-iters 14 --overwrite
 test_that "--overwrite goes on from an older one" [ $code -eq 0 -a -d part/step-00000014 -a ! -e part/step-00000020 ]
 refused "a size that is not the checkpoint's" "--hidden-size 32" --load run --hidden-size 32 --train-iters 40

@@ -52,7 +52,7 @@ static struct train_log *open_log(uint64_t resumed, uint64_t interval)
 	struct train_log_config config = {
 		.run = root, .resumed_step = resumed, .train_iters = 100, .log_interval = interval};
 	must(train_log_open(&config, &log));
-	train_log_start(log);
+	must(train_log_start(log));
 	return log;
 }
 
