@@ -483,7 +483,8 @@ enum status directory_create(const char *path)
 		return sync_parent(path);
 	struct stat info;
 	if (errno == EEXIST && stat(path, &info) == 0) {
-		FAIL_IF(!S_ISDIR(info.st_mode), STATUS_IO, "%s: exists and is not a directory", path);
+		FAIL_IF(!S_ISDIR(info.st_mode), STATUS_IO,
+			"%s: is a file, not a directory; give another name", path);
 		return STATUS_OK;
 	}
 	if (errno != ENOENT)

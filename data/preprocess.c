@@ -251,12 +251,14 @@ enum status job_refuse_empty(struct preprocess_job *job)
 	FAIL_IF(job->config->token_format, STATUS_USAGE,
 		"no documents in the inputs: %" PRIu64 " empty, %" PRIu64 " rejected", job->counts.empty,
 		job->counts.rejected);
+	FAIL_IF(!job->counts.rejected, STATUS_USAGE,
+		"no documents in the inputs: %" PRIu64 " empty, 0 rejected; give files that hold text",
+		job->counts.empty);
 	return error_set(STATUS_USAGE,
 		"no documents in the inputs: %" PRIu64 " empty, %" PRIu64
-		" rejected%s; is --text-key (now \"%s\") right?",
+		" rejected%s; is --text-key (now \"%s\") right? (--min-tokens and --max-bytes reject too)",
 		job->counts.empty, job->counts.rejected,
-		job->counts.rejected && !corpus ? " (rejects.jsonl in the output directory lists them)" : "",
-		job->config->text_key);
+		corpus ? "" : " (rejects.jsonl in the output directory says why)", job->config->text_key);
 }
 
 enum status job_publish(struct preprocess_job *job, struct preprocess_result *result)

@@ -193,6 +193,8 @@ static enum status count_words(struct training *training, struct train_tokenizer
 			TRY(word_counter_join(words, worker->words));
 	}
 	result->words = word_counter_distinct(words);
+	FAIL_IF(result->words == 0 && !result->skipped, STATUS_USAGE,
+		"no text in the inputs: they are empty");
 	FAIL_IF(result->words == 0, STATUS_USAGE,
 		"no text in the inputs: %" PRIu64
 		" lines or documents passed over; is --text-key (now \"%s\") "

@@ -96,12 +96,27 @@ static void print_import(const struct settings *settings, const struct preproces
 	printf("time        %s\n", human_seconds(result->seconds[0] + result->seconds[1]).text);
 }
 
+static enum status refuse_folder(const char *name)
+{
+	struct stat info;
+	char *path;
+	if (stat(name, &info) < 0 || !S_ISDIR(info.st_mode))
+		return STATUS_OK;
+	TRY(path_join(&path, name, "corpus.json"));
+	bool corpus = file_exists(path);
+	free(path);
+	FAIL_IF(corpus, STATUS_USAGE, "%s: is a corpus; --to " FORMATS " writes it as files of ids", name);
+	return error_set(STATUS_USAGE, "%s: is a folder; name the files of ids in it", name);
+}
+
 static enum status import_files(const struct settings *settings)
 {
 	struct tokenizer *tokenizer;
 	struct preprocess_result result;
 	struct progress_line line = progress_line_start(stderr, "reading");
 	enum token_format format = (enum token_format)settings->from;
+	for (size_t i = 0; i < settings->inputs.count; i++)
+		TRY(refuse_folder(settings->inputs.items[i]));
 	if (!format)
 		TRY(find_format(settings->inputs.items[0], &format));
 	FAIL_IF(settings->vocab_file && !settings->merge_file, STATUS_USAGE,

@@ -104,25 +104,40 @@ static enum status bad_value(const struct option *option, const char *text, cons
 	return error_set(STATUS_USAGE, "%s: '%s' is not %s", option->name, text, wanted);
 }
 
-static enum status out_of_range(const struct option *option, const char *text)
+/* A limit as one would type it: 1000, 512M. */
+struct limit {
+	char text[32];
+};
+
+static struct limit show_limit(const struct option *option, double number)
 {
-	bool sizes = option->kind == OPTION_KIND_SIZE;
-	if (option->most >= (option->kind == OPTION_KIND_INT ? 2147483647.0 : 1.8e19))
-		return error_set(STATUS_USAGE, "%s: %s is too small; the least is %.15g%s", option->name,
-			text, option->least, sizes ? " bytes" : "");
-	return error_set(STATUS_USAGE, "%s: %s is out of range; allowed is %.15g to %.15g%s", option->name,
-		text, option->least, option->most, sizes ? " bytes" : "");
+	static const char units[] = "KMGT";
+	struct limit limit;
+	int unit = -1;
+	if (option->kind == OPTION_KIND_SIZE)
+		for (; unit < 3 && number >= 1024 && fmod(number, 1024) == 0; unit++)
+			number /= 1024;
+	snprintf(limit.text, sizeof limit.text, "%.15g%.*s", number, unit >= 0,
+		units + (unit >= 0 ? unit : 0));
+	return limit;
 }
 
-static bool parse_int(const char *text, int *out)
+static enum status out_of_range(const struct option *option, const char *text, double number)
+{
+	bool unbounded = option->most >= (option->kind == OPTION_KIND_INT ? 2147483647.0 : 1.8e19);
+	FAIL_IF(unbounded && number > option->most, STATUS_USAGE, "%s: %s is too large", option->name, text);
+	FAIL_IF(unbounded, STATUS_USAGE, "%s: %s is too small; the least is %s", option->name, text,
+		show_limit(option, option->least).text);
+	return error_set(STATUS_USAGE, "%s: %s is out of range; allowed is %s to %s", option->name, text,
+		show_limit(option, option->least).text, show_limit(option, option->most).text);
+}
+
+/* Of one with more digits than fit, the largest or smallest: out of every range. */
+static bool parse_integer(const char *text, long *out)
 {
 	char *end;
-	errno = 0;
-	long number = strtol(text, &end, 10);
-	if (end == text || *end || errno || number < INT32_MIN || number > INT32_MAX)
-		return false;
-	*out = (int)number;
-	return true;
+	*out = strtol(text, &end, 10);
+	return end != text && !*end;
 }
 
 static bool parse_u64(const char *text, uint64_t *out)
@@ -170,6 +185,14 @@ bool options_parse_size(const char *text, uint64_t *out)
 	return parse_u64(digits, out) && !__builtin_mul_overflow(*out, factor, out);
 }
 
+/* What is no number of 64 bits: has it the form of one? */
+static bool overflows(const char *text, bool size)
+{
+	size_t digits = strspn(text, "0123456789");
+	bool unit = size && text[digits] && strchr("kmgtKMGT", text[digits]);
+	return digits && !text[digits + unit];
+}
+
 static enum status set_choice(const struct option *option, const char *text)
 {
 	int index = 0;
@@ -200,23 +223,24 @@ static enum status set_number(struct option *option, const char *text)
 	double number = 0;
 	switch (option->kind) {
 	case OPTION_KIND_INT: {
-		int integer;
-		if (!parse_int(text, &integer))
+		long integer;
+		if (!parse_integer(text, &integer))
 			return bad_value(option, text, "a whole number");
-		number = integer;
+		number = (double)integer;
 		if (number >= option->least && number <= option->most)
-			*option->target.integer = integer;
+			*option->target.integer = (int)integer;
 		break;
 	}
 	case OPTION_KIND_U64:
 	case OPTION_KIND_SIZE: {
 		uint64_t u64;
 		bool size = option->kind == OPTION_KIND_SIZE;
-		if (!(size ? options_parse_size : parse_u64)(text, &u64))
+		bool fits = (size ? options_parse_size : parse_u64)(text, &u64);
+		if (!fits && !overflows(text, size))
 			return bad_value(option, text,
 				size ? "a size (like 512M or 4G)" : "a whole number of 0 or more");
-		number = (double)u64;
-		if (number >= option->least && number <= option->most)
+		number = fits ? (double)u64 : HUGE_VAL;
+		if (fits && number >= option->least && number <= option->most)
 			*option->target.u64 = u64;
 		break;
 	}
@@ -227,7 +251,8 @@ static enum status set_number(struct option *option, const char *text)
 			*option->target.real = number;
 		break;
 	}
-	return number >= option->least && number <= option->most ? STATUS_OK : out_of_range(option, text);
+	return number >= option->least && number <= option->most ? STATUS_OK
+								 : out_of_range(option, text, number);
 }
 
 static enum status set_value(struct option *option, const char *text)

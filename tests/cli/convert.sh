@@ -41,6 +41,10 @@ test_that "llm.c's by their magic number" same "$dir/auto1" "$dir/auto2"
 run convert "$dir/nanogpt.bin" --output "$dir/auto3"
 test_that "nanoGPT's must be said: exit 2" [ $code -eq 2 ]
 test_that "and the message says so" err_has "--from"
+run convert "$dir/auto1" --output "$dir/auto4"
+test_that "a corpus is no file of ids: what to say instead" err_has "auto1: is a corpus; --to megatron|llmc|nanogpt"
+run convert "$dir" --output "$dir/auto4"
+test_that "nor is a folder" err_has "$dir: is a folder; name the files"
 
 { u16 15496 11 995 50256 50256 40 716 50256 15496 11 995; } >"$dir/n.bin"
 run convert "$dir/n.bin" --from nanogpt --output "$dir/n"

@@ -59,6 +59,9 @@ test_that "and drops copies and empty pieces" out_has "1 duplicates, 1 empty"
 run "$dir/in/a.jsonl" --output "$dir/c5" --text-key n
 test_that "a wrong --text-key: exit 2" [ $code -eq 2 ]
 test_that "and a hint" err_has 'is --text-key (now "n") right?'
+: >"$dir/nothing.txt"
+run "$dir/nothing.txt" --output "$dir/c5"
+test_that "... which is not given where nothing was rejected" err_has "1 empty, 0 rejected; give files that hold text"
 run "$dir/in/f.jsonl" --output "$dir/c6" --on-bad-line fail
 test_that "--on-bad-line fail: exit 3, file and line" [ $code -eq 3 ]
 test_that "names file and line" err_has "f.jsonl: line 2 "
