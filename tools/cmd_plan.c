@@ -121,6 +121,20 @@ static void part_arguments(const struct options *own, int argc, char **argv, cha
 	mine[*mine_count] = theirs[*theirs_count] = NULL;
 }
 
+/* What would be passed over in silence. */
+static enum status check_flags(const struct job *job, const struct options *own)
+{
+	FAIL_IF(job->options.settings.load, STATUS_USAGE,
+		"--load: a plan is not made from a run; give the model's sizes (%s/step-*/config.json has "
+		"them)",
+		job->options.settings.load);
+	FAIL_IF(!job->flags.machine &&
+			(options_given(own, "--host-bandwidth") || options_given(own, "--link")),
+		STATUS_USAGE,
+		"--host-bandwidth and --link are for --machine; what this machine reaches is measured");
+	return STATUS_OK;
+}
+
 static enum status parse(struct job *job, int argc, char **argv, bool *help)
 {
 	struct option table[OWN_FLAGS];
@@ -133,6 +147,8 @@ static enum status parse(struct job *job, int argc, char **argv, bool *help)
 	*help = own.help;
 	if (status == STATUS_OK && !own.help)
 		status = train_options_parse(&job->options, theirs, arguments + argc + 1);
+	if (status == STATUS_OK && !own.help)
+		status = check_flags(job, &own);
 	if (status == STATUS_OK && !own.help)
 		status = train_options_layer(&job->options, theirs, arguments + argc + 1, NULL);
 	free(arguments);
@@ -366,7 +382,11 @@ static enum status print_times(const struct job *job)
 static enum status fits(const struct job *job, const struct trainer_config *config, bool *out)
 {
 	struct trainer_memory m;
-	TRY(trainer_measure(config, &m));
+	enum status status = trainer_measure(config, &m);
+	*out = false; /* also what a GPU does not take at all */
+	if (status == STATUS_UNSUPPORTED)
+		return STATUS_OK;
+	TRY(status);
 	*out = m.host <= job->machine.host_memory &&
 	       (!job->machine.device.unused || m.device <= job->machine.device.unused);
 	return STATUS_OK;

@@ -84,6 +84,13 @@ run plan --machine h100 --num-attention-heads 64 --hidden-size 64 --num-layers 1
 test_that "more heads at once than a GPU takes have none" err_has "65535 heads at once; give a smaller --batch-size"
 run plan --machine h100 --num-attention-heads 64 --hidden-size 64 --num-layers 1 --batch-size 1024 --checkpoint-activations --layer-batch-size 512
 test_that "... but where a layer takes fewer" [ "$code" = 0 ]
+run plan --machine h100 --shapes --seq-length 16 --device-memory 100T --host-memory 100T
+test_that "... and --shapes lists what a GPU takes: 65,535 heads are 4,095 windows of 16" \
+	grep -qE '^gpt2-medium .* 2048 \(2048\)' "$dir/out"
+run plan --load run
+test_that "a run to plan from is refused, not passed over" err_has "--load: a plan is not made from a run"
+run plan --link 5
+test_that "and so is a link of no named machine" err_has "are for --machine"
 run plan --layrs 2
 test_that "an unknown flag is refused" err_has "--layrs"
 run plan --help
