@@ -34,6 +34,7 @@ enum {
 	KERNELS_GPU_HEAD = 256,
 	KERNELS_GPU_HEADS = 65535,
 	KERNELS_GPU_DECODED = 10240,
+	KERNELS_PIECE = 64, /* elements of what gather and scatter move */
 };
 
 enum dtype { DTYPE_F32, DTYPE_BF16, DTYPE_F16 };
@@ -121,6 +122,12 @@ struct kernels {
 	void (*zero)(struct kernels *k, struct stream *s, void *block, size_t bytes);
 	void (*convert)(struct kernels *k, struct stream *s, void *to, enum dtype to_type, const void *from,
 		enum dtype from_type, uint64_t count); /* round to nearest even */
+	/* Pieces of KERNELS_PIECE elements of a type, which lie at multiples of their size: to[i] = from[pieces[i] - first], and
+	 * to[pieces[i] - first] = from[i]. All in the table's memory; no piece comes twice. */
+	void (*gather)(struct kernels *k, struct stream *s, void *to /* [count] */, const void *from,
+		const uint32_t *pieces /* [count] */, uint64_t count, uint32_t first, enum dtype type);
+	void (*scatter)(struct kernels *k, struct stream *s, void *to, const void *from /* [count] */,
+		const uint32_t *pieces /* [count] */, uint64_t count, uint32_t first, enum dtype type);
 
 	/* ---- embedding ----
 	 * out[r] = drop(wte[tokens[r]] + wpe[positions ? positions[r] : r % T]). Backward adds to dwte (the

@@ -262,6 +262,24 @@ static void cpu_weights_changed(struct kernels *k)
 	gemm_weights_changed(cpu_of(k)->gemm);
 }
 
+static void cpu_gather(struct kernels *k, struct stream *s, void *to, const void *from,
+	const uint32_t *pieces, uint64_t count, uint32_t first, enum dtype type)
+{
+	size_t bytes = KERNELS_PIECE * dtype_bytes(type);
+	(void)k, (void)s;
+	for (uint64_t i = 0; i < count; i++)
+		memcpy((char *)to + i * bytes, (const char *)from + (pieces[i] - first) * bytes, bytes);
+}
+
+static void cpu_scatter(struct kernels *k, struct stream *s, void *to, const void *from,
+	const uint32_t *pieces, uint64_t count, uint32_t first, enum dtype type)
+{
+	size_t bytes = KERNELS_PIECE * dtype_bytes(type);
+	(void)k, (void)s;
+	for (uint64_t i = 0; i < count; i++)
+		memcpy((char *)to + (pieces[i] - first) * bytes, (const char *)from + i * bytes, bytes);
+}
+
 /* ---- the table ---- */
 
 static const struct kernels table = {
@@ -285,6 +303,8 @@ static const struct kernels table = {
 	.copy_out = cpu_copy_out,
 	.copy = cpu_copy,
 	.zero = cpu_zero,
+	.gather = cpu_gather,
+	.scatter = cpu_scatter,
 	.weights_changed = cpu_weights_changed,
 };
 

@@ -331,6 +331,8 @@ static void fill_table(struct kernels *out)
 	out->copy = copy;
 	out->zero = zero;
 	out->convert = cuda_convert;
+	out->gather = cuda_gather;
+	out->scatter = cuda_scatter;
 	out->embedding_forward = cuda_embedding_forward;
 	out->embedding_backward = cuda_embedding_backward;
 	out->layernorm_forward = cuda_layernorm_forward;

@@ -393,4 +393,30 @@ static inline void test_convert(struct op_tester *t, enum dtype from, enum dtype
 	case_end(t);
 }
 
+/* Every second piece or so of a stretch from the 5th on, out and back to other places. */
+static inline void test_pieces(struct op_tester *t, enum dtype type, size_t pieces)
+{
+	enum { FIRST = 5, SIZE = KERNELS_PIECE };
+	struct kernels *k = t->k;
+	struct shape w = {1, (int)pieces, SIZE, (int)type, 1, 1, {.p = 0}, false, false};
+	case_begin(t, "gather", &w);
+	size_t n = pieces * SIZE, count = 0;
+	double *x = numbers(t, n, type, 1), *together = zeros(t, n), *back = zeros(t, n);
+	int32_t *list = host_block(t, (pieces + 1) * sizeof *list);
+	for (size_t i = 0; i < pieces; i++)
+		if (next_random(&t->random) % 2) {
+			memcpy(together + count * SIZE, x + i * SIZE, SIZE * sizeof *x);
+			memcpy(back + i * SIZE, x + i * SIZE, SIZE * sizeof *x);
+			list[count++] = FIRST + (int32_t)i;
+		}
+	const uint32_t *there = put_bytes(t, list, (pieces + 1) * sizeof *list);
+	void *d_together = put(t, zeros(t, n), n, type), *d_back = put(t, zeros(t, n), n, type);
+	k->gather(k, NULL, d_together, put(t, x, n, type), there, count, FIRST, type);
+	check(t, "pieces", d_together, type, together, n, 1e-300);
+	t->op = "scatter";
+	k->scatter(k, NULL, d_back, d_together, there, count, FIRST, type);
+	check(t, "places", d_back, type, back, n, 1e-300);
+	case_end(t);
+}
+
 #endif

@@ -102,6 +102,9 @@ void op_test_all(struct op_tester *t)
 	for (int from = 0; from < 3; from++)
 		for (int to = 0; to < 3; to++)
 			test_convert(t, (enum dtype)from, (enum dtype)to, t->brief ? 4001 : 40001);
+	for (int type = 0; type < 3; type++)
+		for (size_t pieces = 1; pieces < 200; pieces += 66)
+			test_pieces(t, (enum dtype)type, pieces);
 }
 
 void op_tester_report(const struct op_tester *t, FILE *to)

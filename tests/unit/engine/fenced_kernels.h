@@ -188,6 +188,14 @@ FENCED(convert,
 	(struct kernels * k, struct stream *s, void *to, enum dtype to_type, const void *from,
 		enum dtype from_type, uint64_t count),
 	s, to, to_type, from, from_type, count)
+FENCED(scatter,
+	(struct kernels * k, struct stream *s, void *to, const void *from, const uint32_t *pieces,
+		uint64_t count, uint32_t first, enum dtype type),
+	s, to, from, pieces, count, first, type)
+FENCED(gather,
+	(struct kernels * k, struct stream *s, void *to, const void *from, const uint32_t *pieces,
+		uint64_t count, uint32_t first, enum dtype type),
+	s, to, from, pieces, count, first, type)
 FENCED(embedding_forward,
 	(struct kernels * k, struct stream *s, void *out, const int32_t *tokens, const int32_t *positions,
 		const void *wte, const void *wpe, int B, int T, int C, const struct dropout *drop),
@@ -287,6 +295,8 @@ static inline enum status fenced_open(const struct kernels_config *config, struc
 	FENCED_FILL(copy)
 	FENCED_FILL(zero)
 	FENCED_FILL(convert)
+	FENCED_FILL(gather)
+	FENCED_FILL(scatter)
 	FENCED_FILL(embedding_forward)
 	FENCED_FILL(embedding_backward)
 	FENCED_FILL(layernorm_forward)

@@ -428,6 +428,20 @@ STREAMED(convert,
 	BRACES(void *to; enum dtype to_type; const void *from; enum dtype from_type; uint64_t count;),
 	BRACES(to, to_type, from, from_type, count),
 	a->to, a->to_type, a->from, a->from_type, a->count)
+STREAMED(scatter,
+	(struct kernels *k, struct stream *s, void *to, const void *from, const uint32_t *pieces, uint64_t
+		count, uint32_t first, enum dtype type),
+	BRACES(void *to; const void *from; const uint32_t *pieces; uint64_t count; uint32_t first; enum
+		dtype type;),
+	BRACES(to, from, pieces, count, first, type),
+	a->to, a->from, a->pieces, a->count, a->first, a->type)
+STREAMED(gather,
+	(struct kernels *k, struct stream *s, void *to, const void *from, const uint32_t *pieces, uint64_t
+		count, uint32_t first, enum dtype type),
+	BRACES(void *to; const void *from; const uint32_t *pieces; uint64_t count; uint32_t first; enum
+		dtype type;),
+	BRACES(to, from, pieces, count, first, type),
+	a->to, a->from, a->pieces, a->count, a->first, a->type)
 STREAMED(embedding_forward,
 	(struct kernels *k, struct stream *s, void *out, const int32_t *tokens, const int32_t *positions,
 		const void *wte, const void *wpe, int B, int T, int C, const struct dropout *drop),
@@ -581,6 +595,8 @@ static inline enum status streamed_open(const struct kernels_config *config, str
 	STREAMED_FILL(copy)
 	STREAMED_FILL(zero)
 	STREAMED_FILL(convert)
+	STREAMED_FILL(gather)
+	STREAMED_FILL(scatter)
 	STREAMED_FILL(embedding_forward)
 	STREAMED_FILL(embedding_backward)
 	STREAMED_FILL(layernorm_forward)
