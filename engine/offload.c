@@ -6,7 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { GAPS = 64 }; /* runs of looked-up rows in a bucket: shorter gaps between them are copied too */
+enum { STAGED = 1 << 18 }; /* elements of pieces that are brought together at a time */
 
 /* ---- the plan: where buckets begin and which have a shadow ---- */
 
@@ -82,13 +82,23 @@ static uint64_t choose_shadows(
 			bool now = rank == 0   ? b->layer == layers
 				   : rank == 1 ? b->wte
 					       : b->layer == layers + 1 - rank;
-			if (!now || taken + b->whole.elements > room || (c->late_embeddings && b->layer < 0))
+			if (!now || taken + b->whole.elements > room)
 				continue;
 			b->has_shadow = true;
 			b->shadow = taken;
 			taken += b->whole.elements;
 		}
 	return taken;
+}
+
+/* Elements that pieces of wte are staged in, on the device. */
+static uint64_t count_staged(const struct offload_bucket *buckets, int count)
+{
+	uint64_t largest = 0;
+	for (int i = 0; i < count; i++)
+		if (buckets[i].wte && buckets[i].has_shadow && buckets[i].whole.elements > largest)
+			largest = buckets[i].whole.elements;
+	return largest < STAGED ? largest : STAGED;
 }
 
 static int layers_of(const struct parameter_table *table)
@@ -131,6 +141,7 @@ enum status offload_measure(const struct offload_config *config, const struct pa
 	uint64_t own = optimizer_part_elements(part) - part->there, shadows;
 	TRY(take_buckets(config, table, part, &buckets, &count, &shadows));
 	uint64_t slot = largest_bucket(buckets, count) * (dtype_bytes(act) + dtype_bytes(grad));
+	out->staging = count_staged(buckets, count) * (dtype_bytes(act) + dtype_bytes(grad));
 	free(buckets);
 	out->host = 4 * OFFLOAD_STATES * (own + shadows);
 	out->pinned = slot_total(config, slot) * slot;
@@ -201,6 +212,18 @@ static enum status open_slots(struct offload *o)
 	return STATUS_OK;
 }
 
+static enum status open_staging(struct offload *o)
+{
+	struct kernels *k = o->k;
+	o->staged_elements = count_staged(o->buckets, o->bucket_count);
+	if (!o->staged_elements)
+		return STATUS_OK;
+	TRY(k->memory_alloc(k, &o->gathered, o->staged_elements * dtype_bytes(k->grad),
+		"gradients of rows on their way to the host"));
+	return k->memory_alloc(k, &o->scattered, o->staged_elements * dtype_bytes(k->act),
+		"weights of rows on their way to the device");
+}
+
 static enum status open_streams(struct offload *o)
 {
 	struct kernels *k = o->k;
@@ -212,30 +235,10 @@ static enum status open_streams(struct offload *o)
 	for (int i = 0; i <= o->layers; i++)
 		TRY(k->event_open(k, &o->final[i]));
 	for (int b = 0; b < o->bucket_count; b++) {
-		TRY(k->event_open(k, &o->buckets[b].downloaded));
 		TRY(k->event_open(k, &o->buckets[b].uploaded));
 		o->buckets[b].landed = o->buckets[b].arrived = true;
 	}
 	return STATUS_OK;
-}
-
-/* Room for the runs of looked-up rows. */
-static enum status open_rows(struct offload *o)
-{
-	int count = 0;
-	for (int b = 0; b < o->bucket_count; b++)
-		count += o->buckets[b].wte && o->buckets[b].has_shadow;
-	if (!count)
-		return STATUS_OK;
-	TRY(memory_alloc((void **)&o->rows, (size_t)count * (GAPS + 2), sizeof *o->rows, "looked-up rows"));
-	struct parameter_run *at = o->rows;
-	for (int b = 0; b < o->bucket_count; b++)
-		if (o->buckets[b].wte && o->buckets[b].has_shadow) {
-			o->buckets[b].rows = at;
-			at += GAPS + 2;
-		}
-	return memory_alloc(
-		(void **)&o->looked_up, (size_t)o->table->items[PARAMETER_WTE].rows, 1, "looked-up rows");
 }
 
 static enum status open_parts(struct offload *o, const struct optimizer_part *part)
@@ -245,8 +248,8 @@ static enum status open_parts(struct offload *o, const struct optimizer_part *pa
 	TRY(open_plan(o, part));
 	TRY(open_states(o));
 	TRY(open_slots(o));
+	TRY(open_staging(o));
 	TRY(open_streams(o));
-	TRY(open_rows(o));
 	TRY(crew_open(o->config.threads, &o->crew));
 	return offload_conductor_start(o);
 }
@@ -296,10 +299,8 @@ static void close_streams(struct offload *o)
 	k->event_close(k, o->applied);
 	for (int i = 0; o->final && i <= o->layers; i++)
 		k->event_close(k, o->final[i]);
-	for (int b = 0; b < o->bucket_count; b++) {
-		k->event_close(k, o->buckets[b].downloaded);
+	for (int b = 0; b < o->bucket_count; b++)
 		k->event_close(k, o->buckets[b].uploaded);
-	}
 	for (uint64_t i = 0; o->slots && i < o->slot_count; i++) {
 		k->event_close(k, o->slots[i].fetching);
 		k->event_close(k, o->slots[i].fetched);
@@ -315,6 +316,10 @@ static void close_memory(struct offload *o)
 		o->k->host_free(o->k, o->pinned, o->pinned_bytes);
 	if (o->incoming)
 		o->k->memory_free(o->k, o->incoming, o->incoming_elements * dtype_bytes(o->k->act));
+	if (o->gathered)
+		o->k->memory_free(o->k, o->gathered, o->staged_elements * dtype_bytes(o->k->grad));
+	if (o->scattered)
+		o->k->memory_free(o->k, o->scattered, o->staged_elements * dtype_bytes(o->k->act));
 	for (int i = 0; i < OFFLOAD_STATES && host->self; i++) {
 		host->memory_free(host, o->flat[i], o->elements * 4);
 		host->memory_free(host, o->shadow[i], o->shadow_elements * 4);
@@ -340,8 +345,6 @@ void offload_close(struct offload *o)
 	pthread_cond_destroy(&o->wake);
 	pthread_mutex_destroy(&o->lock);
 	free(o->final);
-	free(o->rows);
-	free(o->looked_up);
 	free(o->slots);
 	free(o->jobs);
 	free(o->buckets);
@@ -403,19 +406,31 @@ static enum status wait_idle(struct offload *o)
 	return unlock(o);
 }
 
+/* Of wte's pieces, those that a job is for. */
+static struct lookups_list pieces_of(
+	const struct offload *o, const struct offload_bucket *b, enum offload_kind kind)
+{
+	uint64_t from = b->whole.offset, to = from + b->whole.elements;
+	return kind == OFFLOAD_SPECULATE ? lookups_early(o->step.lookups, from, to)
+					 : lookups_late(o->step.lookups, from, to);
+}
+
 /* With the lock held. */
-static uint64_t push(
+static void push(
 	struct offload *o, enum offload_kind kind, struct offload_bucket *b, struct event *after, double clip)
 {
 	struct offload_job job = {.kind = kind,
 		.bucket = b,
+		.in_pieces = b->wte && (kind == OFFLOAD_SPECULATE || kind == OFFLOAD_COMMIT),
 		.gradients = o->step.gradients,
 		.after = after,
 		.args = optimizer_adamw(
 			&o->optimizer, o->step.learning_rate, o->step.update, clip / o->step.loss_scale)};
+	if (job.in_pieces)
+		job.pieces = pieces_of(o, b, kind);
 	if (kind != OFFLOAD_SPECULATE)
 		b->landed = false;
-	return offload_push(o, &job);
+	offload_push(o, &job);
 }
 
 /* ---- weights on their way to the device ---- */
@@ -546,68 +561,12 @@ enum status offload_settle(struct offload *o)
 
 /* ---- a step ---- */
 
-static void add_run(struct offload_bucket *b, uint64_t from, uint64_t to, uint64_t gap)
-{
-	uint64_t begin = b->whole.offset, end = begin + b->whole.elements;
-	from = from / PARAMETER_ALIGNED * PARAMETER_ALIGNED;
-	to = parameter_round_up(to);
-	from = from > begin ? from : begin;
-	to = to < end ? to : end;
-	struct parameter_run *last = b->row_count ? &b->rows[b->row_count - 1] : NULL;
-	if (last && from <= last->offset + last->elements + gap)
-		last->elements = to - last->offset;
-	else
-		b->rows[b->row_count++] = (struct parameter_run){from, to - from};
-}
-
-/* The runs of a bucket of wte that hold looked-up rows; close ones become one. */
-static void find_rows(struct offload *o, struct offload_bucket *b)
-{
-	const struct parameter *wte = &o->table->items[PARAMETER_WTE];
-	uint64_t begin = b->whole.offset - wte->offset, end = begin + b->whole.elements;
-	uint64_t width = (uint64_t)wte->columns, gap = b->whole.elements / GAPS;
-	b->row_count = 0;
-	for (uint64_t r = begin / width; r < (uint64_t)wte->rows && r * width < end; r++)
-		if (o->looked_up[r])
-			add_run(b, wte->offset + r * width, wte->offset + (r + 1) * width, gap);
-}
-
-/* Not before the last step's commits have used theirs: after the forward, which waited for them. */
-static void find_all_rows(struct offload *o)
-{
-	memset(o->looked_up, 0, (size_t)o->table->items[PARAMETER_WTE].rows);
-	for (uint64_t i = 0; i < o->step.token_count; i++)
-		o->looked_up[o->step.tokens[i]] = 1;
-	for (int i = 0; i < o->bucket_count; i++)
-		if (o->buckets[i].rows)
-			find_rows(o, &o->buckets[i]);
-}
-
 void offload_begin(struct offload *o, const struct offload_step *step)
 {
 	o->step = *step;
 	o->speculating = o->shadow_elements && o->good >= OFFLOAD_RECENT;
 	for (int i = 0; i < o->bucket_count; i++)
 		o->buckets[i].tried = false;
-}
-
-/* The embedding's backward is about to add to wte's gradient: it waits for the copies of it that are queued,
- * and those that are not will not be. */
-static void guard_embedding(struct offload *o)
-{
-	pthread_mutex_lock(&o->lock);
-	for (int i = 0; i < o->bucket_count; i++) {
-		struct offload_bucket *b = &o->buckets[i];
-		if (!b->wte || !b->tried)
-			continue;
-		if (b->speculated < o->issued) {
-			o->k->event_await(o->k, b->downloaded, NULL);
-		} else {
-			offload_job_at(o, b->speculated)->cancelled = true;
-			b->tried = false;
-		}
-	}
-	pthread_mutex_unlock(&o->lock);
 }
 
 enum status offload_layer_done(void *offload, int layer)
@@ -620,18 +579,14 @@ enum status offload_layer_final(struct offload *o, int layer, struct stream *str
 	struct kernels *k = o->k;
 	if (!o->speculating || layer < 0)
 		return STATUS_OK;
-	if (layer == o->layers && o->looked_up && o->step.tokens)
-		find_all_rows(o);
-	if (layer == 0)
-		guard_embedding(o);
 	k->event_record(k, o->final[layer], stream);
 	pthread_mutex_lock(&o->lock);
 	for (int i = 0; i < o->bucket_count; i++) {
 		struct offload_bucket *b = &o->buckets[i];
-		bool early = b->wte && layer == o->layers && o->step.tokens;
+		bool early = b->wte && layer == o->layers && o->step.lookups;
 		if (!b->has_shadow || (b->layer != layer && !early))
 			continue;
-		b->speculated = push(o, OFFLOAD_SPECULATE, b, o->final[layer], 1);
+		push(o, OFFLOAD_SPECULATE, b, o->final[layer], 1);
 		b->tried = true;
 	}
 	pthread_mutex_unlock(&o->lock);
@@ -669,6 +624,17 @@ static void push_updates(struct offload *o, double clip)
 	}
 }
 
+/* A skipped step's gradients may be written over when this returns, and its lookups once the default stream comes to it:
+ * nothing else waits for what speculation sends up. */
+static enum status end_dropped(struct offload *o)
+{
+	TRY(wait_idle(o));
+	for (int i = 0; i < o->bucket_count; i++)
+		if (o->buckets[i].wte && o->buckets[i].tried)
+			o->k->event_await(o->k, o->buckets[i].uploaded, NULL);
+	return STATUS_OK;
+}
+
 enum status offload_finish(struct offload *o, bool overflow, double clip)
 {
 	o->speculating = false;
@@ -683,6 +649,5 @@ enum status offload_finish(struct offload *o, bool overflow, double clip)
 		  : overflow  ? OFFLOAD_DROPPED
 		  : clip == 1 ? OFFLOAD_COMMITTED
 			      : OFFLOAD_REDONE]++;
-	/* A skipped step's gradients may be written over when this returns. */
-	return overflow ? wait_idle(o) : STATUS_OK;
+	return overflow ? end_dropped(o) : STATUS_OK;
 }

@@ -7,9 +7,9 @@
  * pass), and the rounded weights go back up. Three streams and one host crew work at once:
  *
  *    compute | forward | head | layer L-1 | ...       | layer 0 | embeddings | norm   | forward, layer by layer
- *    down    |         |      | wte, ln_f | L-1 | ...           | 0          | rows, wpe
- *    host    |         |      |       | wte, ln_f | L-1 | ...         | 0    |        | rows, wpe
- *    up      |         |      |            | wte, ln_f | L-1 | ...          | 0       |    | rows, wpe
+ *    down    |         |      | wte, ln_f | L-1 | ...           | 0          |        | rows, wpe
+ *    host    |         |      |       | wte, ln_f | L-1 | ...         | 0    |            | rows, wpe
+ *    up      |         |      |            | wte, ln_f | L-1 | ...          | 0       |       | rows, wpe
  *                                                                                     ^ decision
  *
  * Speculative, and exact. The whole step's norm and overflow are known only at its end, but AdamW begins as
@@ -28,9 +28,10 @@
  * in steps where the last OFFLOAD_RECENT would have committed. All other buckets are updated in place behind
  * the decision, first layers first; the next forward waits for each layer's weights alone (offload_gate).
  *
- * The token embedding is tied: the classifier writes its gradient first, the embedding's backward adds to the
- * rows that the step looked up, last of all. The other rows are final with the classifier, so wte speculates
- * whole, early, and the looked-up rows alone are done over before the commit (from the old state again).
+ * The token embedding is tied: of its gradient the rows that the step looked up are final last of all, the others with the
+ * classifier (lookups.h). So of a bucket of wte that speculates the early pieces are updated early, and the late ones, in
+ * the same shadow, before the commit: each once. Pieces are brought together on the device before they go down, and put
+ * in their places when they have come up.
  *
  * config.delayed is ZeRO-Offload's one-step delay: an update is computed during the next step, and seen by
  * the one after. It changes the results; it does not speculate. offload_settle ends a delay.
@@ -40,8 +41,8 @@
  *
  * One of several ranks has its slices alone (shards.h), in host memory too: a bucket is then what a slice has of a
  * layer. Its gradients are final when they are the sums of all ranks, which the caller tells by offload_layer_final;
- * its weights go up into this rank's slices of the device's, and the caller brings them to the others. The embeddings are
- * summed once, so late.
+ * its weights go up into this rank's slices of the device's, and the caller brings them to the others. Of wte the sums of
+ * the early pieces are final with layer L, ln_f's.
  *
  * Memory: the offload owns the host's copies, pinned slots and `incoming`; weights and gradients are the
  * caller's. Threads: one calls. A conductor thread moves the buckets and leads the crew that computes
@@ -51,6 +52,7 @@
 #ifndef ENGINE_OFFLOAD_H
 #define ENGINE_OFFLOAD_H
 
+#include "engine/lookups.h"
 #include "engine/optimizer.h"
 
 enum { OFFLOAD_BUCKET = 4 << 20, OFFLOAD_SLOTS = 4, OFFLOAD_RECENT = 4 };
@@ -61,16 +63,14 @@ struct offload_config {
 	uint64_t pinned;          /* bytes of slots, two slots at least; 0: OFFLOAD_SLOTS slots */
 	uint64_t speculation;     /* host bytes of shadows (12 an element); 0: no speculation */
 	bool delayed;
-	/* The embeddings' gradients are final with the step alone, though the classifier was done with wte's before: they do
-	 * not speculate. */
-	bool late_embeddings;
 };
 
 /* Bytes. */
 struct offload_memory {
-	uint64_t host;   /* master and moments, shadows */
-	uint64_t pinned; /* slots */
-	uint64_t device; /* incoming */
+	uint64_t host;    /* master and moments, shadows */
+	uint64_t pinned;  /* slots */
+	uint64_t device;  /* incoming */
+	uint64_t staging; /* there too: pieces of wte on their way */
 };
 
 struct offload_step {
@@ -79,10 +79,9 @@ struct offload_step {
 	double learning_rate;
 	double loss_scale;
 	uint64_t update; /* Adam's t */
-	/* Inputs of the step's last micro-batch, on the host, until the finish; NULL: not known, so wte is
-	 * late. */
-	const int32_t *tokens; /* [token_count] */
-	uint64_t token_count;
+	/* Found by the time that the last layer is done, and again not before the next step's forward has passed the gates. NULL:
+	 * not known, so wte is late. */
+	const struct lookups *lookups;
 };
 
 enum offload_outcome { OFFLOAD_COMMITTED, OFFLOAD_REDONE, OFFLOAD_DROPPED, OFFLOAD_SERIAL, OFFLOAD_OUTCOMES };

@@ -8,14 +8,12 @@
 #include <stdlib.h>
 #include <string.h>
 
-static int run_count(const struct offload_job *job)
+/* Elements that are moved and updated. */
+static uint64_t count_elements(const struct offload_job *job)
 {
-	return job->kind == OFFLOAD_COMMIT ? job->bucket->row_count : 1;
-}
-
-static const struct parameter_run *runs_of(const struct offload_job *job)
-{
-	return job->kind == OFFLOAD_COMMIT ? job->bucket->rows : &job->bucket->whole;
+	if (job->in_pieces)
+		return job->pieces.count * KERNELS_PIECE;
+	return job->kind == OFFLOAD_COMMIT ? 0 : job->bucket->whole.elements;
 }
 
 /* Does the update leave the state and the weights in place, and write beside them? */
@@ -26,20 +24,39 @@ static bool to_shadow(const struct offload_job *job)
 
 /* ---- down ---- */
 
+/* Pieces that are staged at a time, from one of them on. */
+static uint64_t count_staged(const struct offload *o, const struct offload_job *job, uint64_t at)
+{
+	uint64_t room = o->staged_elements / KERNELS_PIECE, left = job->pieces.count - at;
+	return left < room ? left : room;
+}
+
+static void download_pieces(struct offload *o, const struct offload_job *job)
+{
+	struct kernels *k = o->k;
+	size_t size = KERNELS_PIECE * dtype_bytes(k->grad);
+	for (uint64_t at = 0, some; at < job->pieces.count; at += some) {
+		some = count_staged(o, job, at);
+		k->gather(
+			k, o->down, o->gathered, job->gradients, job->pieces.on_table + at, some, 0, k->grad);
+		k->copy_out(k, o->down, (char *)job->slot->gradients + at * size, o->gathered, some * size);
+	}
+}
+
 static void queue_download(struct offload *o, const struct offload_job *job)
 {
 	struct kernels *k = o->k;
+	const struct parameter_run *whole = &job->bucket->whole;
 	size_t size = dtype_bytes(k->grad);
-	const struct parameter_run *runs = runs_of(job);
 	if (job->after)
 		k->event_await(k, job->after, o->down);
 	k->event_record(k, job->slot->fetching, o->down);
-	for (int i = 0; i < run_count(job); i++)
-		k->copy_out(k, o->down,
-			(char *)job->slot->gradients + (runs[i].offset - job->bucket->whole.offset) * size,
-			(const char *)job->gradients + runs[i].offset * size, runs[i].elements * size);
+	if (job->in_pieces)
+		download_pieces(o, job);
+	else
+		k->copy_out(k, o->down, job->slot->gradients,
+			(const char *)job->gradients + whole->offset * size, whole->elements * size);
 	k->event_record(k, job->slot->fetched, o->down);
-	k->event_record(k, job->bucket->downloaded, o->down);
 }
 
 /* Slots go round: a job has one from here until it is done. With the lock held. */
@@ -47,7 +64,7 @@ static void issue(struct offload *o)
 {
 	for (; o->issued < o->tail; o->issued++) {
 		struct offload_job *job = offload_job_at(o, o->issued);
-		if (job->cancelled || !run_count(job))
+		if (job->cancelled || !count_elements(job))
 			continue;
 		if (o->slots_issued - o->slots_done == o->slot_count)
 			return;
@@ -57,32 +74,32 @@ static void issue(struct offload *o)
 	}
 }
 
-uint64_t offload_push(struct offload *o, const struct offload_job *job)
+void offload_push(struct offload *o, const struct offload_job *job)
 {
 	assert(o->tail - o->head < o->job_room);
-	*offload_job_at(o, o->tail) = *job;
-	uint64_t number = o->tail++;
+	*offload_job_at(o, o->tail++) = *job;
 	issue(o);
 	pthread_cond_signal(&o->wake);
-	return number;
 }
 
-/* ---- the host's work: the crew divides the runs among itself, laid end to end ---- */
+/* ---- the host's work: the crew divides the slot's elements among itself ---- */
 
 struct work {
 	struct offload *o;
 	const struct offload_job *job;
 };
 
-static void update_range(const struct work *w, const struct optimizer_segment *s, uint64_t from, uint64_t to)
+/* Elements [from, to) of the flat array, of one segment, which begin at `place` in the slot. */
+static void update_range(
+	const struct work *w, const struct optimizer_segment *s, uint64_t from, uint64_t to, uint64_t place)
 {
 	struct offload *o = w->o;
 	const struct offload_bucket *b = w->job->bucket;
 	struct kernels *host = &o->host;
 	uint64_t at = from - b->whole.offset, count = to - from;
 	float *const *out = to_shadow(w->job) ? b->next : b->now;
-	char *work = (char *)w->job->slot->work + at * dtype_bytes(host->act);
-	const char *gradients = (const char *)w->job->slot->gradients + at * dtype_bytes(host->grad);
+	char *work = (char *)w->job->slot->work + place * dtype_bytes(host->act);
+	const char *gradients = (const char *)w->job->slot->gradients + place * dtype_bytes(host->grad);
 	struct adamw args = w->job->args;
 	args.weight_decay = optimizer_weight_decay(&o->optimizer, s);
 	if (w->job->kind == OFFLOAD_PUBLISH)
@@ -103,54 +120,67 @@ static uint64_t smaller(uint64_t a, uint64_t b)
 	return a < b ? a : b;
 }
 
-static void update_segments(const struct work *w, uint64_t from, uint64_t to)
+static void update_segments(const struct work *w, uint64_t from, uint64_t to, uint64_t place)
 {
 	const struct offload *o = w->o;
-	for (int i = 0; i < o->segment_count && from < to; i++) {
+	for (int i = 0; i < o->segment_count && o->segments[i].offset < to; i++) {
 		const struct optimizer_segment *s = &o->segments[i];
 		uint64_t begin = larger(s->offset, from), end = smaller(s->offset + s->elements, to);
 		if (begin < end)
-			update_range(w, s, begin, end);
+			update_range(w, s, begin, end, place + (begin - from));
+	}
+}
+
+/* Elements [begin, end) of the slot; pieces that are neighbours in the flat array go together. */
+static void update_pieces(const struct work *w, uint64_t begin, uint64_t end)
+{
+	const uint32_t *pieces = w->job->pieces.pieces;
+	uint64_t last = end / KERNELS_PIECE, next;
+	for (uint64_t i = begin / KERNELS_PIECE; i < last; i = next) {
+		for (next = i + 1; next < last && pieces[next] == pieces[next - 1] + 1;)
+			next++;
+		uint64_t from = (uint64_t)pieces[i] * KERNELS_PIECE;
+		update_segments(w, from, from + (next - i) * KERNELS_PIECE, i * KERNELS_PIECE);
 	}
 }
 
 static void work_share(void *context, uint64_t begin, uint64_t end)
 {
 	const struct work *w = context;
-	const struct parameter_run *runs = runs_of(w->job);
-	uint64_t at = 0;
-	for (int i = 0; i < run_count(w->job); i++) {
-		uint64_t from = larger(begin, at), to = smaller(end, at + runs[i].elements);
-		if (from < to)
-			update_segments(w, runs[i].offset + (from - at), runs[i].offset + (to - at));
-		at += runs[i].elements;
-	}
-}
-
-static void compute(struct offload *o, const struct offload_job *job)
-{
-	struct work w = {.o = o, .job = job};
-	uint64_t total = 0;
-	for (int i = 0; i < run_count(job); i++)
-		total += runs_of(job)[i].elements;
-	crew_run(o->crew, total, PARAMETER_ALIGNED, work_share, &w);
+	uint64_t offset = w->job->bucket->whole.offset;
+	if (w->job->in_pieces)
+		update_pieces(w, begin, end);
+	else
+		update_segments(w, offset + begin, offset + end, begin);
 }
 
 /* ---- up ---- */
+
+static void upload_pieces(struct offload *o, const struct offload_job *job)
+{
+	struct kernels *k = o->k;
+	size_t size = KERNELS_PIECE * dtype_bytes(k->act);
+	uint32_t first = (uint32_t)(job->bucket->whole.offset / KERNELS_PIECE);
+	for (uint64_t at = 0, some; at < job->pieces.count; at += some) {
+		some = count_staged(o, job, at);
+		k->copy_in(k, o->up, o->scattered, (char *)job->slot->work + at * size, some * size);
+		k->scatter(k, o->up, job->bucket->incoming, o->scattered, job->pieces.on_table + at, some,
+			first, k->act);
+	}
+}
 
 static void queue_upload(struct offload *o, const struct offload_job *job)
 {
 	struct kernels *k = o->k;
 	struct offload_bucket *b = job->bucket;
 	size_t size = dtype_bytes(k->act);
-	const struct parameter_run *runs = runs_of(job);
 	bool waits = to_shadow(job) || (job->kind == OFFLOAD_UPDATE && o->config.delayed);
 	char *to = waits ? b->incoming : o->weights + b->whole.offset * size;
 	k->event_record(k, job->slot->sending, o->up);
-	for (int i = 0; i < run_count(job); i++) {
-		size_t at = (runs[i].offset - b->whole.offset) * size;
-		k->copy_in(k, o->up, to + at, (char *)job->slot->work + at, runs[i].elements * size);
-	}
+	if (job->in_pieces)
+		upload_pieces(o, job);
+	else
+		k->copy_in(k, o->up, to, job->slot->work, b->whole.elements * size);
 	k->event_record(k, job->slot->sent, o->up);
 	k->event_record(k, b->uploaded, o->up);
 	job->slot->sends = true;
@@ -185,7 +215,8 @@ static enum status update_bucket(
 		return STATUS_OK;
 	TRY(offload_slot_wait(o, slot, &took->up));
 	double start = clock_seconds();
-	compute(o, job);
+	struct work work = {o, job};
+	crew_run(o->crew, count_elements(job), PARAMETER_ALIGNED, work_share, &work);
 	if (job->kind != OFFLOAD_PUBLISH)
 		took->host += clock_seconds() - start;
 	TRY(o->host.stream_wait(&o->host, NULL));

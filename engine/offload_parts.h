@@ -15,27 +15,24 @@ struct offload_bucket {
 	int layer;
 	bool wte;
 	bool has_shadow;
-	uint64_t shadow;                     /* where it begins among the shadows, elements */
-	struct event *downloaded, *uploaded; /* the latest copy */
-	void *incoming;                      /* act, on the device; NULL: weights go to their place at once */
+	uint64_t shadow;        /* where it begins among the shadows, elements */
+	struct event *uploaded; /* the latest copy */
+	void *incoming;         /* act, on the device; NULL: weights go to their place at once */
 	/* The conductor's, and the caller's while the conductor is idle: the state, and where the next one is
 	 * written before a commit (NULL: no shadow). */
 	float *now[OFFLOAD_STATES], *next[OFFLOAD_STATES];
 	/* Under the lock. */
-	bool landed;         /* no update is under way: the rounded weights' copy is queued */
-	uint64_t speculated; /* number of the latest speculative job */
+	bool landed; /* no update is under way: the rounded weights' copy is queued */
 	/* The caller's. */
-	bool arrived;               /* the default stream has been made to wait for the weights */
-	bool committed;             /* the weights that are to arrive are in `incoming` */
-	bool delayed;               /* so are these, for the next finish */
-	bool tried;                 /* speculated on in this step */
-	struct parameter_run *rows; /* wte: runs that hold the looked-up rows */
-	int row_count;
+	bool arrived;   /* the default stream has been made to wait for the weights */
+	bool committed; /* the weights that are to arrive are in `incoming` */
+	bool delayed;   /* so are these, for the next finish */
+	bool tried;     /* speculated on in this step */
 };
 
 enum offload_kind {
-	OFFLOAD_SPECULATE, /* whole bucket, to the shadow and to incoming */
-	OFFLOAD_COMMIT,    /* rows, likewise; then the shadow is the state */
+	OFFLOAD_SPECULATE, /* whole bucket, of wte the early pieces, to the shadow and to incoming */
+	OFFLOAD_COMMIT,    /* of wte the late pieces, likewise; then the shadow is the state */
 	OFFLOAD_UPDATE,    /* whole bucket, in place */
 	OFFLOAD_PUBLISH,   /* the weights alone */
 };
@@ -50,9 +47,11 @@ struct offload_slot {
 struct offload_job {
 	enum offload_kind kind;
 	struct offload_bucket *bucket;
-	const void *gradients; /* [elements], on the device */
-	struct event *after;   /* the gradients are final; NULL: they are */
-	struct adamw args;     /* without weight decay */
+	bool in_pieces;             /* not the whole bucket, but these: */
+	struct lookups_list pieces; /* one behind the other in the slot */
+	const void *gradients;      /* [elements], on the device */
+	struct event *after;        /* the gradients are final; NULL: they are */
+	struct adamw args;          /* without weight decay */
 	struct offload_slot *slot;
 	bool started, cancelled;
 };
@@ -74,9 +73,10 @@ struct offload {
 	uint64_t incoming_elements;
 	struct offload_bucket *buckets; /* in order of the flat array */
 	int bucket_count;
-	struct parameter_run *rows; /* of all wte's buckets */
-	uint8_t *looked_up;         /* [wte's rows] */
 	struct stream *down, *up;
+	/* [staged_elements], on the device: pieces between their places and the slots; 0: wte has no shadow */
+	void *gathered /* grad; down */, *scattered /* act; up */;
+	uint64_t staged_elements;
 	struct event **final; /* [layers + 1]: a layer's gradients, in this step */
 	struct event *applied;
 	void *pinned;
@@ -110,8 +110,8 @@ static inline struct offload_job *offload_job_at(struct offload *o, uint64_t num
 
 enum status offload_conductor_start(struct offload *o) MUST_USE;
 void offload_conductor_stop(struct offload *o); /* after all jobs */
-/* With the lock held. Returns the job's number. */
-uint64_t offload_push(struct offload *o, const struct offload_job *job);
+/* With the lock held. */
+void offload_push(struct offload *o, const struct offload_job *job);
 /* Waits for what goes up from a slot, and adds its time; nothing where nothing does. */
 enum status offload_slot_wait(struct offload *o, struct offload_slot *slot, double *up) MUST_USE;
 

@@ -181,15 +181,14 @@ struct line {
 	double *updated;        /* [count] shares that are done ahead of the decision, and stay */
 };
 
-/* A bucket's gradients, which are final on each rank now, to their owners. */
-static void walk_reduce(struct line *line, int bucket)
+/* A share of a bucket's gradients, which are final on each rank now, to their owners. Returns when they are there. */
+static double walk_reduce(struct line *line, int bucket, double share)
 {
 	const struct plan_buckets *b = line->b;
-	line->final[bucket] = line->compute;
-	if (!b->reduce)
-		return;
-	line->network = latest(line->network, line->compute) + b->reduce[bucket];
-	line->final[bucket] = line->network;
+	if (!b->reduce || share <= 0)
+		return line->compute;
+	line->network = latest(line->network, line->compute) + share * b->reduce[bucket];
+	return line->network;
 }
 
 static void walk_compute(struct line *line)
@@ -198,15 +197,14 @@ static void walk_compute(struct line *line)
 	for (int i = 0; i < b->count; i++)
 		line->compute = latest(line->compute, line->usable[i]) + b->forward[i];
 	line->compute += b->before + b->between; /* it was the first micro-batch's forward that waited */
-	line->final[0] = line->compute;
+	line->final[0] = walk_reduce(line, 0, b->dense);
 	for (int i = b->count; i-- > 0;) {
 		line->compute += b->backward[i];
 		if (i)
-			walk_reduce(line, i);
+			line->final[i] = walk_reduce(line, i, 1);
 	}
-	if (b->reduce)
-		walk_reduce(line, 0);
-	line->decided = b->reduce ? line->final[0] : line->compute; /* the norm is that of the sums */
+	/* The norm is that of the sums. */
+	line->decided = latest(walk_reduce(line, 0, 1 - b->dense), line->network);
 }
 
 /* A share of a bucket, whose gradients are final at `begin`: down, AdamW, its weights up. */
@@ -229,7 +227,7 @@ static void walk_early(struct line *line, int bucket)
 	if (share <= 0 || line->host >= line->decided)
 		return;
 	walk_update(line, bucket, share, line->final[bucket]);
-	line->updated[bucket] = share - (bucket == 0 ? b->again : 0);
+	line->updated[bucket] = share;
 }
 
 static void walk_updates(struct line *line)
@@ -280,7 +278,7 @@ enum status plan_pipeline(const struct plan_buckets *b, enum plan_schedule sched
 	struct line line = {
 		.b = b, .final = times, .updated = times + b->count, .usable = times + 2 * b->count};
 	there.down = there.host = there.up = times + 3 * b->count;
-	there.early = there.again = 0;
+	there.early = 0;
 	if (schedule != PLAN_EXACT)
 		line.b = &there;
 	*step = walk(&line);
@@ -330,12 +328,13 @@ static double input_bytes(const struct plan_shape *shape)
 	       (double)dtype_bytes(shape->act);
 }
 
-/* Of the token embedding, the rows that the last micro-batch looks up. Distinct ids of n tokens of English text
+/* Of the token embedding, the rows that the last micro-batch of all ranks looks up. Distinct ids of n tokens of English text
  * are about 12 n^0.62 (Heaps' law; 6,300 of 24,576). */
 static double looked_up_share(const struct plan_shape *shape)
 {
 	double rows = shape->model.vocabulary_padded;
-	double distinct = 12 * pow((double)(shape->micro_batch * shape->window_tokens), 0.62);
+	double tokens = ranks_of(shape) * (double)(shape->micro_batch * shape->window_tokens);
+	double distinct = 12 * pow(tokens, 0.62);
 	return distinct < rows ? distinct / rows : 1;
 }
 
@@ -357,7 +356,6 @@ static enum status fill_shadows(const struct plan_shape *shape, const struct par
 	struct offload_config together = *offloading; /* all ranks' */
 	double room = (double)together.speculation * ranks_of(shape);
 	together.speculation = room < (double)(UINT64_MAX / 2) ? (uint64_t)room : UINT64_MAX;
-	together.late_embeddings = ranks_of(shape) > 1;
 	enum status status = offload_count_shadows(&together, table, &part, shadows);
 	for (int layer = -1; layer <= layers && status == STATUS_OK; layer++)
 		shadow[bucket_of(b, layer)] += (double)shadows[layer + 1];
@@ -373,8 +371,7 @@ static enum status fill_shadows(const struct plan_shape *shape, const struct par
 		shadow[i] = away > 0 ? shadow[i] / away : 0;
 	}
 	b->shadow = shadow;
-	b->early = shadow[0];
-	b->again = b->early * looked_up_share(shape);
+	b->early = shadow[0] * (1 - looked_up_share(shape));
 	return STATUS_OK;
 }
 
@@ -421,8 +418,12 @@ static void fill_buckets(const struct plan_shape *shape, const struct parameter_
 	b->between = times.between;
 	b->before = micro * (double)(micro_batches(shape) - 1);
 	if (ranks > 1) {
+		double wte = (double)parameter_span(table, PARAMETER_WTE);
+		double wpe = (double)parameter_span(table, PARAMETER_WPE);
 		b->reduce = reduce;
 		b->share = share;
+		if (rates->down_bytes > 0)
+			b->dense = wte / (wte + wpe) * (1 - looked_up_share(shape));
 	}
 }
 

@@ -27,8 +27,8 @@
  * embeddings.
  *
  *    PLAN_EXACT     what has a shadow (as many as the engine would give: offload_count_shadows) goes down as soon
- *                   as it is final, and AdamW begins on it, in a step that will be committed; the embeddings with
- *                   the classifier, and the rows that the step looked up once more. What still waits for AdamW
+ *                   as it is final, and AdamW begins on it, in a step that will be committed; of the token embedding
+ *                   the rows that the step does not look up with the classifier. What still waits for AdamW
  *                   at the end of the backward, where the norm is known, and all that has no shadow, goes down
  *                   and is updated then, the first layers first. No weight counts before that
  *    PLAN_DELAYED   the update is applied one step later: whatever takes longest bounds the step
@@ -38,8 +38,8 @@
  * Several ranks (engine/shards.h; R of them, at one rate): each computes its part of the windows, and has the optimizer of
  * n / R elements. What it has of the exchange, out and in alike, is (R - 1) / R of all gradients, on their way to their
  * owners as the backward goes on, and of all weights, on their way to all as the next forward comes to them. That is a
- * fifth resource: a bucket's gradients are final when they are summed, and usable weights are those that all have. The
- * embeddings are summed once, so nothing of them is early.
+ * fifth resource: a bucket's gradients are final when they are summed, and usable weights are those that all have. On GPUs
+ * the token embedding's rows that no rank looks up are summed as the backward begins.
  */
 #ifndef ENGINE_PLAN_H
 #define ENGINE_PLAN_H
@@ -123,8 +123,8 @@ struct plan_buckets {
 	const double *backward; /* [count], in the same order; runs from the last to the first */
 	const double *down, *host, *up; /* [count] seconds */
 	double between;                 /* the classifier: after the forward, before the backward */
-	double early,
-		again; /* shares of bucket 0: updated from `between` on; of these, once more at the end */
+	/* Shares of bucket 0 whose gradients are final then: updated from then on; on their way to their owners, not less. */
+	double early, dense;
 	const double *shadow; /* [count] shares of the other buckets that have one; NULL: none has */
 	double before;        /* micro-batches before the last */
 	const double *reduce,

@@ -12,6 +12,10 @@ struct shards {
 	struct kernels *kernels;
 	uint64_t elements;
 	struct exchange *exchange;
+	const struct lookups *lookups; /* NULL: wte goes in one */
+	void *together;                /* grad [together_bytes]: pieces of a block, in the kernels' memory */
+	uint64_t together_bytes;
+	uint64_t wte_end;               /* in the flat array */
 	struct parameter_run *blocks;   /* [block_count] */
 	int *layers;                    /* [block_count], of the blocks */
 	struct optimizer_slice *slices; /* [block_count], a block's each */
@@ -112,7 +116,7 @@ uint64_t shards_buffer_bytes(const struct parameter_table *table, int ranks, boo
 uint64_t shards_device_bytes(const struct parameter_table *table, int ranks, bool on_device)
 {
 	struct exchange_sizes sizes = largest_block(table, ranks);
-	return exchange_device_bytes(&sizes, ranks, on_device);
+	return exchange_device_bytes(&sizes, ranks, on_device) + (on_device ? sizes.block : 0);
 }
 
 /* ---- life ---- */
@@ -129,6 +133,11 @@ static enum status take(struct shards *s, const struct parameter_table *table, b
 	cut_blocks(table, NULL, s->layers);
 	TRY(memory_alloc((void **)&s->cuts, (size_t)c->ranks + 1, sizeof *s->cuts, "the ranks' slices"));
 	TRY(exchange_open(c, k, &sizes, on_device, &s->exchange));
+	s->wte_end = table->items[PARAMETER_WPE].offset;
+	if (s->lookups) {
+		s->together_bytes = sizes.block;
+		TRY(k->memory_alloc(k, &s->together, sizes.block, "gradients of rows for other ranks"));
+	}
 	TRY(k->host_alloc(k, (void **)&s->piece, STAGING_BYTES, "the state of other ranks"));
 	void *addresses = mmap(NULL, SHARDS_ARRAYS * s->elements * sizeof(float), PROT_NONE,
 		MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
@@ -139,7 +148,8 @@ static enum status take(struct shards *s, const struct parameter_table *table, b
 }
 
 enum status shards_open(struct collective *ranks, struct kernels *kernels,
-	const struct parameter_table *table, bool on_device, struct shards **out)
+	const struct parameter_table *table, bool on_device, const struct lookups *lookups,
+	struct shards **out)
 {
 	struct shards *s;
 	*out = NULL;
@@ -147,6 +157,7 @@ enum status shards_open(struct collective *ranks, struct kernels *kernels,
 	s->ranks = ranks;
 	s->kernels = kernels;
 	s->elements = table->elements;
+	s->lookups = lookups;
 	enum status status = take(s, table, on_device);
 	if (status != STATUS_OK) {
 		shards_close(s);
@@ -175,6 +186,8 @@ void shards_close(struct shards *s)
 	if (s->piece)
 		s->kernels->host_free(s->kernels, s->piece, STAGING_BYTES);
 	exchange_close(s->exchange);
+	if (s->together)
+		s->kernels->memory_free(s->kernels, s->together, s->together_bytes);
 	free(s->cuts);
 	free(s->slices);
 	free(s->blocks);
@@ -193,14 +206,52 @@ static const uint64_t *byte_cuts(struct shards *s, uint64_t block, size_t elemen
 	return s->cuts;
 }
 
-enum status shards_reduce(struct shards *s, void *gradients, int layer, struct stream *stream)
+static enum status reduce_block(struct shards *s, void *gradients, int block, struct stream *stream)
 {
 	size_t each = dtype_bytes(s->kernels->grad);
-	for (int i = 0; i < s->block_count; i++)
-		if (s->layers[i] == layer)
-			TRY(exchange_reduce(s->exchange, stream,
-				(char *)gradients + s->blocks[i].offset * each,
-				byte_cuts(s, s->blocks[i].elements, each)));
+	return exchange_reduce(s->exchange, stream, (char *)gradients + s->blocks[block].offset * each,
+		byte_cuts(s, s->blocks[block].elements, each));
+}
+
+/* Of a slice. */
+static struct lookups_list pieces_of(const struct shards *s, struct optimizer_slice slice, bool early)
+{
+	uint64_t from = slice.offset, to = from + slice.elements;
+	return early ? lookups_early(s->lookups, from, to) : lookups_late(s->lookups, from, to);
+}
+
+/* The early, or the late pieces of a block of wte. */
+static enum status reduce_pieces(
+	struct shards *s, void *gradients, int block, bool early, struct stream *stream)
+{
+	struct kernels *k = s->kernels;
+	struct collective *c = s->ranks;
+	const struct parameter_run *whole = &s->blocks[block];
+	struct optimizer_slice all = {.offset = whole->offset, .elements = whole->elements};
+	struct lookups_list pieces = pieces_of(s, all, early), own = pieces_of(s, s->slices[block], early);
+	s->cuts[0] = 0;
+	for (int r = 0; r < c->ranks; r++)
+		s->cuts[r + 1] = s->cuts[r] + pieces_of(s, slice_of(whole, r, c->ranks), early).count *
+						      KERNELS_PIECE * dtype_bytes(k->grad);
+	if (!pieces.count)
+		return STATUS_OK;
+	k->gather(k, stream, s->together, gradients, pieces.on_table, pieces.count, 0, k->grad);
+	TRY(exchange_reduce(s->exchange, stream, s->together, s->cuts));
+	k->scatter(k, stream, gradients, (char *)s->together + s->cuts[c->rank], own.on_table, own.count, 0,
+		k->grad);
+	return STATUS_OK;
+}
+
+enum status shards_reduce(struct shards *s, void *gradients, int layer, struct stream *stream)
+{
+	int last = s->layers[s->block_count - 1];
+	for (int i = 0; i < s->block_count; i++) {
+		bool in_parts = s->lookups && s->blocks[i].offset < s->wte_end;
+		if (in_parts && (layer == last || layer == -1))
+			TRY(reduce_pieces(s, gradients, i, layer == last, stream));
+		else if (s->layers[i] == layer && !in_parts)
+			TRY(reduce_block(s, gradients, i, stream));
+	}
 	return STATUS_OK;
 }
 

@@ -19,6 +19,14 @@
  *    optimizer        norm and overflow over all slices of all ranks; AdamW on my slices
  *    shards_share     working weights of all slices, from their owners
  *
+ * On GPUs the token embedding's blocks go in two parts, each element in one of them (lookups.h): the early pieces with the
+ * last layer's sums (ln_f), beside all of the backward, the late ones with the embeddings'. A part of a block is brought together
+ * before it goes, each rank's share of it behind the one's before:
+ *
+ *    block      | a  B  c  d | E  f  G  h |      slices of ranks 0 and 1; late pieces are large letters
+ *    first      | a  c  d    | f  h       |      added at rank 0; at rank 1; put back in their places there
+ *    at the end | B          | E  G       |
+ *
  * Files. To checkpoints the state is three whole arrays of n, that one reads and writes a piece at a time through
  * staging.h. shards_array's addresses stand for them: nothing lies there, and touching them is a fault. What is
  * written there, each rank keeps its own part of, and it need not read the rest from the file. Reading is for rank 0
@@ -32,6 +40,7 @@
 #define ENGINE_SHARDS_H
 
 #include "engine/collective.h"
+#include "engine/lookups.h"
 #include "engine/optimizer.h"
 #include "engine/staging.h"
 
@@ -48,9 +57,11 @@ enum status shards_cut(const struct parameter_table *table, int rank, int ranks,
 uint64_t shards_buffer_bytes(const struct parameter_table *table, int ranks, bool on_device);
 uint64_t shards_device_bytes(const struct parameter_table *table, int ranks, bool on_device);
 
-/* All must outlive it. on_device: the host cannot touch the kernels' memory. */
+/* All must outlive it. on_device: the host cannot touch the kernels' memory. lookups: for the token embedding's gradients to
+ * go in two parts; NULL: they go in one, with the embeddings'. */
 enum status shards_open(struct collective *ranks, struct kernels *kernels,
-	const struct parameter_table *table, bool on_device, struct shards **out) MUST_USE;
+	const struct parameter_table *table, bool on_device, const struct lookups *lookups,
+	struct shards **out) MUST_USE;
 /* Once all ranks have opened theirs; before gradients and weights go. */
 enum status shards_connect(struct shards *shards) MUST_USE;
 void shards_close(struct shards *shards);
@@ -61,7 +72,8 @@ const char *shards_way(const struct shards *shards);
 void shards_round(struct shards *shards, void *working /* act [elements] */);
 
 /* Of one layer (parameters.h's numbers, from -1), in the kernels' memory, on a stream: they may return before it is done,
- * and what they fail with is this rank's alone (exchange.h). Afterwards the gradients of others' slices are those of this
+ * and what they fail with is this rank's alone (exchange.h). Of the last layer, ln_f, with the early pieces of wte, of the
+ * embeddings with the late ones; the lookups must have been found. Afterwards the gradients of others' slices are those of this
  * rank alone. */
 enum status shards_reduce(struct shards *shards, void *gradients /* grad [elements] */, int layer,
 	struct stream *stream) MUST_USE;

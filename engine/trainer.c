@@ -165,11 +165,11 @@ static uint64_t largest_span(const struct parameter_table *table)
 	return largest;
 }
 
-static struct offload_config offloading_of(const struct trainer_config *c)
+/* Ranks exchange, and the offload speculates, by what is looked up; where the kernels run beside the host. */
+static bool uses_lookups(const struct trainer_config *c)
 {
-	struct offload_config offloading = c->offloading;
-	offloading.late_embeddings = rank_count(c) > 1;
-	return offloading;
+	bool speculates = c->offload && c->offloading.speculation && !c->offloading.delayed;
+	return c->open_device && (speculates || rank_count(c) > 1);
 }
 
 /* The optimizer's state, and what moves it. */
@@ -177,7 +177,6 @@ static enum status measure_state(const struct trainer_config *c, const struct pa
 	const struct optimizer_part *part, struct trainer_memory *out)
 {
 	struct offload_memory m;
-	struct offload_config offloading = offloading_of(c);
 	uint64_t all = optimizer_part_elements(part);
 	out->weights = 4 * (works_apart(c) ? all : table->elements);
 	out->moments = 8 * all;
@@ -185,12 +184,12 @@ static enum status measure_state(const struct trainer_config *c, const struct pa
 		*(c->open_device ? &out->device : &out->host) += out->weights + out->moments;
 		return STATUS_OK;
 	}
-	TRY(offload_measure(&offloading, table, part, c->precision, c->gradients, &m));
+	TRY(offload_measure(&c->offloading, table, part, c->precision, c->gradients, &m));
 	out->shadows = m.host - 12 * (all - part->there);
 	out->pinned = m.pinned;
-	out->incoming = m.device;
+	out->incoming = m.device + m.staging;
 	out->host += m.host + m.pinned;
-	out->device += 12 * part->there + m.device;
+	out->device += 12 * part->there + out->incoming;
 	return STATUS_OK;
 }
 
@@ -236,14 +235,15 @@ enum status trainer_measure(const struct trainer_config *c, struct trainer_memor
 	TRY(parameter_table_open(&c->model, &table));
 	uint64_t n = table.elements, T = c->window_tokens;
 	uint64_t largest = 4 * largest_span(&table);
+	uint64_t looked_up = uses_lookups(c) ? lookups_bytes(&table) : 0;
 	*out = (struct trainer_memory){.working = works_apart(c) ? dtype_bytes(c->precision) * n : 0,
 		.gradients = dtype_bytes(c->gradients) * n * (c->offload && c->offloading.delayed ? 2 : 1),
 		.activations = model_activation_bytes(&c->model, &options, c->precision),
 		.inputs = model_pinned_bytes(&c->model, &options, c->precision),
-		.batch = T * 20 * c->micro_batch + sizeof(struct gradient_stats),
+		.batch = T * 20 * c->micro_batch + sizeof(struct gradient_stats) + looked_up,
 		.packing = c->open_device ? 0 : c->packing,
 		.scratch = measure_scratch(c),
-		.data = T * (20 * local_batch(c) + 8 * c->micro_batch)};
+		.data = T * (20 * local_batch(c) + 8 * c->micro_batch) + looked_up};
 	enum status status = measure_part(c, &table, out);
 	parameter_table_close(&table);
 	TRY(status);
@@ -362,17 +362,18 @@ static enum status take_optimizer(struct trainer *t)
 	bool several = t->ranks->ranks > 1;
 	struct places places[SHARDS_ARRAYS];
 	float *all[SHARDS_ARRAYS];
+	if (uses_lookups(c))
+		TRY(lookups_open(&t->kernels, t->table, t->ranks, &t->lookups));
 	TRY(optimizer_open_part(
 		&c->optimizer, t->table, &t->part, several ? t->ranks : NULL, &t->kernels, &t->optimizer));
 	if (c->offload) {
-		struct offload_config offloading = offloading_of(c);
-		TRY(offload_open(&offloading, &c->optimizer, t->table, &t->part, &t->kernels, t->working,
+		TRY(offload_open(&c->offloading, &c->optimizer, t->table, &t->part, &t->kernels, t->working,
 			&t->offload));
 		model_set_gate(t->model, offload_gate, t->offload);
 	}
 	find_places(t, places);
 	if (several) {
-		TRY(shards_open(t->ranks, &t->kernels, t->table, c->open_device, &t->shards));
+		TRY(shards_open(t->ranks, &t->kernels, t->table, c->open_device, t->lookups, &t->shards));
 		TRY(trainer_open_flow(t));
 		model_set_gate(t->model, trainer_gate, t);
 		join_ranks(t, places, all);
@@ -547,6 +548,7 @@ void trainer_close(struct trainer *t)
 	offload_close(t->offload);
 	optimizer_close(t->optimizer);
 	shards_close(t->shards);
+	lookups_close(t->lookups);
 	if (t->kernels_open)
 		trainer_close_flow(t);
 	if (t->kernels_open)

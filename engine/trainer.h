@@ -44,8 +44,9 @@
  *
  * Several ranks (`ranks`) train one model, each on its slice of every global batch (data/loader.h), with its part of
  * the optimizer's state (shards.h). Gradients go to their owners layer by layer as the last micro-batch's backward goes
- * on, weights to all layer by layer as the next step's forward comes to them; gradients that are not f32 travel as they
- * are, and their sum is rounded once. Each opens a trainer with the same configuration but for threads, device,
+ * on (on GPUs most of the token embedding's before them: lookups.h), weights to all layer by layer as the next step's
+ * forward comes to them; gradients that are not f32 travel as they are, and their sum is rounded once. Each opens a
+ * trainer with the same configuration but for threads, device,
  * packing, and the offload's threads and memory for shadows; all call the same functions. Losses, norms and counts in
  * events are those of the whole batch, so are validation's, whose micro-batches they share out; the events are the same
  * on each. Checkpoints are written by rank 0, which gets the others' parts piece by piece, and read by each; they are

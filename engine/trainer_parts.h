@@ -30,6 +30,7 @@ struct trainer {
 	uint64_t elements;
 	struct shards *shards;          /* NULL: one rank */
 	struct trainer_flow flow;       /* where there are shards */
+	struct lookups *lookups;        /* where something goes by them; or NULL */
 	struct offload *offload;        /* NULL: the optimizer is where the kernels are */
 	struct offload_seconds busy;    /* of it, as told so far */
 	struct optimizer_slice *slices; /* of the part */

@@ -60,25 +60,33 @@ void trainer_add_losses(const struct trainer *t, uint64_t windows, double *sum)
 }
 
 /* Its gradients are final: the host's optimizer may begin with them. */
-static void begin_offload(struct trainer *t, uint64_t at)
+static void begin_offload(struct trainer *t)
 {
 	const struct checkpoint_state *s = &t->state;
-	uint64_t tokens = t->config.window_tokens;
 	struct offload_step step = {.gradients = t->gradients,
 		.learning_rate = schedule_learning_rate(&s->schedule, s->updates + 1),
 		.loss_scale = s->loss_scale.scale,
 		.update = s->updates + 1,
-		.tokens = t->shards ? NULL : t->inputs + at * tokens, /* ranks look up others */
-		.token_count = t->config.micro_batch * tokens};
+		.lookups = t->lookups};
 	offload_begin(t->offload, &step);
+}
+
+/* Those of the last micro-batch. All of its forward is queued, so the device has something to do meanwhile. */
+static enum status find_lookups(struct trainer *t)
+{
+	uint64_t tokens = t->config.micro_batch * t->config.window_tokens;
+	uint64_t before = t->local_batch * t->config.window_tokens - tokens;
+	return t->lookups ? lookups_find(t->lookups, t->inputs + before, tokens) : STATUS_OK;
 }
 
 /* Of the step's last micro-batch. */
 static enum status layer_done(void *user, int layer)
 {
 	struct trainer *t = user;
-	if (layer == t->config.model.layers)
+	if (layer == t->config.model.layers) {
 		t->kernels.event_record(&t->kernels, t->last_head, NULL);
+		TRY(find_lookups(t));
+	}
 	if (layer == t->config.model.layers - 1)
 		t->kernels.event_record(&t->kernels, t->last_layer, NULL);
 	if (t->shards)
@@ -101,7 +109,7 @@ static enum status forward_backward(struct trainer *t, const struct trainer_gath
 		if (last)
 			k->event_record(k, t->begin_last, NULL);
 		if (last && t->offload)
-			begin_offload(t, at);
+			begin_offload(t);
 		TRY(model_train(t->model, t->working, t->gradients, &batch, scale, at > 0, t->device_losses,
 			last ? layer_done : NULL, t));
 		trainer_fetch_losses(t, at, micro);

@@ -58,6 +58,10 @@ test_that "... and four times the windows" out_has "16 windows of 1024 tokens"
 each=$(sed -n 's/^ *\([0-9.]*\) MiB for each of the 4 ranks there/\1/p' "$dir/out")
 whole=$(sed -n 's/^ *host *\([0-9.]*\) GiB of 128.0 GiB/\1/p' "$dir/out")
 test_that "... and the host has what all of them take ($whole GiB of $each MiB)" awk -v each="$each" -v whole="$whole" 'BEGIN { exit !(each > 0 && (4 * each / 1024 / whole - 1) ^ 2 < .05 ^ 2) }'
+run plan --machine h100 --preset reference --bf16 --ranks 4 --cpu-optimizer
+test_that "four ranks: the embedding's rows that nobody looks up are updated early, which gains" awk '
+	/^on the host, (serial|speculative)/ { split(substr($0, 29), times); step[/speculative/] = times[6] }
+	END { exit !(step[1] > 0 && step[1] < .95 * step[0]) }' "$dir/out"
 run plan --machine h100 --model gpt2 --ranks 4 --hosts 3
 test_that "ranks that hosts do not share out evenly are refused" err_has "--hosts: 4 ranks"
 

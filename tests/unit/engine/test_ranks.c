@@ -280,7 +280,7 @@ static enum status check_shards(void *user, struct collective *c)
 	TRY(kernels_open_cpu(&config, &k));
 	TRY(k.memory_alloc(&k, (void **)&gradients, its->elements * 4, "a test"));
 	TRY(k.memory_alloc(&k, (void **)&working, its->elements * dtype_bytes(its->act), "a test"));
-	TRY(shards_open(c, &k, &its->table, false, &s));
+	TRY(shards_open(c, &k, &its->table, false, NULL, &s));
 	TRY(shards_connect(s));
 	TRY(staging_open(&k, &staging));
 	for (int i = 0; i < SHARDS_ARRAYS; i++) {
