@@ -20,6 +20,7 @@ bool stream_check(struct backend *b, struct stream *s, cudaError_t error, const 
 {
 	if (error == cudaSuccess)
 		return true;
+	(void)cudaGetLastError(); /* every call that fails leaves it for the next launch's check */
 	if (s->failure.status == STATUS_OK) {
 		enum status status = error == cudaErrorMemoryAllocation ? STATUS_MEMORY : STATUS_IO;
 		b->host->error_save(b->host->error_set(status, "GPU %d: %s: %s (%s)", b->device, what,
@@ -227,7 +228,8 @@ static double event_seconds(struct kernels *k, struct event *from, struct event 
 {
 	(void)backend_enter(k);
 	float milliseconds = 0;
-	(void)cudaEventElapsedTime(&milliseconds, from->handle, to->handle);
+	if (cudaEventElapsedTime(&milliseconds, from->handle, to->handle) != cudaSuccess)
+		(void)cudaGetLastError(); /* no launch's failure */
 	return milliseconds * 1e-3;
 }
 
@@ -354,13 +356,6 @@ static void fill_table(struct kernels *out)
 	out->peers = &nccl_peers;
 }
 
-/* Choices that measurements compare (tests/gpu/run); nobody else needs to set them. */
-static int knob(const char *name, int otherwise)
-{
-	const char *value = getenv(name);
-	return value && *value ? atoi(value) : otherwise;
-}
-
 extern "C" __attribute__((visibility("default"))) enum status ferry_cuda_open(
 	const struct library_host *host, const struct kernels_config *config, struct kernels *out)
 {
@@ -400,5 +395,8 @@ extern "C" __attribute__((visibility("default"))) enum status ferry_cuda_open(
 	snprintf(out->name, sizeof out->name, "%.60s, %d SMs, cuBLASLt %zu", properties.name, b->processors,
 		cublasLtGetVersion());
 	fill_table(out);
-	return STATUS_OK;
+	status = gemm_read_choices(b, out->name);
+	if (status != STATUS_OK)
+		backend_close(out);
+	return status;
 }

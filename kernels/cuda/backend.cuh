@@ -13,6 +13,7 @@
 
 #include <cublasLt.h>
 #include <cuda_runtime.h>
+#include <stdlib.h>
 
 struct stream {
 	cudaStream_t handle;
@@ -113,6 +114,13 @@ void *stream_scratch(struct backend *b, struct stream *s, size_t bytes, const ch
 		}                                                                                            \
 	} while (0)
 
+/* A number of the environment's, for measurements that compare (tests/gpu); nobody else needs to set them. */
+static inline int knob(const char *name, int otherwise)
+{
+	const char *value = getenv(name);
+	return value && *value ? atoi(value) : otherwise;
+}
+
 static inline int ceiling(int64_t a, int64_t b)
 {
 	return (int)((a + b - 1) / b);
@@ -138,6 +146,8 @@ struct gemm {
 
 enum status gemm_open(struct backend *b);
 void gemm_close(struct backend *b);
+/* Those of the file that $FERRY_CUDA_CHOICES names, if it does; `name` is the table's. */
+enum status gemm_read_choices(struct backend *b, const char *name);
 /* False, with nothing launched, where cuBLASLt has no algorithm for this epilogue. Without an epilogue that
  * is a failure kept on the stream. */
 bool gemm_run(struct backend *b, struct stream *s, const struct gemm *g);

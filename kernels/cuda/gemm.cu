@@ -1,7 +1,12 @@
 /*
- * Matrix products by cuBLASLt. The algorithm of a shape is what the library's heuristic ranks first, asked
- * once and kept, so it does not depend on timing; or what a checkpoint says that it was (kernels.h, choices).
- * Accumulation is f32 throughout (split-K partial sums too); f32 products do not use TF32.
+ * Matrix products by cuBLASLt. The algorithm of a shape is, asked once and kept, what a checkpoint says that it was
+ * (kernels.h, choices); else what the file $FERRY_CUDA_CHOICES says; else what the library's heuristic ranks first. So it
+ * does not depend on timing. Accumulation is f32 throughout (split-K partial sums too); f32 products do not use TF32.
+ *
+ * With $FERRY_CUDA_TUNE = N, and nothing said, the first N that the heuristic ranks are timed, and the quickest is taken:
+ * a run's bits then depend on timing, so this is for making such a file (tests/gpu/bench_cuda tune), once for a device, a
+ * library and a shape. The file: a line "choices-1 NAME", the table's name as it was then, and a choice a line; one of
+ * another table is an error.
  *
  * A choice as text, version 1:
  *
@@ -17,6 +22,7 @@
 #include <algorithm>
 #include <cinttypes>
 #include <cstdio>
+#include <cstdlib>
 #include <cstring>
 #include <mutex>
 #include <new>
@@ -36,8 +42,12 @@ struct gemm_plan {
 
 struct gemm_plans {
 	std::mutex lock;
-	std::vector<struct gemm_plan> items; /* by key */
+	std::vector<struct gemm_plan> items;     /* by key */
+	std::vector<struct gemm_plan> suggested; /* a file's, without layouts */
+	int tried;                               /* algorithms that are timed; below 2: none */
 };
+
+enum { most_tried = 32 };
 
 static cudaDataType_t cuda_type(enum dtype type)
 {
@@ -49,6 +59,7 @@ enum status gemm_open(struct backend *b)
 	b->plans = new (std::nothrow) gemm_plans;
 	if (!b->plans)
 		return b->host->error_set(STATUS_MEMORY, "no memory for the CUDA backend");
+	b->plans->tried = knob("FERRY_CUDA_TUNE", 0);
 	cublasStatus_t status = cublasLtCreate(&b->lt);
 	if (status == CUBLAS_STATUS_SUCCESS)
 		return STATUS_OK;
@@ -145,7 +156,69 @@ static struct gemm_plan gemm_plan_open(const struct gemm *g, const struct gemm_k
 	return plan;
 }
 
-static void gemm_plan_choose(struct backend *b, struct gemm_plan *plan, cublasLtMatmulDesc_t description)
+static cublasStatus_t gemm_start(struct backend *b, struct stream *s, const struct gemm *g,
+	const struct gemm_plan *plan, cublasLtMatmulDesc_t description, void *d)
+{
+	float one = 1, beta = g->accumulate ? 1 : 0;
+	return cublasLtMatmul(b->lt, description, &one, g->a, plan->a, g->b, plan->b, &beta, d, plan->d, d,
+		plan->d, &plan->algorithm, s->workspace, KERNELS_WORKSPACE, s->handle);
+}
+
+/* ---- the quickest ---- */
+
+/* Milliseconds of some runs into `d`, which may hold anything; infinite where it does not run. */
+static float time_algorithm(struct backend *b, struct stream *s, const struct gemm *g,
+	const struct gemm_plan *plan, cublasLtMatmulDesc_t description, void *d,
+	const cudaEvent_t (&events)[2])
+{
+	enum { calls = 4 };
+	float milliseconds = INFINITY;
+	(void)cudaEventRecord(events[0], s->handle);
+	for (int i = 0; i < calls; i++)
+		if (gemm_start(b, s, g, plan, description, d) != CUBLAS_STATUS_SUCCESS)
+			return INFINITY;
+	(void)cudaEventRecord(events[1], s->handle);
+	if (cudaEventSynchronize(events[1]) != cudaSuccess ||
+		cudaEventElapsedTime(&milliseconds, events[0], events[1]) != cudaSuccess)
+		return INFINITY;
+	return milliseconds;
+}
+
+/* Of `count` algorithms, in turns, so that none has the device's quick moments for itself. The first in rank unless
+ * another is quicker by more than what is noise. */
+static void take_quickest(struct backend *b, struct stream *s, const struct gemm *g, struct gemm_plan *plan,
+	cublasLtMatmulDesc_t description, const cublasLtMatmulHeuristicResult_t *results, int count)
+{
+	enum { rounds = 4 }; /* the first does not count */
+	cudaEvent_t events[2] = {};
+	float quickest[most_tried];
+	void *d = NULL;
+	if (cudaEventCreate(&events[0]) != cudaSuccess || cudaEventCreate(&events[1]) != cudaSuccess ||
+		cudaMalloc(&d, (size_t)g->ldd * g->n * dtype_bytes(g->out)) != cudaSuccess)
+		count = 0;
+	for (int i = 0; i < count; i++)
+		quickest[i] = INFINITY;
+	for (int round = 0; round < rounds; round++)
+		for (int i = 0; i < count; i++) {
+			plan->algorithm = results[i].algo;
+			float time = time_algorithm(b, s, g, plan, description, d, events);
+			if (round && time < quickest[i])
+				quickest[i] = time;
+		}
+	int best = 0;
+	for (int i = 1; i < count; i++)
+		if (quickest[i] < 0.98f * quickest[0] && quickest[i] < quickest[best])
+			best = i;
+	plan->algorithm = results[best].algo;
+	(void)cudaFree(d);
+	for (cudaEvent_t event : events)
+		if (event)
+			(void)cudaEventDestroy(event);
+	(void)cudaGetLastError(); /* what could not be timed is no failure of the product's */
+}
+
+static void gemm_plan_choose(struct backend *b, struct stream *s, const struct gemm *g,
+	struct gemm_plan *plan, cublasLtMatmulDesc_t description)
 {
 	cublasLtMatmulPreference_t preference = NULL;
 	(void)cublasLtMatmulPreferenceCreate(&preference);
@@ -157,14 +230,40 @@ static void gemm_plan_choose(struct backend *b, struct gemm_plan *plan, cublasLt
 	prefer(preference, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, alignment);
 	prefer(preference, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, alignment);
 	prefer(preference, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, alignment);
-	cublasLtMatmulHeuristicResult_t result;
-	int count = 0;
+	cublasLtMatmulHeuristicResult_t results[most_tried];
+	int wanted = std::clamp(b->plans->tried, 1, (int)most_tried), count = 0;
 	cublasStatus_t status = cublasLtMatmulAlgoGetHeuristic(
-		b->lt, description, plan->a, plan->b, plan->d, plan->d, preference, 1, &result, &count);
+		b->lt, description, plan->a, plan->b, plan->d, plan->d, preference, wanted, results, &count);
 	plan->found = status == CUBLAS_STATUS_SUCCESS && count > 0;
 	if (plan->found)
-		plan->algorithm = result.algo;
+		plan->algorithm = results[0].algo;
+	if (plan->found && count > 1)
+		take_quickest(b, s, g, plan, description, results, count);
 	(void)cublasLtMatmulPreferenceDestroy(preference);
+}
+
+/* Does this library do that on this device, within the workspace? */
+static bool algorithm_runs(struct backend *b, const struct gemm *g, const struct gemm_plan *plan)
+{
+	cublasLtMatmulHeuristicResult_t result;
+	memset(&result, 0, sizeof result);
+	cublasLtMatmulDesc_t description = gemm_describe(g);
+	cublasStatus_t status = cublasLtMatmulAlgoCheck(
+		b->lt, description, plan->a, plan->b, plan->d, plan->d, &plan->algorithm, &result);
+	(void)cublasLtMatmulDescDestroy(description);
+	return status == CUBLAS_STATUS_SUCCESS && result.workspaceSize <= KERNELS_WORKSPACE;
+}
+
+/* What a file says of it, if it does and that runs here. */
+static bool gemm_plan_suggested(struct backend *b, const struct gemm *g, struct gemm_plan *plan)
+{
+	for (const struct gemm_plan &said : b->plans->suggested)
+		if (!memcmp(&said.key, &plan->key, sizeof said.key)) {
+			plan->found = said.found;
+			plan->algorithm = said.algorithm;
+			return !plan->found || algorithm_runs(b, g, plan);
+		}
+	return false;
 }
 
 static bool gemm_key_before(const struct gemm_plan &plan, const struct gemm_key &key)
@@ -186,14 +285,15 @@ static bool gemm_plan_there(
 }
 
 static struct gemm_plan gemm_plan_find(
-	struct backend *b, const struct gemm *g, cublasLtMatmulDesc_t description)
+	struct backend *b, struct stream *s, const struct gemm *g, cublasLtMatmulDesc_t description)
 {
 	struct gemm_key key = gemm_key_of(g);
 	std::lock_guard<std::mutex> guard(b->plans->lock);
 	auto at = gemm_plan_place(b->plans, key);
 	if (!gemm_plan_there(b->plans, at, key)) {
 		struct gemm_plan plan = gemm_plan_open(g, &key);
-		gemm_plan_choose(b, &plan, description);
+		if (!gemm_plan_suggested(b, g, &plan))
+			gemm_plan_choose(b, s, g, &plan, description);
 		at = b->plans->items.insert(at, plan);
 	}
 	return *at;
@@ -207,13 +307,10 @@ bool gemm_run(struct backend *b, struct stream *s, const struct gemm *g)
 		return true; /* kept; another way of computing it would not help */
 	}
 	cublasLtMatmulDesc_t description = gemm_describe(g);
-	struct gemm_plan plan = gemm_plan_find(b, g, description);
+	struct gemm_plan plan = gemm_plan_find(b, s, g, description);
 	cublasStatus_t status = CUBLAS_STATUS_NOT_SUPPORTED;
-	if (plan.found) {
-		float one = 1, beta = g->accumulate ? 1 : 0;
-		status = cublasLtMatmul(b->lt, description, &one, g->a, plan.a, g->b, plan.b, &beta, g->d,
-			plan.d, g->d, plan.d, &plan.algorithm, s->workspace, KERNELS_WORKSPACE, s->handle);
-	}
+	if (plan.found)
+		status = gemm_start(b, s, g, &plan, description, g->d);
 	(void)cublasLtMatmulDescDestroy(description);
 	if (status == CUBLAS_STATUS_SUCCESS)
 		return true;
@@ -314,18 +411,6 @@ static bool parse_choice(const char *text, struct gemm_plan *plan)
 	return true;
 }
 
-/* Does this library do that on this device, within the workspace? */
-static bool algorithm_runs(struct backend *b, const struct gemm *g, const struct gemm_plan *plan)
-{
-	cublasLtMatmulHeuristicResult_t result;
-	memset(&result, 0, sizeof result);
-	cublasLtMatmulDesc_t description = gemm_describe(g);
-	cublasStatus_t status = cublasLtMatmulAlgoCheck(
-		b->lt, description, plan->a, plan->b, plan->d, plan->d, &plan->algorithm, &result);
-	(void)cublasLtMatmulDescDestroy(description);
-	return status == CUBLAS_STATUS_SUCCESS && result.workspaceSize <= KERNELS_WORKSPACE;
-}
-
 bool cuda_choice_set(struct kernels *k, const char *text)
 {
 	struct backend *b = backend_enter(k);
@@ -345,4 +430,52 @@ bool cuda_choice_set(struct kernels *k, const char *text)
 	}
 	b->plans->items.insert(at, plan);
 	return true;
+}
+
+/* ---- a file of them ---- */
+
+/* In `line`, without its end; false at the end of the file. */
+static bool read_line(FILE *file, char (&line)[KERNELS_CHOICE])
+{
+	if (!fgets(line, sizeof line, file))
+		return false;
+	line[strcspn(line, "\n")] = 0;
+	return true;
+}
+
+static enum status read_choices(struct backend *b, FILE *file, const char *path, const char *name)
+{
+	char line[KERNELS_CHOICE] = "", first[KERNELS_CHOICE];
+	snprintf(first, sizeof first, "choices-1 %s", name);
+	if (!read_line(file, line) || strcmp(line, first) != 0)
+		return b->host->error_set(STATUS_USAGE,
+			"$FERRY_CUDA_CHOICES, %s: its first line is \"%.160s\"; for this device and library "
+			"it is "
+			"\"%s\" (tests/gpu/bench_cuda tune makes one)",
+			path, line, first);
+	for (int number = 2; read_line(file, line); number++) {
+		struct gemm_plan plan;
+		memset(&plan, 0, sizeof plan);
+		if (strncmp(line, "gemm-", 5) != 0)
+			continue; /* another kind's choice, of which nothing is suggested */
+		if (!parse_choice(line, &plan) || !gemm_key_possible(&plan.key))
+			return b->host->error_set(STATUS_CORRUPT,
+				"$FERRY_CUDA_CHOICES, %s, line %d: this is no choice: \"%.80s\"", path,
+				number, line);
+		b->plans->suggested.push_back(plan);
+	}
+	return STATUS_OK;
+}
+
+enum status gemm_read_choices(struct backend *b, const char *name)
+{
+	const char *path = getenv("FERRY_CUDA_CHOICES");
+	if (!path || !*path)
+		return STATUS_OK;
+	FILE *file = fopen(path, "r");
+	if (!file)
+		return b->host->error_set(STATUS_IO, "$FERRY_CUDA_CHOICES, %s, cannot be opened", path);
+	enum status status = read_choices(b, file, path, name);
+	(void)fclose(file);
+	return status;
 }

@@ -9,6 +9,7 @@
 
 #include <cublasLt.h>
 #include <stdlib.h>
+#include <unistd.h>
 
 #include <vector>
 
@@ -97,6 +98,7 @@ struct product {
 	void *d;
 	bool add;
 	int part;
+	bool slow;
 };
 
 /* column[m] += factor * a[m]; all of it is the product's own memory. */
@@ -130,6 +132,8 @@ static void finish(const struct product *p, int64_t n, const float *column)
 
 static void multiply(const struct product *p)
 {
+	if (p->slow)
+		usleep(2000);
 	bool ta = p->how.transpose_a == CUBLAS_OP_T, tb = p->how.transpose_b == CUBLAS_OP_T;
 	int64_t m = p->d_layout.rows, n = p->d_layout.columns,
 		k = ta ? p->a_layout.rows : p->a_layout.columns;
@@ -163,8 +167,8 @@ cublasStatus_t cublasLtMatmul(cublasLtHandle_t, cublasLtMatmulDesc_t description
 	if (number < 0 || *(const float *)alpha != 1 || (add != 0 && add != 1) || c != d ||
 		c_layout != d_layout || !device_memory_holds(workspace, workspace_bytes))
 		return CUBLAS_STATUS_INVALID_VALUE;
-	struct product p = {
-		*description, *a_layout, *b_layout, *d_layout, a, b, d, add != 0, part_of_algorithm[number]};
+	struct product p = {*description, *a_layout, *b_layout, *d_layout, a, b, d, add != 0,
+		part_of_algorithm[number], number == emu_setting("FERRY_EMU_LT_SLOW", -1)};
 	stream_queue(stream, [p] { multiply(&p); });
 	return CUBLAS_STATUS_SUCCESS;
 }
@@ -190,12 +194,14 @@ cublasStatus_t cublasLtMatmulAlgoGetHeuristic(cublasLtHandle_t, cublasLtMatmulDe
 	cublasStatus_t status = wanted < 1 ? CUBLAS_STATUS_INVALID_VALUE : check(description, a, b, d);
 	if (status != CUBLAS_STATUS_SUCCESS)
 		return status;
-	int number = (int)emu_setting("FERRY_EMU_LT_FIRST", 0) % ALGORITHMS;
-	while (!has_algorithm(number))
-		number = (number + 1) % ALGORITHMS;
-	memset(results, 0, sizeof *results);
-	results->algo.data[0] = (uint64_t)number + 1;
-	*count = 1;
+	int first = (int)emu_setting("FERRY_EMU_LT_FIRST", 0);
+	for (int i = 0; i < ALGORITHMS && *count < wanted; i++) {
+		int number = (first + i) % ALGORITHMS;
+		if (!has_algorithm(number))
+			continue;
+		memset(&results[*count], 0, sizeof *results);
+		results[(*count)++].algo.data[0] = (uint64_t)number + 1;
+	}
 	return CUBLAS_STATUS_SUCCESS;
 }
 

@@ -45,6 +45,7 @@
  *   FERRY_EMU_MEMORY=N      the device's memory, MiB (4096)
  *   FERRY_EMU_LT_FIRST=N    the algorithm that cuBLASLt's heuristic ranks first, 0 to 3 (0)
  *   FERRY_EMU_LT_LACKS=N    the algorithm that it does not have (none)
+ *   FERRY_EMU_LT_SLOW=N     the algorithm that takes 2 ms longer (none)
  *   FERRY_EMU_LT_VERSION=N  its version (0)
  *   FERRY_EMU_LEAKS=0       leaks are not reported
  *   FERRY_EMU_DEVICES=N     how many devices there are (1)

@@ -8,6 +8,7 @@
 #include "tests/ops/op_tester.h"
 
 #include <stdlib.h>
+#include <unistd.h>
 
 #include "tests/ops/op_tester.c"
 
@@ -37,6 +38,83 @@ static bool classifier_is_bounded(void)
 	for (int i = 0; i < 6; i++)
 		k.memory_free(&k, at[i], bytes[i]);
 	k.close(&k);
+	return good;
+}
+
+/* The algorithms of a forward, as text; the number of those that are not `named`, or -1. */
+static int algorithms_of_forward(const char *named, FILE *out)
+{
+	enum { R = 64, K = 32, SIZES = 6 };
+	struct kernels_config config = {.act = DTYPE_BF16, .grad = DTYPE_F32};
+	struct kernels k;
+	void *x, *w, *bias, *y;
+	char text[KERNELS_CHOICE];
+	int others = 0;
+	if (kernels_open_cuda(&config, &k) != STATUS_OK)
+		return -1;
+	bool good = k.memory_alloc(&k, &x, R * K * 2, "x") == STATUS_OK &&
+		    k.memory_alloc(&k, &w, K * 8 * SIZES * 2, "w") == STATUS_OK &&
+		    k.memory_alloc(&k, &bias, 8 * SIZES * 2, "bias") == STATUS_OK &&
+		    k.memory_alloc(&k, &y, R * 8 * SIZES * 2, "y") == STATUS_OK;
+	for (int n = 1; good && n <= SIZES; n++)
+		k.linear_forward(&k, NULL, y, NULL, x, w, bias, R, K, 8 * n);
+	good = good && k.stream_wait(&k, NULL) == STATUS_OK;
+	if (out)
+		fprintf(out, "choices-1 %s\n", k.name);
+	for (int i = 0; good && k.choice_get(&k, i, text); i++) {
+		others += !strstr(text, named);
+		if (out)
+			fprintf(out, "%s\n", text);
+	}
+	k.memory_free(&k, x, R * K * 2);
+	k.memory_free(&k, w, K * 8 * SIZES * 2);
+	k.memory_free(&k, bias, 8 * SIZES * 2);
+	k.memory_free(&k, y, R * 8 * SIZES * 2);
+	k.close(&k);
+	return good ? others : -1;
+}
+
+static bool write_text(const char *path, const char *text)
+{
+	FILE *file = fopen(path, "w");
+	bool good = file && fputs(text, file) >= 0;
+	return file && fclose(file) == 0 && good;
+}
+
+/* Algorithms that were timed go to a file; what the file says is taken, whatever ranks first. */
+static bool algorithms_from_a_file(void)
+{
+	static const char second[] = " 0000000000000002"; /* the algorithm that ranks second */
+	char path[] = "/tmp/choices-XXXXXX", text[8192] = "";
+	int opened = mkstemp(path);
+	FILE *file = opened < 0 ? NULL : fdopen(opened, "w");
+	if (!file)
+		return false;
+	setenv("FERRY_EMU_LT_SLOW", "0", 1); /* the first takes its time */
+	setenv("FERRY_CUDA_TUNE", "2", 1);
+	bool good = algorithms_of_forward(second, file) == 0;
+	good = fclose(file) == 0 && good;
+	unsetenv("FERRY_CUDA_TUNE");
+	unsetenv("FERRY_EMU_LT_SLOW");
+	good = good && algorithms_of_forward(second, NULL) == 6; /* by rank */
+	setenv("FERRY_CUDA_CHOICES", path, 1);
+	good = good && algorithms_of_forward(second, NULL) == 0;
+	file = fopen(path, "r");
+	good = file && fread(text, 1, sizeof text - 1, file) > 0 && good;
+	if (file)
+		(void)fclose(file);
+	/* Not what another table, or nobody, has said. */
+	text[10]++;
+	good = good && write_text(path, text) && algorithms_of_forward(second, NULL) == -1 &&
+	       strstr(error_message(), "for this device and library it is");
+	text[10]--;
+	char *at = strstr(text, second);
+	if (at)
+		*at = 'x';
+	good = good && at && write_text(path, text) && algorithms_of_forward(second, NULL) == -1 &&
+	       strstr(error_message(), "line 2: this is no choice");
+	unsetenv("FERRY_CUDA_CHOICES");
+	(void)unlink(path);
 	return good;
 }
 
@@ -79,5 +157,7 @@ int main(int argc, char **argv)
 	bool bounded = classifier_is_bounded();
 	printf("%sok 6 - the classifier's memory is bounded\n", bounded ? "" : "not ");
 	printf("%sok 7 - %d choices of algorithms, as text and back\n", kept ? "" : "not ", choices);
-	return failed != 0 || !bounded || !kept;
+	bool filed = algorithms_from_a_file();
+	printf("%sok 8 - algorithms that were timed go by way of a file\n", filed ? "" : "not ");
+	return failed != 0 || !bounded || !kept || !filed;
 }

@@ -5,6 +5,9 @@
  *    bench_cuda step NAME L C H B T P CKPT TYPE   whole steps (forward, backward, norm, AdamW on the GPU):
  *                                                 dropout P, CKPT 1 recomputes activations,
  *                                                 TYPE bf16|fp16|fp32
+ *    bench_cuda tune NAME L C H B T P CKPT TYPE   two such steps with $FERRY_CUDA_TUNE algorithms of each
+ *                                                 product timed (16), and what was chosen, as the file that
+ *                                                 $FERRY_CUDA_CHOICES takes (kernels/cuda/gemm.cu)
  *
  * Times are events' around a batch of calls, the median of several batches. Bytes are the fewest that the
  * operation must move (each input read once, each output written once), operations the fewest that it must do
@@ -282,15 +285,16 @@ static double device_bytes(void)
 	return info && info(&unused, &total) == 0 ? (double)(total - unused) : 0;
 }
 
-static void bench_step(char **a)
+/* A model of those arguments, and its batch. */
+static void open_step(struct training *t, char **a)
 {
-	struct training t = {0};
+	*t = (struct training){0};
 	enum dtype type = !strcmp(a[8], "fp32") ? DTYPE_F32 : !strcmp(a[8], "fp16") ? DTYPE_F16 : DTYPE_BF16;
 	struct kernels_config config = {.act = type, .grad = DTYPE_F32};
-	must(kernels_open_cuda(&config, &t.k));
+	must(kernels_open_cuda(&config, &t->k));
 	int batch = atoi(a[4]), sequence = atoi(a[5]);
 	float p = strtof(a[6], NULL);
-	t.config = (struct model_config){.layers = atoi(a[1]),
+	t->config = (struct model_config){.layers = atoi(a[1]),
 		.hidden = atoi(a[2]),
 		.heads = atoi(a[3]),
 		.positions = sequence,
@@ -300,9 +304,35 @@ static void bench_step(char **a)
 		.attention_dropout = p,
 		.hidden_dropout = p,
 		.layernorm_epsilon = 1e-5f};
-	training_open(&t, batch, sequence, atoi(a[7]));
-	double seconds[measured], first_loss = 0, scale = type == DTYPE_F16 ? 4096 : 1;
-	training_batch(&t, 1);
+	training_open(t, batch, sequence, atoi(a[7]));
+	training_batch(t, 1);
+}
+
+static double loss_scale(const struct training *t)
+{
+	return t->k.act == DTYPE_F16 ? 4096 : 1;
+}
+
+static void tune_step(char **a)
+{
+	struct training t;
+	char text[KERNELS_CHOICE];
+	setenv("FERRY_CUDA_TUNE", "16", 0);
+	open_step(&t, a);
+	for (uint64_t s = 1; s <= 2; s++)
+		training_step(&t, s, loss_scale(&t), 3e-4);
+	printf("choices-1 %s\n", t.k.name);
+	for (int i = 0; t.k.choice_get(&t.k, i, text); i++)
+		printf("%s\n", text);
+	training_close(&t);
+}
+
+static void bench_step(char **a)
+{
+	struct training t;
+	double seconds[measured], first_loss = 0;
+	open_step(&t, a);
+	double scale = loss_scale(&t);
 	for (int s = 0; s < warm + measured; s++) {
 		double start = clock_seconds();
 		training_step(&t, (uint64_t)s + 1, scale, 3e-4); /* ends in a wait */
@@ -311,19 +341,19 @@ static void bench_step(char **a)
 		if (s == 0)
 			first_loss = training_loss(&t);
 	}
-	double s = median(seconds, measured), tokens = (double)batch * sequence;
+	double s = median(seconds, measured), tokens = (double)t.batch * t.sequence;
 	double counted = (double)model_parameters(t.model)->counted;
-	double flops = (6 * counted + 6.0 * t.config.layers * t.config.hidden * sequence) * tokens;
+	double flops = (6 * counted + 6.0 * t.config.layers * t.config.hidden * t.sequence) * tokens;
 	printf("{\"name\": \"%s\", \"system\": \"ferry\", \"layers\": %d, \"hidden\": %d, \"heads\": %d, "
 	       "\"batch\": %d, "
 	       "\"sequence\": %d, \"dropout\": %g, \"recompute\": %s, \"type\": \"%s\", \"ms\": %.2f, "
 	       "\"fastest_ms\": %.2f, \"slowest_ms\": %.2f, \"tokens_per_s\": %.0f, \"model_tflop_per_s\": "
 	       "%.0f, "
 	       "\"device_gb\": %.2f, \"first_loss\": %.4f, \"last_loss\": %.4f}\n",
-		a[0], t.config.layers, t.config.hidden, t.config.heads, batch, sequence, (double)p,
-		atoi(a[7]) ? "true" : "false", dtype_name(type), s * 1e3, seconds[0] * 1e3,
-		seconds[measured - 1] * 1e3, tokens / s, flops / s * 1e-12, device_bytes() * 1e-9, first_loss,
-		training_loss(&t));
+		a[0], t.config.layers, t.config.hidden, t.config.heads, t.batch, t.sequence,
+		(double)t.config.hidden_dropout, atoi(a[7]) ? "true" : "false", dtype_name(t.k.act), s * 1e3,
+		seconds[0] * 1e3, seconds[measured - 1] * 1e3, tokens / s, flops / s * 1e-12,
+		device_bytes() * 1e-9, first_loss, training_loss(&t));
 	training_close(&t);
 }
 
@@ -337,6 +367,11 @@ int main(int argc, char **argv)
 		bench_step(argv + 2);
 		return 0;
 	}
-	fprintf(stderr, "usage: bench_cuda ops | bench_cuda step NAME L C H B T DROPOUT RECOMPUTE TYPE\n");
+	if (argc == 11 && !strcmp(argv[1], "tune")) {
+		tune_step(argv + 2);
+		return 0;
+	}
+	fprintf(stderr,
+		"usage: bench_cuda ops | bench_cuda step|tune NAME L C H B T DROPOUT RECOMPUTE TYPE\n");
 	return 2;
 }
