@@ -106,6 +106,26 @@ static enum status visit_names(
 	return STATUS_OK;
 }
 
+static bool has_name(char *const *names, size_t count, const char *wanted)
+{
+	for (size_t i = 0; i < count; i++)
+		if (strcmp(names[i], wanted) == 0)
+			return true;
+	return false;
+}
+
+/* Files by which one knows that a folder's files, whatever their names say, are no text. */
+static enum status check_text(const char *path, char *const *names, size_t count)
+{
+	FAIL_IF(has_name(names, count, "corpus.json") && has_name(names, count, "00000.key"), STATUS_USAGE,
+		"%s: is a corpus, not text; name the files or folders of text beside it (`ferry merge` joins "
+		"corpora)",
+		path);
+	FAIL_IF(has_name(names, count, "config.json") && has_name(names, count, "model.safetensors"),
+		STATUS_USAGE, "%s: is a model, not text; name the files or folders of text beside it", path);
+	return STATUS_OK;
+}
+
 static enum status visit_folder(
 	struct walk *walk, const char *path, const struct stat *info, const struct folder *parent)
 {
@@ -123,7 +143,9 @@ static enum status visit_folder(
 	char **names;
 	size_t count;
 	TRY(directory_list(path, &names, &count));
-	enum status status = visit_names(walk, path, &here, names, count);
+	enum status status = check_text(path, names, count);
+	if (status == STATUS_OK)
+		status = visit_names(walk, path, &here, names, count);
 	directory_list_free(names, count);
 	return status;
 }

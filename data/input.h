@@ -7,7 +7,7 @@
  * `zstd --long` or `--ultra` packed; a larger one is STATUS_UNSUPPORTED. "-" is JSONL on standard input.
  * Folders are read recursively: names that start with '.' are skipped, as is the output directory within one;
  * what is neither a file nor a folder, and formats known not to be text (.xz, .zip, .parquet, ...), are
- * errors: nothing else is skipped.
+ * errors, as is a folder that is a corpus or a model: nothing else is skipped.
  * A symbolic link to a folder that holds it is an error that names it.
  *
  * The list is sorted by path in byte order and names each path once, so it does not depend on the order of

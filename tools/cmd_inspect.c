@@ -1,6 +1,7 @@
 /*
  * cmd_inspect.c: `ferry inspect`: what a corpus holds.
  */
+#include "common/file.h"
 #include "common/json.h"
 #include "common/memory.h"
 #include "data/corpus.h"
@@ -232,6 +233,25 @@ static enum status print_json(struct corpus *corpus, const struct corpus_lengths
 
 /* ---- as a page ---- */
 
+/* Only a page is replaced unasked. */
+static enum status check_page(const char *path)
+{
+	static const char start[] = "<!DOCTYPE html>";
+	char found[sizeof start - 1];
+	struct stat info;
+	size_t got;
+	int fd;
+	if (stat(path, &info) < 0 || !S_ISREG(info.st_mode) || info.st_size == 0)
+		return STATUS_OK;
+	TRY(file_open_read(path, &fd));
+	enum status status = file_read_some(fd, path, found, sizeof found, &got);
+	(void)file_system->close(fd); /* only read: closing it cannot lose anything */
+	TRY(status);
+	FAIL_IF(got < sizeof found || strncasecmp(found, start, got) != 0, STATUS_USAGE,
+		"--html %s: is there already, and not a page; choose another name, or remove it", path);
+	return STATUS_OK;
+}
+
 static enum status write_html(struct corpus *corpus, const struct split_shares *shares,
 	const struct split_range ranges[SPLIT_PARTS], const struct settings *settings)
 {
@@ -244,6 +264,7 @@ static enum status write_html(struct corpus *corpus, const struct split_shares *
 	split_cut(shares, keys);
 	for (int part = 0; part < SPLIT_PARTS; part++)
 		report.windows[part] = windows_of(&ranges[part], settings->seq_length);
+	TRY(check_page(settings->html));
 	TRY(corpus_report_publish(&report, settings->html));
 	printf("%s\n", settings->html);
 	return STATUS_OK;

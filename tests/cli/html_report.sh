@@ -27,6 +27,10 @@ test_that "documents, escaped" page_has '&lt;/pre&gt;&lt;/script&gt;&lt;img src=
 test_that "no element of theirs" page_lacks '<img'
 test_that "no script" page_lacks '<script'
 test_that "nothing to load" page_lacks 'http:'
+cp "$dir/in/f.jsonl" "$dir/mine"
+run inspect "$dir/corpus" --html "$dir/mine"
+test_that "a file that is no page is not replaced" [ $code -eq 2 -a "$(cat "$dir/mine")" = "$(cat "$dir/in/f.jsonl")" ]
+cp "$page" "$dir/again.html"
 run inspect "$dir/corpus" --html "$dir/again.html" --split 9,1
 test_that "the same page each time" cmp -s "$page" "$dir/again.html"
 run inspect "$dir/corpus" --html "$dir/in"

@@ -72,6 +72,23 @@ static void nothing_is_skipped_silently(void **state)
 	assert_int_equal(symlink("nowhere", in_root("dangling/a.txt")), 0);
 	refuse(in_root("dangling"), STATUS_IO, "dangling/a.txt");
 	refuse("/dev/null", STATUS_USAGE, "/dev/null");
+	assert_int_equal(directory_create(in_root("y/made/before")), STATUS_OK);
+	put_text("y/made/before/corpus.json", "{}"); /* that alone may be text */
+	put_text("y/a.txt", "a");
+	struct input_list list;
+	const char *path = in_root("y");
+	assert_int_equal(input_list_open(&path, 1, NULL, &list), STATUS_OK);
+	assert_int_equal(list.count, 2);
+	input_list_close(&list);
+	put_text("y/made/before/00000.key", "");
+	refuse(in_root("y"), STATUS_USAGE, "y/made/before: is a corpus");
+	assert_int_equal(input_list_open(&path, 1, in_root("y/made/before"), &list), STATUS_OK);
+	assert_int_equal(list.count, 1); /* the output is skipped, whatever it holds */
+	input_list_close(&list);
+	assert_int_equal(directory_create(in_root("z")), STATUS_OK);
+	put_text("z/config.json", "{}");
+	put_text("z/model.safetensors", "");
+	refuse(in_root("z"), STATUS_USAGE, "is a model");
 }
 
 /* ---- records ---- */
