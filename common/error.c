@@ -28,6 +28,8 @@ static const char *cure_of(int number)
 		return "; make room there and start it again";
 	case EDQUOT:
 		return "; make room there or raise the quota, and start it again";
+	case EROFS:
+		return "; give a place that can be written";
 	case EMFILE:
 		return "; raise `ulimit -n`";
 	default:

@@ -597,7 +597,8 @@ static enum status prepare_files(struct job *job)
 {
 	if (leads(job))
 		TRY(train_run_prepare(&job->run, &job->options.settings));
-	return open_log(job);
+	TRY(open_log(job));
+	return leads(job) ? train_run_check_space(&job->run, &job->config) : STATUS_OK;
 }
 
 static enum status prepare_and_train(struct job *job, int argc, char **argv)

@@ -1,12 +1,15 @@
 #include "tools/train_run.h"
 
 #include "common/file.h"
+#include "common/log.h"
+#include "tools/terminal.h"
 
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/file.h>
+#include <sys/statvfs.h>
 #include <unistd.h>
 
 static bool is_run(const char *path)
@@ -123,6 +126,40 @@ enum status train_run_prepare(struct train_run *run, const struct train_settings
 	enum status status = check_room(run, settings, steps, count);
 	free(steps);
 	return status;
+}
+
+/* Checkpoints that will be there at once (the newest `keep`, the best, and one being written) but are not yet; at least
+ * one. */
+static enum status count_to_come(const struct train_run *run, const struct trainer_config *c, uint64_t *out)
+{
+	uint64_t *steps, left = c->train_iters - last_kept(run);
+	size_t there;
+	TRY(checkpoint_list(run->directory, &steps, &there));
+	free(steps);
+	uint64_t at_once = (uint64_t)c->keep + 2,
+		 all = there + (c->save_interval ? left / c->save_interval : 0) + 1;
+	at_once = at_once < all ? at_once : all;
+	*out = at_once > there ? at_once - there : 1;
+	return STATUS_OK;
+}
+
+enum status train_run_check_space(const struct train_run *run, const struct trainer_config *c)
+{
+	struct parameter_table table;
+	struct statvfs disk;
+	uint64_t count;
+	if (!run->directory || statvfs(run->directory, &disk) < 0)
+		return STATUS_OK;
+	TRY(count_to_come(run, c, &count));
+	TRY(parameter_table_open(&c->model, &table));
+	double each = 12 * (double)table.counted, unused = (double)disk.f_bavail * (double)disk.f_frsize;
+	parameter_table_close(&table);
+	if (unused < each * (double)count)
+		log_warn("%s: the disk has room for %s, and %s checkpoints of %s each are to come (--keep, "
+			 "--save-interval): make room, or the run ends where one cannot be written",
+			run->directory, human_bytes(unused).text, human_grouped(count).text,
+			human_bytes(each).text);
+	return STATUS_OK;
 }
 
 enum status train_run_begin(struct train_run *run, const struct train_settings *settings)

@@ -5,7 +5,7 @@
 #ifndef TOOLS_TRAIN_RUN_H
 #define TOOLS_TRAIN_RUN_H
 
-#include "engine/checkpoint.h"
+#include "engine/trainer.h"
 #include "tools/train_options.h"
 
 struct train_run {
@@ -21,6 +21,8 @@ enum status train_run_choose(
 /* Makes it, and locks it while the run is open; deletes what a crash left. STATUS_USAGE: checkpoints are in the way.
  * Nothing where nothing is saved. */
 enum status train_run_prepare(struct train_run *run, const struct train_settings *settings) MUST_USE;
+/* Warns where the disk has no room for the checkpoints to come: the run would end at one of them. */
+enum status train_run_check_space(const struct train_run *run, const struct trainer_config *config) MUST_USE;
 /* Once nothing can be refused any more: deletes the checkpoints that --overwrite gives up, and sets aside those that are
  * damaged. */
 enum status train_run_begin(struct train_run *run, const struct train_settings *settings) MUST_USE;

@@ -118,6 +118,8 @@ run train --train-data text ${tiny/80,15,5/0,50,50} --save part --overwrite --tr
 test_that "... nor where a new one is" eval '[ $code -eq 2 ] && kept | cmp - before'
 run train --load part/step-00000012 --train-iters 14 --overwrite
 test_that "--overwrite goes on from an older one" [ $code -eq 0 -a -d part/step-00000014 -a ! -e part/step-00000020 ]
+run train --load part --train-iters 1000015 --exit-interval 15 --save-interval 1 --keep 1000000
+test_that "checkpoints that no disk has room for are warned of, and begun with" [ $code -eq 0 -a "$(grep -c 'WARNING: part: the disk has room for .*\(999,99\|1,000,00\)[0-9] checkpoints of 9.3 MiB' "$dir/out")" = 1 ]
 refused "a size that is not the checkpoint's" "--hidden-size 32" --load run --hidden-size 32 --train-iters 40
 mismatch() { # NAME WORDS FLAGS...
 	run train --load run --train-iters 40 "${@:3}"
