@@ -35,8 +35,8 @@
  *    "train_loss" {"smoothed", "weight"}: exponential means (overfitting.h)
  *    "made_with"  what a bit-exact resume needs alike: {"precision", "kernels", "threads" (of a rank)}; "ranks",
  *                 where they were several; "choices", where the kernels chose anything: an array of strings
- *                 (kernels.h, choices; cuBLASLt's algorithms are in kernels/cuda/gemm.cu), for kernels of
- *                 the same name; of several ranks, rank 0's. A run that goes on with other sizes keeps those
+ *                 (kernels.h, choices; cuBLASLt's algorithms are in kernels/cuda/gemm.cu, ways of
+ *                 attention in cudnn.cu), for kernels of the same name; of several ranks, rank 0's. A run that goes on with other sizes keeps those
  *                 that it has no use for now: with the old sizes it would need them again
  *    "arguments"  an object of the caller's (ferry train: the flags in force), or {}
  *    "files"      {name: {"bytes", "xxh3_128"}} of every other file of the directory

@@ -76,7 +76,8 @@ static void note_circumstances(const struct trainer *t, const struct checkpoint_
 			 "but not bit for bit%s",
 			s->kernels, own->kernels,
 			s->choices && strcmp(s->kernels, own->kernels) != 0
-				? "; what those kernels chose (algorithms of matrix products) is not used"
+				? "; what those kernels chose (algorithms of matrix products, ways of "
+				  "attention) is not used"
 				: "");
 	else if (s->ranks != own->ranks)
 		log_info("the checkpoint was made by %u rank%s, this is %u: the same windows, but not bit "

@@ -27,8 +27,10 @@
 #include <stdint.h>
 
 enum {
-	KERNELS_WORKSPACE = 64 << 20, /* bytes that a GPU's matrix products take */
-	KERNELS_CHOICE = 384,         /* a choice as text (choice_get), its end included */
+	KERNELS_WORKSPACE = 64 << 20,  /* bytes that a GPU's matrix products take */
+	KERNELS_ATTENTION = 260 << 20, /* bytes that attention may take there, where it is by cuDNN */
+	KERNELS_ATTENTION_NAME = 256,
+	KERNELS_CHOICE = 384, /* a choice as text (choice_get), its end included */
 	/* What a GPU's attention takes at most: elements of a head; heads of a batch, B * H; tokens of a sequence that
 	 * attention_decode is at. */
 	KERNELS_GPU_HEAD = 256,
@@ -36,6 +38,13 @@ enum {
 	KERNELS_GPU_DECODED = 10240,
 	KERNELS_PIECE = 64, /* elements of what gather and scatter move */
 };
+
+/* Bytes that the backward of attention by cuDNN takes for B sequences at a time, at most (kernels/cuda/cudnn_plan.cuh). */
+static inline uint64_t kernels_attention_need(int B, int T, int H)
+{
+	uint64_t heads = (uint64_t)B * (uint64_t)H, t = (uint64_t)T, whole = (t + 127) / 128 * 128;
+	return heads * (2 * whole * whole + 4 * t) + 4096;
+}
 
 enum dtype { DTYPE_F32, DTYPE_BF16, DTYPE_F16 };
 static inline size_t dtype_bytes(enum dtype type)
@@ -85,11 +94,15 @@ struct event;
 
 struct kernels {
 	char name[96]; /* "CPU avx512, 2 threads, oneDNN 2.6.3", "NVIDIA H100 80GB HBM3, ..." */
+	/* A GPU's attention: "cuDNN 9.19.0 where dropout is 0", "ferry's own kernels (no cuDNN: ...)"; "" else */
+	char attention[KERNELS_ATTENTION_NAME];
 	enum dtype act, grad;
 	/* A GPU's operations take memory of their own: up to so many bytes of logits (128 rows at least), which
 	 * others use too, and KERNELS_WORKSPACE. 0: the CPU (kernels_cpu_scratch). */
 	uint64_t logits_bytes;
-	void *self;                /* the backend's own state */
+	uint64_t
+		attention_bytes; /* of the same memory: that attention without dropout may take in training */
+	void *self;              /* the backend's own state */
 	const struct peers *peers; /* to other processes' devices (peers.h); NULL: no way */
 
 	/* ---- life ---- */
@@ -178,10 +191,11 @@ struct kernels {
 	/* Recomputes out = gelu(pre) (activation checkpointing, and backends that do not keep both). */
 	void (*gelu_forward)(struct kernels *k, struct stream *s, void *out, const void *pre, uint64_t count);
 
-	/* ---- causal attention; T x T never exists ----
+	/* ---- causal attention; T x T never exists, but for what KERNELS_ATTENTION allows ----
 	 * qkv[r] = q | k | v, each [H][D]. Row i of a sequence sees columns first[i]..i, first = 0 where NULL
 	 * (else [R], per sequence, for documents that must not see each other). lse = logsumexp of the scaled
 	 * scores, for the backward. Scale 1/sqrt(D). Dropout on probabilities: element (h * T + i) * T + j.
+	 * On a GPU either may be by cuDNN (choices).
 	 */
 	void (*attention_forward)(struct kernels *k, struct stream *s, void *out /* [R][C] */,
 		float *lse /* f32 [B][H][T] */, const void *qkv /* [R][3C] */,
@@ -224,8 +238,8 @@ struct kernels {
 	void (*weights_changed)(struct kernels *k);
 
 	/* ---- choices; NULL both: nothing is chosen (the CPU) ----
-	 * Where an operation can be done in several ways that differ in the last bits, the way is chosen at its
-	 * first use and kept. A checkpoint records the choices, so that a resumed run does the same. Each is a
+	 * Where an operation can be done in several ways that differ in the last bits (algorithms of a product;
+	 * attention by cuDNN or by the own kernels), the way is chosen at its first use and kept. A checkpoint records the choices, so that a resumed run does the same. Each is a
 	 * line of text, a version in it, which a table of the same name alone understands. Not while another
 	 * thread is in an operation.
 	 *

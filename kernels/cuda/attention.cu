@@ -277,6 +277,8 @@ void cuda_attention_forward(struct kernels *k, struct stream *s, void *out, floa
 	a.out = out;
 	a.lse = lse;
 	a.qkv = qkv;
+	if (cudnn_attention(b, s, a, false))
+		return;
 	cudaError_t error = cudaSuccess;
 	if (tensor_path(b, &a))
 		error = b->act == DTYPE_BF16 ? attention_forward_bf16(a, s->handle)
@@ -296,14 +298,16 @@ void cuda_attention_backward(struct kernels *k, struct stream *s, void *dqkv, co
 	struct attention a = {};
 	if (!attention_prepare(b, s, &a, first, B, T, H, D, drop))
 		return;
-	a.delta = (float *)stream_scratch(b, s, (size_t)B * H * T * sizeof(float), "attention gradient");
-	if (!a.delta)
-		return;
 	a.out = (void *)out;
 	a.lse = (float *)lse;
 	a.dqkv = dqkv;
 	a.dout = dout;
 	a.qkv = qkv;
+	if (cudnn_attention(b, s, a, true))
+		return;
+	a.delta = (float *)stream_scratch(b, s, (size_t)B * H * T * sizeof(float), "attention gradient");
+	if (!a.delta)
+		return;
 	WITH_ACT(b, (launch(output_products<A>, ceiling((int64_t)B * T * H, 8), 256, 0, s->handle, a)));
 	cudaError_t error = cudaGetLastError();
 	if (error == cudaSuccess && tensor_path(b, &a))

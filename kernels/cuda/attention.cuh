@@ -1,6 +1,7 @@
 /*
  * attention.cuh: what the two attention paths share: the arguments of a launch, and who takes which.
  *
+ * cuDNN's way (cudnn.cu) is asked first, where the GPU is one on which it is the faster, and dropout is 0. Else:
  * attention.cu has the plain path (any type, any T, D up to 256, one warp a row) and attention_decode;
  * attention_tensor.cuh the tensor-core path (bf16 and f16, D a multiple of 8 up to 128; with dropout T a
  * multiple of 4, so that a Philox block never straddles two rows), built once a type.
@@ -22,6 +23,9 @@ struct attention {
 	float scale; /* 1 / sqrt(D) */
 	struct device_dropout drop;
 };
+
+/* True: this is cuDNN's, which does it; a failure is kept on the stream. False: nothing is done. */
+bool cudnn_attention(struct backend *b, struct stream *s, const struct attention &a, bool backward);
 
 /* These return the launch's error. */
 cudaError_t attention_forward_bf16(const struct attention &a, cudaStream_t stream);

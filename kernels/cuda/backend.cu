@@ -274,11 +274,26 @@ static void weights_changed(struct kernels *k)
 	(void)k; /* nothing is packed */
 }
 
+/* Products first, then attention. */
+static bool choice_get(struct kernels *k, int i, char text[KERNELS_CHOICE])
+{
+	struct backend *b = backend_enter(k);
+	int products = gemm_choice_count(b);
+	return i < products ? gemm_choice_get(b, i, text) : attention_choice_get(b, i - products, text);
+}
+
+static bool choice_set(struct kernels *k, const char *text)
+{
+	struct backend *b = backend_enter(k);
+	return gemm_choice_set(b, text) || attention_choice_set(b, text);
+}
+
 static void backend_close(struct kernels *k)
 {
 	struct backend *b = backend_enter(k);
 	stream_release(&b->default_stream);
 	gemm_close(b);
+	cudnn_close(b);
 	nccl_close(b);
 	free(b);
 	memset(k, 0, sizeof *k);
@@ -351,8 +366,8 @@ static void fill_table(struct kernels *out)
 	out->gradient_stats = cuda_gradient_stats;
 	out->adamw = cuda_adamw;
 	out->weights_changed = weights_changed;
-	out->choice_get = cuda_choice_get;
-	out->choice_set = cuda_choice_set;
+	out->choice_get = choice_get;
+	out->choice_set = choice_set;
 	out->peers = &nccl_peers;
 }
 
@@ -373,6 +388,7 @@ extern "C" __attribute__((visibility("default"))) enum status ferry_cuda_open(
 	b->grad = config->grad;
 	b->device = config->device;
 	b->processors = properties.multiProcessorCount;
+	b->capability = 10 * properties.major + properties.minor;
 	b->fused_epilogues = b->act != DTYPE_F32 && knob("FERRY_CUDA_EPILOGUES", 1) != 0;
 	b->exact_logits = knob("FERRY_CUDA_EXACT_LOGITS", 0) != 0;
 	b->cached_logits = knob("FERRY_CUDA_CACHED_LOGITS", 1) != 0;
@@ -382,6 +398,7 @@ extern "C" __attribute__((visibility("default"))) enum status ferry_cuda_open(
 			  << 20;
 	if (config->logits_bytes)
 		b->logits_bytes = (int64_t)config->logits_bytes;
+	b->attention_bytes = (uint64_t)knob("FERRY_CUDA_ATTENTION_KB", KERNELS_ATTENTION >> 10) << 10;
 	enum status status = gemm_open(b);
 	if (status != STATUS_OK) {
 		free(b);
@@ -396,6 +413,8 @@ extern "C" __attribute__((visibility("default"))) enum status ferry_cuda_open(
 		cublasLtGetVersion());
 	fill_table(out);
 	status = gemm_read_choices(b, out->name);
+	if (status == STATUS_OK)
+		status = cudnn_open(b, out);
 	if (status != STATUS_OK)
 		backend_close(out);
 	return status;

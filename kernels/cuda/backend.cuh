@@ -28,12 +28,14 @@ struct event {
 };
 
 struct gemm_plans;
+struct cudnn;
 struct nccl;
 
 struct backend {
 	const struct library_host *host;
 	enum dtype act, grad;
 	int device, processors;
+	int capability;       /* 90: 9.0 */
 	bool fused_epilogues; /* GELU and its gradient inside the products; not in f32, where they are too
 				 coarse */
 	bool exact_logits;    /* f32 logits in training too */
@@ -44,7 +46,9 @@ struct backend {
 	struct stream default_stream;
 	cublasLtHandle_t lt;
 	struct gemm_plans *plans;
-	struct nccl *nccl; /* NULL: it was not looked for, or not found */
+	uint64_t attention_bytes; /* that cuDNN's may take */
+	struct cudnn *cudnn;      /* NULL: attention is by the own kernels, whatever is there */
+	struct nccl *nccl;        /* NULL: it was not looked for, or not found */
 };
 
 static inline struct backend *backend_of(struct kernels *k)
@@ -151,9 +155,19 @@ enum status gemm_read_choices(struct backend *b, const char *name);
 /* False, with nothing launched, where cuBLASLt has no algorithm for this epilogue. Without an epilogue that
  * is a failure kept on the stream. */
 bool gemm_run(struct backend *b, struct stream *s, const struct gemm *g);
-/* The table's (kernels.h). */
-bool cuda_choice_get(struct kernels *k, int i, char text[KERNELS_CHOICE]);
-bool cuda_choice_set(struct kernels *k, const char *text);
+/* Choices (kernels.h), of products alone. */
+int gemm_choice_count(struct backend *b);
+bool gemm_choice_get(struct backend *b, int i, char text[KERNELS_CHOICE]);
+bool gemm_choice_set(struct backend *b, const char *text);
+
+/* ---- attention by cuDNN (cudnn.cu; attention.cuh) ---- */
+
+/* Says in the table by what attention is, and with how many bytes. That there is no cuDNN is no failure. */
+enum status cudnn_open(struct backend *b, struct kernels *table);
+void cudnn_close(struct backend *b);
+/* Choices, of ways of attention alone. */
+bool attention_choice_get(struct backend *b, int i, char text[KERNELS_CHOICE]);
+bool attention_choice_set(struct backend *b, const char *text);
 
 /* first[n] (+)= sum over i < parts of partial[i][n], in an order that the shape decides; with a second,
  * partial[i][0][n] and [i][1][n] (linear.cu). */

@@ -328,9 +328,15 @@ bool gemm_run(struct backend *b, struct stream *s, const struct gemm *g)
 #define CHOICE_KEY "gemm-1 %d %d %d %d %d %d %d %d %d %d %d %d %d "
 enum { ALGORITHM_WORDS = sizeof(cublasLtMatmulAlgo_t::data) / sizeof(uint64_t) };
 
-bool cuda_choice_get(struct kernels *k, int i, char text[KERNELS_CHOICE])
+int gemm_choice_count(struct backend *b)
 {
-	struct gemm_plans *plans = backend_of(k)->plans;
+	std::lock_guard<std::mutex> guard(b->plans->lock);
+	return (int)b->plans->items.size();
+}
+
+bool gemm_choice_get(struct backend *b, int i, char text[KERNELS_CHOICE])
+{
+	struct gemm_plans *plans = b->plans;
 	std::lock_guard<std::mutex> guard(plans->lock);
 	if (i < 0 || (size_t)i >= plans->items.size())
 		return false;
@@ -411,9 +417,8 @@ static bool parse_choice(const char *text, struct gemm_plan *plan)
 	return true;
 }
 
-bool cuda_choice_set(struct kernels *k, const char *text)
+bool gemm_choice_set(struct backend *b, const char *text)
 {
-	struct backend *b = backend_enter(k);
 	struct gemm_plan said;
 	memset(&said, 0, sizeof said);
 	if (!parse_choice(text, &said) || !gemm_key_possible(&said.key))

@@ -1,0 +1,321 @@
+/*
+ * Attention by cuDNN, which is looked for at run time: the file that $FERRY_CUDNN names, else libcudnn.so.9 where the loader
+ * looks (LD_LIBRARY_PATH, beside CUDA's libraries, the system's folders); FERRY_CUDNN=off: ferry's own kernels alone.
+ *
+ * A shape's way (a direction's, for that matter) is chosen at its first use and kept: cuDNN's plan where cuDNN is the
+ * faster, or the own kernels; is_faster has the rule. That there is no cuDNN, that it is too old, refuses the graph or has no
+ * plan within the bytes allowed (KERNELS_ATTENTION) is no failure: the own kernels are the way then. The backward goes by so many
+ * sequences at a time that its workspace (cudnn_plan.cuh) keeps within that; sequences have nothing to do with each other, so
+ * the results are the same.
+ *
+ * A choice as text, version 1:
+ *
+ *    attention-1 BACKWARD TYPE B T H D ferry
+ *    attention-1 BACKWARD TYPE B T H D cudnn VERSION ENGINE KNOBS TYPE:VALUE ...;
+ *
+ * Decimal numbers: the fields of struct cudnn_shape, cuDNN's version, the engine's index, how many knobs, and of each its
+ * type and value (struct cudnn_engine), which cuDNN takes again in the same version.
+ *
+ * Proved so far: this file on the emulated device with a stand-in for cuDNN (tests/emu/cudnn.cc); the graphs, by cuDNN 9.19
+ * and 9.28 themselves, which plan and compile them for sm_90 without a GPU (tests/gpu/cudnn_plans.cc). It has not run on a
+ * GPU: tests/gpu/run does that, and its benchmark times both ways.
+ */
+#include "kernels/cuda/attention.cuh"
+#include "kernels/cuda/cudnn_plan.cuh"
+
+#include <algorithm>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <mutex>
+#include <new>
+#include <vector>
+
+enum {
+	OLDEST = 91600,       /* before, the backward counts what is beyond T where T is no multiple of 128 */
+	FORWARD_BYTES = 4096, /* of workspace: nobody counts more (9.19 takes 256) */
+};
+
+struct attention_way {
+	struct cudnn_shape shape;
+	bool by_cudnn;
+	struct cudnn_plan plan; /* of as many sequences as go at a time, which divide B */
+};
+
+struct cudnn {
+	struct cudnn_functions call;
+	size_t version; /* 0: there is none */
+	struct cudnn_handle *handle;
+	std::mutex lock;                        /* one thread at a time has to do with it */
+	std::vector<struct attention_way> ways; /* by shape */
+};
+
+/*
+ * The own kernels use mma.sync: on an H100 216 TFLOP/s forward and 137 backward (tests/gpu/results), a fifth of what its
+ * tensor cores do; those of compute capability 9.0 and later are at full speed by instructions of their own alone (wgmma,
+ * tcgen05), which cuDNN's kernels use. On 8.x cuDNN has mma.sync, too. The backward by cuDNN is the same bits every time on
+ * 9.x; what it has for 10.0 and later is not known to be. A rule, and no race of the two, since the way decides bits. It is
+ * yet to be confirmed by tests/gpu/run's benchmark.
+ */
+static bool is_faster(int capability, bool backward)
+{
+	return capability >= 90 && (!backward || capability < 100);
+}
+
+/* ---- the library ---- */
+
+static bool find_library(struct cudnn *c, char why[CUDNN_REASON])
+{
+	const char *named = getenv("FERRY_CUDNN");
+	if (named && strcmp(named, "off") == 0) {
+		snprintf(why, CUDNN_REASON, "FERRY_CUDNN=off");
+		return false;
+	}
+	if (!cudnn_load(named && *named ? named : NULL, &c->call, why))
+		return false;
+	size_t version = c->call.cudnnGetVersion();
+	if (version < OLDEST) {
+		snprintf(why, CUDNN_REASON, "%zu.%zu is too old, 9.16 or later is needed", version / 10000,
+			version / 100 % 100);
+		return false;
+	}
+	int status = c->call.cudnnCreate(&c->handle);
+	if (status != cudnn_STATUS_SUCCESS) {
+		snprintf(why, CUDNN_REASON, "%zu.%zu does not start: %s", version / 10000,
+			version / 100 % 100, c->call.cudnnGetErrorString(status));
+		return false;
+	}
+	c->version = version;
+	return true;
+}
+
+enum status cudnn_open(struct backend *b, struct kernels *table)
+{
+	char why[CUDNN_REASON], *name = table->attention;
+	snprintf(name, KERNELS_ATTENTION_NAME, "ferry's own kernels");
+	if (b->act == DTYPE_F32 || !is_faster(b->capability, false))
+		return STATUS_OK;
+	b->cudnn = new (std::nothrow) cudnn();
+	if (!b->cudnn)
+		return b->host->error_set(STATUS_MEMORY, "no memory for cuDNN");
+	if (!find_library(b->cudnn, why)) {
+		snprintf(name, KERNELS_ATTENTION_NAME, "ferry's own kernels (no cuDNN: %.200s)", why);
+		return STATUS_OK;
+	}
+	size_t version = b->cudnn->version;
+	snprintf(name, KERNELS_ATTENTION_NAME, "cuDNN %zu.%zu.%zu where dropout is 0", version / 10000,
+		version / 100 % 100, version % 100);
+	table->attention_bytes = b->attention_bytes;
+	return STATUS_OK;
+}
+
+void cudnn_close(struct backend *b)
+{
+	struct cudnn *c = b->cudnn;
+	if (!c)
+		return;
+	for (struct attention_way &way : c->ways)
+		cudnn_plan_close(&c->call, &way.plan);
+	if (c->version)
+		(void)c->call.cudnnDestroy(c->handle);
+	delete c;
+	b->cudnn = NULL;
+}
+
+/* ---- ways ---- */
+
+static size_t delta_bytes(const struct cudnn_shape *shape)
+{
+	return shape->backward ? (size_t)shape->B * (size_t)shape->H * (size_t)shape->T * sizeof(float) : 0;
+}
+
+/* Statistics, 4 bytes each, begin at a multiple of 16 in every group. */
+static bool is_group(const struct backend *b, const struct cudnn_shape *shape, int sequences)
+{
+	uint64_t statistics = (uint64_t)sequences * (uint64_t)shape->H * (uint64_t)shape->T;
+	return shape->B % sequences == 0 && (sequences == shape->B || statistics % 4 == 0) &&
+	       kernels_attention_need(sequences, shape->T, shape->H) <= b->attention_bytes;
+}
+
+/* With the lock. */
+static struct attention_way way_open(
+	struct backend *b, const struct cudnn_shape *shape, const struct cudnn_engine *engine)
+{
+	struct cudnn *c = b->cudnn;
+	char why[CUDNN_REASON];
+	struct attention_way way = {};
+	struct cudnn_shape group = *shape;
+	way.shape = *shape;
+	while (shape->backward && group.B && !is_group(b, shape, group.B))
+		group.B--;
+	if (!group.B || !c->version)
+		return way;
+	struct cudnn_device device = {c->handle, NULL};
+	int64_t most = shape->backward ? (int64_t)(b->attention_bytes - delta_bytes(&group))
+				       : (int64_t)FORWARD_BYTES;
+	way.by_cudnn = cudnn_plan_open(&c->call, &device, &group, engine, most, &way.plan, why);
+	return way;
+}
+
+static bool way_before(const struct attention_way &way, const struct cudnn_shape &shape)
+{
+	return memcmp(&way.shape, &shape, sizeof shape) < 0;
+}
+
+static std::vector<struct attention_way>::iterator way_place(struct cudnn *c, const struct cudnn_shape &shape)
+{
+	return std::lower_bound(c->ways.begin(), c->ways.end(), shape, way_before);
+}
+
+static bool way_there(
+	struct cudnn *c, std::vector<struct attention_way>::iterator at, const struct cudnn_shape &shape)
+{
+	return at != c->ways.end() && !memcmp(&at->shape, &shape, sizeof shape);
+}
+
+/* ---- running ---- */
+
+static void *moved(const void *from, size_t elements, size_t bytes)
+{
+	return from ? (char *)from + elements * bytes : NULL;
+}
+
+/* Sequences from `first` on. */
+static struct cudnn_arguments arguments_of(const struct attention &a, size_t first, size_t bytes)
+{
+	size_t rows = first * (size_t)a.T, C = (size_t)a.H * (size_t)a.D;
+	struct cudnn_arguments p = {};
+	p.qkv = moved(a.qkv, rows * 3 * C, bytes);
+	p.dout = moved(a.dout, rows * C, bytes);
+	p.out = moved(a.out, rows * C, bytes);
+	p.stats = (float *)moved(a.lse, rows * (size_t)a.H, sizeof(float));
+	p.dqkv = moved(a.dqkv, rows * 3 * C, bytes);
+	return p;
+}
+
+/* With the lock. */
+static bool run(struct backend *b, struct stream *s, const struct attention &a, const struct cudnn_plan *plan,
+	char why[CUDNN_REASON])
+{
+	struct cudnn *c = b->cudnn;
+	size_t workspace = ((size_t)plan->workspace + 255) / 256 * 256;
+	size_t scratch = workspace + delta_bytes(&plan->shape);
+	char *memory = NULL;
+	if (scratch && !(memory = (char *)stream_scratch(b, s, scratch, "attention by cuDNN")))
+		return true; /* kept */
+	int status = c->call.cudnnSetStream(c->handle, s->handle);
+	if (status != cudnn_STATUS_SUCCESS) {
+		snprintf(why, CUDNN_REASON, "a stream: %s", c->call.cudnnGetErrorString(status));
+		return false;
+	}
+	for (int first = 0; first < a.B; first += plan->shape.B) {
+		struct cudnn_arguments p = arguments_of(a, (size_t)first, dtype_bytes(b->act));
+		p.workspace = memory;
+		p.delta = (float *)(memory + workspace);
+		if (!cudnn_plan_run(&c->call, c->handle, plan, &p, why))
+			return false;
+	}
+	return true;
+}
+
+static bool is_aligned(const struct attention &a)
+{
+	uintptr_t all = (uintptr_t)a.qkv | (uintptr_t)a.out | (uintptr_t)a.lse | (uintptr_t)a.dout |
+			(uintptr_t)a.dqkv;
+	return all % 16 == 0;
+}
+
+bool cudnn_attention(struct backend *b, struct stream *s, const struct attention &a, bool backward)
+{
+	struct cudnn *c = b->cudnn;
+	if (!c || a.first || a.drop.on || a.D % 8 || !is_faster(b->capability, backward) || !is_aligned(a))
+		return false;
+	struct cudnn_shape shape = {backward, b->act, a.B, a.T, a.H, a.D};
+	std::lock_guard<std::mutex> guard(c->lock);
+	auto at = way_place(c, shape);
+	if (!way_there(c, at, shape))
+		at = c->ways.insert(at, way_open(b, &shape, NULL));
+	char why[CUDNN_REASON], message[CUDNN_REASON + 128];
+	if (at->by_cudnn && !run(b, s, a, &at->plan, why)) {
+		snprintf(message, sizeof message,
+			"cuDNN %zu: %s; with FERRY_CUDNN=off attention is by ferry's own kernels", c->version,
+			why);
+		stream_fail(b, s, STATUS_IO, message);
+	}
+	return at->by_cudnn;
+}
+
+/* ---- choices as text ---- */
+
+#define CHOICE_SHAPE "attention-1 %d %d %d %d %d %d "
+
+bool attention_choice_get(struct backend *b, int i, char text[KERNELS_CHOICE])
+{
+	struct cudnn *c = b->cudnn;
+	if (!c)
+		return false;
+	std::lock_guard<std::mutex> guard(c->lock);
+	if (i < 0 || (size_t)i >= c->ways.size())
+		return false;
+	const struct attention_way *way = &c->ways[(size_t)i];
+	const struct cudnn_shape *shape = &way->shape;
+	const struct cudnn_engine *e = &way->plan.engine;
+	size_t room = KERNELS_CHOICE, at = (size_t)snprintf(text, room, CHOICE_SHAPE, shape->backward,
+					      shape->type, shape->B, shape->T, shape->H, shape->D);
+	if (!way->by_cudnn) {
+		snprintf(text + at, room - at, "ferry");
+		return true;
+	}
+	at += (size_t)snprintf(
+		text + at, room - at, "cudnn %zu %lld %d", c->version, (long long)e->index, e->knobs);
+	for (int k = 0; k < e->knobs; k++)
+		at += (size_t)snprintf(
+			text + at, room - at, " %d:%lld", e->types[k], (long long)e->values[k]);
+	snprintf(text + at, room - at, ";");
+	return true;
+}
+
+static bool parse_engine(const char *text, size_t version, struct cudnn_engine *e)
+{
+	size_t said = 0;
+	long long number = 0;
+	int at = 0;
+	if (sscanf(text, "cudnn %zu %lld %d%n", &said, &number, &e->knobs, &at) != 3 || said != version ||
+		e->knobs < 0 || e->knobs > CUDNN_KNOBS)
+		return false;
+	e->index = number;
+	for (int k = 0; k < e->knobs; k++) {
+		text += at;
+		if (sscanf(text, " %d:%lld%n", &e->types[k], &number, &at) != 2)
+			return false;
+		e->values[k] = number;
+	}
+	return strcmp(text + at, ";") == 0;
+}
+
+bool attention_choice_set(struct backend *b, const char *text)
+{
+	struct cudnn *c = b->cudnn;
+	struct cudnn_shape shape;
+	struct cudnn_engine engine = {};
+	int at = 0;
+	if (!c || sscanf(text, CHOICE_SHAPE "%n", &shape.backward, &shape.type, &shape.B, &shape.T, &shape.H,
+			  &shape.D, &at) != 6)
+		return false;
+	bool possible = (shape.backward == 0 || shape.backward == 1) && shape.type == (int)b->act &&
+			shape.B > 0 && shape.T > 0 && shape.H > 0 && shape.D > 0;
+	bool own = strcmp(text + at, "ferry") == 0;
+	if (!possible || (!own && !parse_engine(text + at, c->version, &engine)))
+		return false;
+	std::lock_guard<std::mutex> guard(c->lock);
+	auto place = way_place(c, shape);
+	if (way_there(c, place, shape))
+		return false;
+	struct attention_way way = {};
+	way.shape = shape;
+	if (!own)
+		way = way_open(b, &shape, &engine);
+	if (own || way.by_cudnn)
+		c->ways.insert(place, way);
+	return own || way.by_cudnn;
+}
