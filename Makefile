@@ -226,6 +226,13 @@ $(GPU_PROGRAMS): %: %.o $(O)/libbare.a $(OBJECTS_kernels)
 	$(Q)$(LINK) -o $@ $< $(OBJECTS_kernels) $(O)/libbare.a $(GEMM_LIB_$(GEMM)) -ldl -lm
 gpu-programs: $(GPU_PROGRAMS)
 .PHONY: gpu-programs
+# Attention's plans by cuDNN itself, without a GPU and without CUDA's headers; a stand-in for the driver alone.
+$(O)/tests/gpu/cudnn_plans: tests/gpu/cudnn_plans.cc kernels/cuda/cudnn_plan.cu kernels/cuda/cudnn_plan.cuh kernels/cuda/cudnn.cuh kernels/kernels.h
+	@mkdir -p $(@D)
+	$(Q)$(CXX) -std=c++20 -O1 $(WARNINGS) -Itests/emu/include -I. -o $@ $< -x c++ kernels/cuda/cudnn_plan.cu -ldl -Wl,-rpath,$(CUDA_LIBRARIES)
+$(O)/tests/gpu/cudnn_driver.so: tests/gpu/cudnn_driver.cc
+	@mkdir -p $(@D)
+	$(Q)$(CXX) -O1 $(WARNINGS) -fPIC -shared -Wl,-soname,libcuda.so.1 -o $@ $<
 emu: $(EMU)/ferry-cuda.so ## the CUDA backend on the CPU, for tests: build/emu/ferry-cuda.so (FERRY_CUDA names it to the program)
 .PHONY: emu
 
