@@ -212,6 +212,15 @@ static enum status measure_part(
 	return STATUS_OK;
 }
 
+/* In the backward, where it may be by cuDNN: not with dropout, nor with documents apart. */
+static uint64_t measure_attention(const struct trainer_config *c)
+{
+	if (c->model.attention_dropout > 0 || c->reset_attention_mask)
+		return 0;
+	uint64_t need = kernels_attention_need((int)layer_windows(c), (int)c->window_tokens, c->model.heads);
+	return need < c->attention ? need : c->attention;
+}
+
 /* What the operations take for themselves (kernels.h). On a GPU validation's logits are f32. */
 static uint64_t measure_scratch(const struct trainer_config *c)
 {
@@ -223,7 +232,9 @@ static uint64_t measure_scratch(const struct trainer_config *c)
 	}
 	uint64_t row = (uint64_t)c->model.vocabulary_padded * 4, rows = layer_windows(c) * c->window_tokens;
 	uint64_t logits = c->logits > 128 * row ? c->logits : 128 * row;
-	return KERNELS_WORKSPACE + (c->logits && rows * row > logits ? logits : rows * row);
+	uint64_t shared = c->logits && rows * row > logits ? logits : rows * row;
+	uint64_t attention = measure_attention(c);
+	return KERNELS_WORKSPACE + (shared > attention ? shared : attention);
 }
 
 enum status trainer_measure(const struct trainer_config *c, struct trainer_memory *out)
@@ -467,7 +478,8 @@ static enum status compare_kernels(struct trainer *t)
 		other++;
 	if (other < t->ranks->ranks)
 		log_info("rank %d computes with \"%s\", rank 0 with \"%s\": a checkpoint records what "
-			 "rank 0's chose (algorithms of matrix products), so the run goes on from it on the "
+			 "rank 0's chose (algorithms of matrix products, ways of attention), so the run goes "
+			 "on from it on the "
 			 "same windows, but perhaps not bit for bit",
 			other, all[other], all[0]);
 	free(all);
@@ -716,6 +728,11 @@ const struct checkpoint_state *trainer_state(const struct trainer *t)
 const char *trainer_kernels(const struct trainer *t)
 {
 	return t->kernels.name;
+}
+
+const char *trainer_attention(const struct trainer *t)
+{
+	return t->kernels.attention;
 }
 
 const char *trainer_exchange(const struct trainer *t)

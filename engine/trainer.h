@@ -98,6 +98,7 @@ struct trainer_config {
 	struct offload_config offloading; /* where offload is set */
 	int threads;                      /* 0: all available */
 	uint64_t packing, logits;         /* bytes for packed weights; for a GPU's logits (kernels.h) */
+	uint64_t attention;               /* that a GPU's attention may take in their place (kernels.h) */
 	uint64_t eval_interval, eval_iters; /* eval_interval 0: no validation */
 
 	struct corpus *corpus; /* must outlive the trainer, as must what `sources` has */
@@ -208,7 +209,8 @@ const float *trainer_exp_avg(const struct trainer *trainer);
 const float *trainer_exp_avg_sq(const struct trainer *trainer);
 const struct offload *trainer_offload(const struct trainer *trainer); /* or NULL */
 const struct checkpoint_state *trainer_state(const struct trainer *trainer);
-const char *trainer_kernels(const struct trainer *trainer); /* "CPU avx512, 2 threads, ..." */
+const char *trainer_kernels(const struct trainer *trainer);   /* "CPU avx512, 2 threads, ..." */
+const char *trainer_attention(const struct trainer *trainer); /* a GPU's (kernels.h); "" else */
 /* How GPUs of several ranks exchange gradients and weights: "by NCCL 2.28.9", "through host memory (why)"; else "". */
 const char *trainer_exchange(const struct trainer *trainer);
 /* Windows that validation uses; 0: none. */

@@ -191,9 +191,11 @@ static enum status choose_machine(struct job *job)
 	}
 	if (job->flags.device_memory)
 		job->machine.device.unused = job->flags.device_memory;
-	if (job->flags.machine) /* as the backend does (kernels.h) */
+	if (job->flags.machine) { /* as the backend does (kernels.h); it may have cuDNN */
 		job->machine.device.logits =
 			s->logits_memory ? s->logits_memory : job->machine.device.unused / 80;
+		job->machine.device.attention = KERNELS_ATTENTION;
+	}
 	if (job->flags.host_memory)
 		host_memory = job->flags.host_memory;
 	job->machine.host_memory = host_memory / local_ranks(job);

@@ -419,6 +419,8 @@ static void print_start(struct job *job)
 {
 	const struct checkpoint_state *s = trainer_state(job->trainer);
 	train_log_line(job->log, " > %s", trainer_kernels(job->trainer));
+	if (*trainer_attention(job->trainer))
+		train_log_line(job->log, " > attention by %s", trainer_attention(job->trainer));
 	if (*trainer_exchange(job->trainer))
 		train_log_line(job->log, " > gradients and weights go from GPU to GPU %s",
 			trainer_exchange(job->trainer));

@@ -54,6 +54,7 @@ enum status device_choose(
 	out->number = config.device;
 	out->unused = k.memory_unused(&k);
 	out->logits = k.logits_bytes;
+	out->attention = k.attention_bytes;
 	struct peers_found found = {.device = ""};
 	uint32_t rank, size;
 	bool several = part_launched(&rank, &size) && size > 1; /* else NCCL is loaded for nothing */

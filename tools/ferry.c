@@ -49,6 +49,7 @@ static int print_version(void)
 	printf("instruction set    %s, of this processor's\n", simd_isa_name(simd_isa_get()));
 	if (kernels_open_cuda(&config, &gpu) == STATUS_OK) {
 		printf("GPU                %s\n", gpu.name);
+		printf("its attention      by %s\n", gpu.attention);
 		gpu.close(&gpu);
 	} else {
 		printf("left out           GPU: %s\n", error_message());

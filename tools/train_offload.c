@@ -161,6 +161,7 @@ enum status train_offload_choose(
 	if (!device->gpu)
 		return STATUS_OK;
 	c->logits = device->logits;
+	c->attention = device->attention;
 	if (s->half_gradients)
 		c->gradients = c->precision;
 	int threads = c->threads ? c->threads : threads_available();

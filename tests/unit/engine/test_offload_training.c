@@ -315,6 +315,43 @@ static void times_of_an_offload_fit_into_the_run(void **state)
 	}
 }
 
+/* Attention without dropout takes of the memory that logits have, up to its bound, and more where they take less. */
+static void attention_is_measured(void **state)
+{
+	enum { WINDOWS = 4, TOKENS = 1000, HEADS = 2, WHOLE = 1024, BOUND = 12 << 20 };
+	(void)state;
+	struct trainer_memory without, with;
+	struct trainer_config config = device_config(DTYPE_BF16);
+	config.model.positions = TOKENS;
+	config.model.heads = HEADS;
+	config.model.attention_dropout = 0;
+	config.window_tokens = TOKENS;
+	config.global_batch = config.micro_batch = WINDOWS;
+	assert_ok(trainer_measure(&config, &without));
+	uint64_t logits = (uint64_t)WINDOWS * TOKENS * (uint64_t)config.model.vocabulary_padded * 4;
+	assert_int_equal(without.scratch, KERNELS_WORKSPACE + logits);
+	config.attention = UINT64_C(1) << 40;
+	assert_ok(trainer_measure(&config, &with));
+	uint64_t least = UINT64_C(2) * WINDOWS * HEADS * WHOLE * WHOLE + 4 * WINDOWS * HEADS * TOKENS;
+	assert_true(least > logits);
+	assert_in_range(with.scratch - KERNELS_WORKSPACE, least, least + 8192);
+	assert_int_equal(with.device - without.device, with.scratch - without.scratch);
+	config.attention = BOUND;
+	assert_ok(trainer_measure(&config, &with));
+	assert_int_equal(with.scratch, KERNELS_WORKSPACE + BOUND);
+	config.attention = logits / 2;
+	assert_ok(trainer_measure(&config, &with));
+	assert_int_equal(with.scratch, without.scratch);
+	config.attention = BOUND;
+	config.reset_attention_mask = true;
+	assert_ok(trainer_measure(&config, &with));
+	assert_int_equal(with.scratch, without.scratch);
+	config.reset_attention_mask = false;
+	config.model.attention_dropout = 0.1f;
+	assert_ok(trainer_measure(&config, &with));
+	assert_int_equal(with.scratch, without.scratch);
+}
+
 static void memory_is_measured(void **state)
 {
 	(void)state;
@@ -364,6 +401,7 @@ int main(void)
 		cmocka_unit_test_setup(times_fit_into_a_step, setup),
 		cmocka_unit_test_setup(times_of_an_offload_fit_into_the_run, setup),
 		cmocka_unit_test_setup(memory_is_measured, setup),
+		cmocka_unit_test_setup(attention_is_measured, setup),
 	};
 	return cmocka_run_group_tests(tests, open_all, close_all);
 }
