@@ -28,6 +28,8 @@ static const char *cure_of(int number)
 		return "; make room there and start it again";
 	case EDQUOT:
 		return "; make room there or raise the quota, and start it again";
+	case EFBIG:
+		return "; raise `ulimit -f`, or give another file system";
 	case EROFS:
 		return "; give a place that can be written";
 	case EMFILE:

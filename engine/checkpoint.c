@@ -15,20 +15,21 @@
 
 #define OPTIMIZER "optimizer.safetensors"
 
-struct checkpoint {
-	char *path;
-	struct model_config config;
-	uint32_t eod;
-	bool has_state;
-	struct checkpoint_state state;
-	struct safetensors *model, *optimizer;
-};
-
 /* Who opens it: ranks that find the same files verify each of them once between them. */
 struct opening {
 	struct collective *ranks;
 	bool weights_only;
 	int member, members; /* of the ranks that find this directory: this one, and how many */
+};
+
+struct checkpoint {
+	char *path;
+	const struct opening *opening; /* while it is being opened */
+	struct model_config config;
+	uint32_t eod;
+	bool has_state;
+	struct checkpoint_state state;
+	struct safetensors *model, *optimizer;
 };
 
 static enum status find_file(const char *directory, const char *name, bool *there)
@@ -111,9 +112,9 @@ static int choose_member(const struct opening *o, uint64_t loads[], uint64_t byt
 	return least;
 }
 
-static enum status verify_files(
-	const struct checkpoint *c, const struct opening *opening, const char *json, const cJSON *o)
+static enum status verify_files(const struct checkpoint *c, const char *json, const cJSON *o)
 {
+	const struct opening *opening = c->opening;
 	cJSON *files = NULL;
 	const cJSON *entry;
 	uint64_t bytes, loads[COLLECTIVE_RANKS] = {0};
@@ -151,13 +152,13 @@ static enum status check_own_hash(const char *json, cJSON *o)
 	return json_unseal(json, o);
 }
 
-static enum status read_state(struct checkpoint *c, const struct opening *opening, const char *json)
+static enum status read_state(struct checkpoint *c, const char *json)
 {
 	cJSON *o;
 	TRY(json_read_file(json, &o));
 	enum status status = check_own_hash(json, o);
 	if (status == STATUS_OK)
-		status = verify_files(c, opening, json, o);
+		status = verify_files(c, json, o);
 	if (status == STATUS_OK)
 		status = checkpoint_take_state(json, o, &c->state);
 	c->has_state = status == STATUS_OK;
@@ -165,10 +166,9 @@ static enum status read_state(struct checkpoint *c, const struct opening *openin
 	return status;
 }
 
-static enum status read_config(struct checkpoint *c, const struct opening *opening, const char *json)
+static enum status read_config(struct checkpoint *c, const char *json)
 {
 	cJSON *o;
-	(void)opening;
 	TRY(json_read_file(json, &o));
 	enum status status = checkpoint_take_config(json, o, &c->config, &c->eod);
 	cJSON_Delete(o);
@@ -198,41 +198,39 @@ static enum status check_weights_there(const char *path)
 }
 
 /* Opens DIRECTORY/NAME with a function of (path). */
-static enum status open_part(struct checkpoint *c, const struct opening *o, const char *name,
-	enum status (*open_one)(struct checkpoint *c, const struct opening *o, const char *path))
+static enum status open_part(struct checkpoint *c, const char *name,
+	enum status (*open_one)(struct checkpoint *c, const char *path))
 {
 	char *path;
 	TRY(path_join(&path, c->path, name));
-	enum status status = open_one(c, o, path);
+	enum status status = open_one(c, path);
 	free(path);
 	return status;
 }
 
-static enum status open_model(struct checkpoint *c, const struct opening *o, const char *path)
+static enum status open_model(struct checkpoint *c, const char *path)
 {
-	(void)o;
 	return safetensors_open(path, &c->model);
 }
 
-static enum status open_optimizer(struct checkpoint *c, const struct opening *o, const char *path)
+static enum status open_optimizer(struct checkpoint *c, const char *path)
 {
-	(void)o;
 	return safetensors_open(path, &c->optimizer);
 }
 
-static enum status open_parts(struct checkpoint *c, const struct opening *o, bool state_required)
+static enum status open_parts(struct checkpoint *c, bool state_required)
 {
 	bool state, moments;
 	TRY(find_file(c->path, "trainer.json", &state));
 	TRY(find_file(c->path, OPTIMIZER, &moments));
 	FAIL_IF(!state && state_required, STATUS_CORRUPT, "%s: trainer.json is missing", c->path);
 	if (state)
-		TRY(open_part(c, o, "trainer.json", read_state));
-	TRY(open_part(c, o, "config.json", read_config));
+		TRY(open_part(c, "trainer.json", read_state));
+	TRY(open_part(c, "config.json", read_config));
 	TRY(check_weights_there(c->path));
-	TRY(open_part(c, o, "model.safetensors", open_model));
-	return c->has_state && !o->weights_only && moments ? open_part(c, o, OPTIMIZER, open_optimizer)
-							   : STATUS_OK;
+	TRY(open_part(c, "model.safetensors", open_model));
+	return c->has_state && !c->opening->weights_only && moments ? open_part(c, OPTIMIZER, open_optimizer)
+								    : STATUS_OK;
 }
 
 static enum status open_directory(
@@ -241,7 +239,10 @@ static enum status open_directory(
 	TRY(memory_alloc((void **)out, 1, sizeof **out, "a checkpoint"));
 	(*out)->path = strdup(path);
 	FAIL_IF(!(*out)->path, STATUS_MEMORY, "no memory for a path");
-	return open_parts(*out, o, state_required);
+	(*out)->opening = o;
+	enum status status = open_parts(*out, state_required);
+	(*out)->opening = NULL;
+	return status;
 }
 
 /* Which ranks have the very files that this one has. */
@@ -280,6 +281,15 @@ static enum status open_together(
 	return status;
 }
 
+/* One that was named: there is no other to turn to. */
+static enum status open_named(struct opening *o, const char *path, struct checkpoint **out)
+{
+	enum status status = open_together(o, path, false, out);
+	FAIL_IF(status == STATUS_CORRUPT, status, "%s; restore it from a copy, or give another --load",
+		error_message());
+	return status;
+}
+
 static enum status open_step(struct opening *o, const char *run, uint64_t step, struct checkpoint **out)
 {
 	char name[CHECKPOINT_NAME], *path;
@@ -309,8 +319,9 @@ static enum status open_newest(
 			return status;
 	}
 	return error_set(STATUS_CORRUPT,
-		"none of the run's %zu checkpoints is whole (%s); start again with another --save", count,
-		error_message());
+		"none of the run's %zu checkpoints is whole (%s); restore one from a copy, or train anew "
+		"with another --save",
+		count, error_message());
 }
 
 /* Is it a checkpoint, or else a run of which steps? */
@@ -361,7 +372,7 @@ enum status checkpoint_open_together(
 	if (status == STATUS_OK)
 		status = tell_found(ranks, &found);
 	if (status == STATUS_OK)
-		status = found.checkpoint ? open_together(&opening, path, false, out)
+		status = found.checkpoint ? open_named(&opening, path, out)
 					  : open_newest(&opening, path, found.steps, found.count, out);
 	free(found.steps);
 	return status;

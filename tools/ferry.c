@@ -8,6 +8,7 @@
 #include "tools/part.h"
 
 #include <errno.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -121,6 +122,7 @@ int main(int argc, char **argv)
 		return error_exit_code(STATUS_USAGE);
 	}
 	spin_briefly(argv);
+	signal(SIGXFSZ, SIG_IGN); /* a write beyond `ulimit -f` is an error that names the file */
 	if (strcmp(argv[1], "--version") == 0 || strcmp(argv[1], "version") == 0)
 		return print_version();
 	if (is_help(argv[1]))

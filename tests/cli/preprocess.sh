@@ -59,6 +59,12 @@ test_that "and drops copies and empty pieces" out_has "1 duplicates, 1 empty"
 run "$dir/in/a.jsonl" --output "$dir/c5" --text-key n
 test_that "a wrong --text-key: exit 2" [ $code -eq 2 ]
 test_that "and a hint" err_has 'is --text-key (now "n") right?'
+(
+	ulimit -f 1 # KiB
+	run "$dir/in/a.jsonl" --output "$dir/limited"
+	test_that "a file that may not grow: an error that names it, and what to do" eval '[ $code -eq 1 ] && err_has "$dir/limited/" && err_has "ulimit -f"'
+	exit $status
+) || status=1
 : >"$dir/nothing.txt"
 run "$dir/nothing.txt" --output "$dir/c5"
 test_that "... which is not given where nothing was rejected" err_has "1 empty, 0 rejected; give files that hold text"

@@ -96,6 +96,11 @@ static void what_cannot_be_read_is_not_taken_for_damaged(void **state)
 	assert_ok(checkpoint_open(run, &c));
 	assert_int_equal(checkpoint_get_state(c)->step, 20);
 	checkpoint_close(c);
+	/* what is gone is damage; who has named it is told what else to do */
+	assert_ok(file_remove(path_of(files[4])));
+	assert_int_equal(checkpoint_open(path_of("step-00000020"), &c), STATUS_CORRUPT);
+	assert_non_null(strstr(error_message(), "vocab.json: is missing"));
+	assert_non_null(strstr(error_message(), "restore it from a copy, or give another --load"));
 }
 
 static void a_newer_ferrys_is_not_taken_for_damaged(void **state)
