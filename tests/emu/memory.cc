@@ -271,6 +271,14 @@ bool pinned_memory_holds(const void *block, size_t bytes)
 	return holds(memory.pinned, (uintptr_t)block, bytes);
 }
 
+cudaError_t cudaPointerGetAttributes(struct cudaPointerAttributes *out, const void *p)
+{
+	out->type = pinned_memory_holds(p, 1)   ? cudaMemoryTypeHost
+		    : device_memory_holds(p, 1) ? cudaMemoryTypeDevice
+						: cudaMemoryTypeUnregistered;
+	return cudaSuccess;
+}
+
 bool ordinary_memory(const void *p)
 {
 	/* The end of a block is no fault as long as nothing is read there. */
