@@ -19,7 +19,7 @@
 struct opening {
 	struct collective *ranks;
 	bool weights_only;
-	int member, members; /* of the ranks that find this directory: this one, and how many */
+	struct collective_sharing sharing; /* of this directory */
 };
 
 struct checkpoint {
@@ -105,7 +105,7 @@ static enum status verify_entry(const char *directory, const char *json, const c
 static int choose_member(const struct opening *o, uint64_t loads[], uint64_t bytes)
 {
 	int least = 0;
-	for (int i = 1; i < o->members; i++)
+	for (int i = 1; i < o->sharing.members; i++)
 		if (loads[i] < loads[least])
 			least = i;
 	loads[least] += bytes;
@@ -127,7 +127,7 @@ static enum status verify_files(const struct checkpoint *c, const char *json, co
 		if (moments && opening->weights_only)
 			continue;
 		TRY(json_get_u64(json, entry, "bytes", &bytes));
-		if (choose_member(opening, loads, bytes) != opening->member)
+		if (choose_member(opening, loads, bytes) != opening->sharing.member)
 			continue;
 		enum status status = verify_entry(c->path, json, entry, bytes);
 		FAIL_IF(status != STATUS_OK && moments, status,
@@ -252,7 +252,7 @@ static enum status find_members(struct opening *o, const char *path)
 	struct stat info;
 	if (stat(path, &info) == 0)
 		snprintf(thing, sizeof thing, "%jx:%jx", (uintmax_t)info.st_dev, (uintmax_t)info.st_ino);
-	return collective_find_sharing(o->ranks, thing, &o->member, &o->members);
+	return collective_find_sharing(o->ranks, thing, &o->sharing);
 }
 
 static enum status find_directory(const char *path, char chosen[PATH_MAX])
@@ -264,6 +264,18 @@ static enum status find_directory(const char *path, char chosen[PATH_MAX])
 				      : error_set_errno(STATUS_IO, "%s: cannot open the directory", path);
 }
 
+/* Those who see rank 0's files have found them whole: what is wrong elsewhere is so with a copy. */
+static enum status agree_on_opening(struct opening *o, enum status status)
+{
+	bool original = o->sharing.first == 0;
+	TRY(collective_agree(o->ranks, original ? status : STATUS_OK));
+	if (status == STATUS_CORRUPT)
+		status = error_set(STATUS_MISMATCH,
+			"%s (copy rank 0's checkpoint to this host, or put it where all hosts see it)",
+			error_message());
+	return collective_agree(o->ranks, status);
+}
+
 /* The one that rank 0 calls `path`. What is wrong with it, on whichever rank, is wrong for all. */
 static enum status open_together(
 	struct opening *o, const char *path, bool state_required, struct checkpoint **out)
@@ -273,7 +285,7 @@ static enum status open_together(
 	TRY(collective_agree(o->ranks, status));
 	TRY(collective_broadcast(o->ranks, chosen, sizeof chosen));
 	TRY(find_members(o, chosen));
-	status = collective_agree(o->ranks, open_directory(chosen, o, state_required, out));
+	status = agree_on_opening(o, open_directory(chosen, o, state_required, out));
 	if (status != STATUS_OK) {
 		checkpoint_close(*out);
 		*out = NULL;

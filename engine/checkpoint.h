@@ -154,8 +154,9 @@ enum status checkpoint_open(const char *path, struct checkpoint **out) MUST_USE;
 enum status checkpoint_open_weights(const char *path, struct checkpoint **out) MUST_USE;
 /*
  * Either, of ranks, all of whom call it: rank 0's `path` counts. Ranks that find the same directory on the same host verify
- * each file once between them. Damage that any of them sees passes a checkpoint over on all, and all fail alike: the
- * failure is agreed on (collective.h).
+ * each file once between them. Damage that those see who find rank 0's directory passes a checkpoint over on all. Where it
+ * is whole, but another host's copy is damaged or missing, that is STATUS_MISMATCH. All fail alike: the failure is agreed
+ * on (collective.h).
  */
 enum status checkpoint_open_together(
 	const char *path, bool weights_only, struct collective *ranks, struct checkpoint **out) MUST_USE;

@@ -190,22 +190,22 @@ struct shared_thing {
 	char host[256], name[COLLECTIVE_THING];
 };
 
-enum status collective_find_sharing(struct collective *c, const char *thing, int *member, int *members)
+enum status collective_find_sharing(struct collective *c, const char *thing, struct collective_sharing *out)
 {
 	struct shared_thing own, *all;
-	*member = 0;
-	*members = 1;
+	*out = (struct collective_sharing){.members = 1, .first = c->rank};
 	if (c->ranks == 1)
 		return STATUS_OK;
 	memset(&own, 0, sizeof own);
 	collective_name_host(own.host, sizeof own.host);
 	snprintf(own.name, sizeof own.name, "%s", thing);
 	TRY(collective_gather(c, &own, sizeof own, (void **)&all));
-	*members = 0;
-	for (int r = 0; r < c->ranks; r++) {
+	out->members = 0;
+	for (int r = c->ranks; r-- > 0;) {
 		bool same = *thing ? memcmp(&all[r], &own, sizeof own) == 0 : r == c->rank;
-		*members += same;
-		*member += same && r < c->rank;
+		out->members += same;
+		out->member += same && r < c->rank;
+		out->first = same ? r : out->first;
 	}
 	free(all);
 	return STATUS_OK;

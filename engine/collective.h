@@ -71,10 +71,13 @@ struct collective_place {
 	int processors;              /* that any rank of its host may run on */
 };
 enum status collective_find_place(struct collective *c, struct collective_place *out) MUST_USE;
-/* The ranks of this host that found what they call `thing`: how many they are, this one too, and which of them it is,
- * from 0. "": it alone. */
+/* The ranks of this host that found what they call `thing`. "": it alone. */
 enum { COLLECTIVE_THING = 64 }; /* its end included */
+struct collective_sharing {
+	int members, member; /* how many they are, this one too; which of them it is, from 0 */
+	int first;           /* the lowest of these ranks */
+};
 enum status collective_find_sharing(
-	struct collective *c, const char *thing, int *member, int *members) MUST_USE;
+	struct collective *c, const char *thing, struct collective_sharing *out) MUST_USE;
 
 #endif

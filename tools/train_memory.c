@@ -12,9 +12,10 @@ enum status train_memory_share(struct train_machine *m, struct collective *ranks
 	m->device_ranks = 1;
 	if (ranks->ranks == 1)
 		return STATUS_OK;
-	int member;
+	struct collective_sharing sharing = {.members = 1};
 	if (m->device.gpu)
-		TRY(collective_find_sharing(ranks, m->device.place, &member, &m->device_ranks));
+		TRY(collective_find_sharing(ranks, m->device.place, &sharing));
+	m->device_ranks = sharing.members;
 	m->device.unused /= (uint64_t)m->device_ranks;
 	double least[2] = {-(double)m->host_memory, -(double)m->device.unused};
 	TRY(collective_maximum(ranks, least, 2));

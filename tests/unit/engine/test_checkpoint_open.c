@@ -4,7 +4,9 @@
 #include "tests/unit/engine/thread_ranks.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <stdatomic.h>
+#include <sys/stat.h>
 
 /* ---- what cannot be read now may be whole ---- */
 
@@ -210,6 +212,62 @@ static void ranks_are_of_one_mind_about_damage(void **state)
 	}
 }
 
+/* ---- ranks of hosts that do not have the same files ---- */
+
+static _Thread_local bool on_another_host;
+static bool copied; /* there: step 20, as another directory */
+
+/* The C library's, for all of this program. */
+int stat(const char *path, struct stat *out)
+{
+	if (on_another_host && !copied && strstr(path, "/step-00000020")) {
+		errno = ENOENT;
+		return -1;
+	}
+	int result = fstatat(AT_FDCWD, path, out, 0);
+	if (result == 0)
+		out->st_ino ^= on_another_host;
+	return result;
+}
+
+/* Ranks 0 and 3 on one host, 1 and 2 on the other. */
+static enum status open_on_hosts(void *user, struct collective *c)
+{
+	on_another_host = c->rank == 1 || c->rank == 2;
+	return open_in_crowd(user, c);
+}
+
+static void another_hosts_copy_is_not_damage(void **state)
+{
+	(void)state;
+	struct opened all[CROWD];
+	write_step(10);
+	write_step(20);
+	copied = false;
+	assert_ok(crowd_run(4, open_on_hosts, all));
+	for (int r = 0; r < 4; r++) {
+		assert_int_equal(all[r].status, STATUS_MISMATCH);
+		assert_true(all[r].agreed);
+		if (!strstr(all[r].message, "rank 1: ") || !strstr(all[r].message, "copy rank 0's"))
+			fail_msg("%s", all[r].message);
+	}
+	copied = true;
+	assert_ok(crowd_run(4, open_on_hosts, all));
+	assert_int_equal(all[1].step, 20);
+	/* of rank 0's directory it is, whoever verified the file there and here */
+	static const char *const files[] = {
+		"config.json", "model.safetensors", "optimizer.safetensors", "trainer.json", "vocab.json"};
+	for (size_t f = 0; f < sizeof files / sizeof *files; f++) {
+		char damaged[64];
+		snprintf(damaged, sizeof damaged, "step-00000020/%s", files[f]);
+		write_step(20);
+		assert_ok(file_remove(path_of(damaged)));
+		assert_ok(crowd_run(4, open_on_hosts, all));
+		for (int r = 0; r < 4; r++)
+			assert_int_equal(all[r].step, 10);
+	}
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -218,6 +276,7 @@ int main(void)
 		cmocka_unit_test_setup_teardown(a_newer_ferrys_is_not_taken_for_damaged, setup, teardown),
 		cmocka_unit_test_setup_teardown(ranks_verify_each_file_once_between_them, setup, teardown),
 		cmocka_unit_test_setup_teardown(ranks_are_of_one_mind_about_damage, setup, teardown),
+		cmocka_unit_test_setup_teardown(another_hosts_copy_is_not_damage, setup, teardown),
 	};
 	return cmocka_run_group_tests(tests, open_all, close_all);
 }
