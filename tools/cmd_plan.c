@@ -191,7 +191,7 @@ static enum status choose_machine(struct job *job)
 	}
 	if (job->flags.device_memory)
 		job->machine.device.unused = job->flags.device_memory;
-	if (job->flags.machine) { /* as the backend does (kernels.h); it may have cuDNN */
+	if (job->flags.machine) { /* as the backend does (kernels.h), with cuDNN, which not all will have */
 		job->machine.device.logits =
 			s->logits_memory ? s->logits_memory : job->machine.device.unused / 80;
 		job->machine.device.attention = KERNELS_ATTENTION;

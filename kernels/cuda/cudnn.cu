@@ -24,6 +24,7 @@
 #include "kernels/cuda/cudnn_plan.cuh"
 
 #include <algorithm>
+#include <cstdarg>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -45,6 +46,7 @@ struct attention_way {
 struct cudnn {
 	struct cudnn_functions call;
 	size_t version; /* 0: there is none */
+	char name[32];  /* "cuDNN 9.19.0" */
 	struct cudnn_handle *handle;
 	std::mutex lock;                        /* one thread at a time has to do with it */
 	std::vector<struct attention_way> ways; /* by shape */
@@ -74,15 +76,16 @@ static bool find_library(struct cudnn *c, char why[CUDNN_REASON])
 	if (!cudnn_load(named && *named ? named : NULL, &c->call, why))
 		return false;
 	size_t version = c->call.cudnnGetVersion();
+	snprintf(c->name, sizeof c->name, "cuDNN %zu.%zu.%zu", version / 10000, version / 100 % 100,
+		version % 100);
 	if (version < OLDEST) {
-		snprintf(why, CUDNN_REASON, "%zu.%zu is too old, 9.16 or later is needed", version / 10000,
-			version / 100 % 100);
+		snprintf(why, CUDNN_REASON, "%s is too old, 9.16 or later is needed", c->name);
 		return false;
 	}
 	int status = c->call.cudnnCreate(&c->handle);
 	if (status != cudnn_STATUS_SUCCESS) {
-		snprintf(why, CUDNN_REASON, "%zu.%zu does not start: %s", version / 10000,
-			version / 100 % 100, c->call.cudnnGetErrorString(status));
+		snprintf(why, CUDNN_REASON, "%s does not start: %s", c->name,
+			c->call.cudnnGetErrorString(status));
 		return false;
 	}
 	c->version = version;
@@ -99,12 +102,10 @@ enum status cudnn_open(struct backend *b, struct kernels *table)
 	if (!b->cudnn)
 		return b->host->error_set(STATUS_MEMORY, "no memory for cuDNN");
 	if (!find_library(b->cudnn, why)) {
-		snprintf(name, KERNELS_ATTENTION_NAME, "ferry's own kernels (no cuDNN: %.200s)", why);
+		snprintf(name, KERNELS_ATTENTION_NAME, "ferry's own kernels (%.200s)", why);
 		return STATUS_OK;
 	}
-	size_t version = b->cudnn->version;
-	snprintf(name, KERNELS_ATTENTION_NAME, "cuDNN %zu.%zu.%zu where dropout is 0", version / 10000,
-		version / 100 % 100, version % 100);
+	snprintf(name, KERNELS_ATTENTION_NAME, "%s where dropout is 0", b->cudnn->name);
 	table->attention_bytes = b->attention_bytes;
 	return STATUS_OK;
 }
@@ -238,8 +239,7 @@ bool cudnn_attention(struct backend *b, struct stream *s, const struct attention
 	char why[CUDNN_REASON], message[CUDNN_REASON + 128];
 	if (at->by_cudnn && !run(b, s, a, &at->plan, why)) {
 		snprintf(message, sizeof message,
-			"cuDNN %zu: %s; with FERRY_CUDNN=off attention is by ferry's own kernels", c->version,
-			why);
+			"%s: %s; with FERRY_CUDNN=off attention is by ferry's own kernels", c->name, why);
 		stream_fail(b, s, STATUS_IO, message);
 	}
 	return at->by_cudnn;
@@ -248,6 +248,15 @@ bool cudnn_attention(struct backend *b, struct stream *s, const struct attention
 /* ---- choices as text ---- */
 
 #define CHOICE_SHAPE "attention-1 %d %d %d %d %d %d "
+
+__attribute__((format(printf, 2, 3))) static void append(char text[KERNELS_CHOICE], const char *format, ...)
+{
+	size_t at = strlen(text);
+	va_list arguments;
+	va_start(arguments, format);
+	vsnprintf(text + at, KERNELS_CHOICE - at, format, arguments);
+	va_end(arguments);
+}
 
 bool attention_choice_get(struct backend *b, int i, char text[KERNELS_CHOICE])
 {
@@ -260,18 +269,16 @@ bool attention_choice_get(struct backend *b, int i, char text[KERNELS_CHOICE])
 	const struct attention_way *way = &c->ways[(size_t)i];
 	const struct cudnn_shape *shape = &way->shape;
 	const struct cudnn_engine *e = &way->plan.engine;
-	size_t room = KERNELS_CHOICE, at = (size_t)snprintf(text, room, CHOICE_SHAPE, shape->backward,
-					      shape->type, shape->B, shape->T, shape->H, shape->D);
+	text[0] = 0;
+	append(text, CHOICE_SHAPE, shape->backward, shape->type, shape->B, shape->T, shape->H, shape->D);
 	if (!way->by_cudnn) {
-		snprintf(text + at, room - at, "ferry");
+		append(text, "ferry");
 		return true;
 	}
-	at += (size_t)snprintf(
-		text + at, room - at, "cudnn %zu %lld %d", c->version, (long long)e->index, e->knobs);
+	append(text, "cudnn %zu %lld %d", c->version, (long long)e->index, e->knobs);
 	for (int k = 0; k < e->knobs; k++)
-		at += (size_t)snprintf(
-			text + at, room - at, " %d:%lld", e->types[k], (long long)e->values[k]);
-	snprintf(text + at, room - at, ";");
+		append(text, " %d:%lld", e->types[k], (long long)e->values[k]);
+	append(text, ";");
 	return true;
 }
 

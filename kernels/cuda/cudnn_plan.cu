@@ -12,13 +12,13 @@ bool cudnn_load(const char *file, struct cudnn_functions *call, char why[CUDNN_R
 {
 	void *library = dlopen(file ? file : "libcudnn.so.9", RTLD_NOW | RTLD_LOCAL);
 	if (!library) {
-		snprintf(why, CUDNN_REASON, "%s", dlerror());
+		snprintf(why, CUDNN_REASON, "no cuDNN: %s", dlerror());
 		return false;
 	}
 #define CUDNN_FIND(result, function, ...)                                                                    \
 	call->function = (result(*)(__VA_ARGS__))dlsym(library, #function);                                  \
 	if (!call->function) {                                                                               \
-		snprintf(why, CUDNN_REASON, "the library has no " #function);                                \
+		snprintf(why, CUDNN_REASON, "no cuDNN: the library has no " #function);                      \
 		return false;                                                                                \
 	}
 	CUDNN_FUNCTIONS(CUDNN_FIND)
