@@ -183,7 +183,6 @@ static enum status encode_run(int argc, char **argv)
 	TRY(options_parse(&options, argc, argv));
 	if (options.help)
 		return STATUS_OK;
-	FAIL_IF(settings.separator && !*settings.separator, STATUS_USAGE, "--document-separator is empty");
 	return encode_input(&settings);
 }
 

@@ -202,7 +202,7 @@ static enum status run(int argc, char **argv)
 	struct option table[] = {
 		{OPTION_STRING("--load", &s->load, "DIR", "a run, a checkpoint or a Hugging Face GPT-2")},
 		{OPTION_STRING("--prompt", &s->prompt, "TEXT", "the text to continue"),
-			.default_text = "none: a new document"},
+			.default_text = "none: a new document", .may_be_empty = true},
 		{OPTION_STRING("--prompt-file", &s->prompt_file, "FILE",
 			 "the text to continue, every byte of it; - is standard input"),
 			.default_text = ""},

@@ -260,6 +260,10 @@ static enum status set_value(struct option *option, const char *text)
 	FAIL_IF(option->given && option->kind != OPTION_KIND_LIST, STATUS_USAGE, "%s is given twice",
 		option->name);
 	option->given = true;
+	bool text_value = option->kind == OPTION_KIND_STRING || option->kind == OPTION_KIND_LIST ||
+			  option->kind == OPTION_KIND_WORDS;
+	FAIL_IF(text_value && !*text && !option->may_be_empty, STATUS_USAGE,
+		"%s is empty; is a shell variable not set that should have given it?", option->name);
 	switch (option->kind) {
 	case OPTION_KIND_STRING:
 		*option->target.string = text;

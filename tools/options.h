@@ -65,7 +65,8 @@ struct option {
 	const char *help;         /* NULL: hidden */
 	const char *default_text; /* instead of the target's value, in help */
 	bool required;
-	bool given; /* set by options_parse: it was on the command line */
+	bool may_be_empty; /* of text: "" is a value, and not the error that it is elsewhere */
+	bool given;        /* set by options_parse: it was on the command line */
 };
 
 #define OPTION_HEADING(text) .kind = OPTION_KIND_HEADING, .help = (text)

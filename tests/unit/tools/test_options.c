@@ -133,6 +133,7 @@ static void refusals(void **state)
 		{"a --output d --num-layer 3", {"--num-layer", "did you mean --num-layers?"}},
 		{"a --output d --zzzzzzzz 3", {"there is no flag --zzzzzzzz"}},
 		{"a --output d --output e", {"--output", "twice"}},
+		{"a --output=", {"--output is empty", "variable"}},
 		{"a --output d --bf16 --bf16", {"--bf16", "twice"}},
 		{"a --output d --bf16=yes", {"--bf16", "no value"}},
 		{"a --output d --num-layers 0", {"--num-layers", "1 to 1000"}},
