@@ -8,6 +8,7 @@
 #include "tools/part.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -114,8 +115,21 @@ static void spin_briefly(char **argv)
 		program_invocation_short_name); /* for ps and killall: started so, it is called "exe" */
 }
 
+/*
+ * A standard stream that is closed would become the next file that is opened: a checkpoint's bytes would be taken for a
+ * prompt, and a message written into a corpus. /dev/null takes its place, the wrong way round, so that using it is the
+ * error that it was.
+ */
+static void hold_streams(void)
+{
+	for (int fd = STDIN_FILENO; fd <= STDERR_FILENO; fd++)
+		if (fcntl(fd, F_GETFD) < 0)
+			(void)!open("/dev/null", fd == STDIN_FILENO ? O_WRONLY : O_RDONLY);
+}
+
 int main(int argc, char **argv)
 {
+	hold_streams();
 	if (argc < 2) {
 		if (!part_follows())
 			print_help(stderr);

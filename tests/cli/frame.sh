@@ -55,6 +55,24 @@ test_that "help of an unknown command: exit 2" [ $code -eq 2 ]
 run xyzzy
 test_that "a word near nothing: where the list is" err_has "ferry help"
 
+# What is opened next would take the place of a standard stream that is closed.
+"$ferry" preprocess - --output "$dir/closed" <&- >"$dir/out" 2>"$dir/err"
+code=$?
+test_that "standard input that is closed is an error, and no other file" eval '[ $code -eq 1 ] && err_has "read failed: Bad file"'
+"$ferry" encode <<<"one two" >&- 2>"$dir/err"
+code=$?
+test_that "so is standard output" eval '[ $code -eq 1 ] && err_has "write failed: Bad file"'
+mkfifo "$dir/held"
+"$ferry" encode <"$dir/held" 2>&- >"$dir/out" &
+exec 9>"$dir/held"
+for i in $(seq 500); do
+	[ "$(readlink /proc/$!/exe)" = "$(realpath "$ferry")" -a -e /proc/$!/fd/2 ] && break
+	sleep 0.01
+done
+test_that "and nothing else takes the place of standard error" [ "$(readlink /proc/$!/fd/2)" = /dev/null ]
+exec 9>&-
+wait
+
 if [ -w /dev/full ]; then
 	"$ferry" --version >/dev/full 2>"$dir/err"
 	code=$?
