@@ -168,36 +168,51 @@ static bool update_by_lines(const struct adamw_factors *f, struct update u, cons
 }
 #endif
 
+/* Elements [from, to), on one thread. `all`: of element 0, without gradients. */
+static void update_range(const struct kernels *k, const struct adamw_factors *factors, struct update all,
+	void *work, const void *grad, int64_t from, int64_t to)
+{
+	bool elsewhere = all.p_out != all.p && all.m_out != all.m && all.v_out != all.v;
+	for (int64_t at = from; at < to; at += SPAN) {
+		float row[SPAN];
+		int n = (int)(to - at < SPAN ? to - at : SPAN);
+		struct update u = {all.p + at, all.m + at, all.v + at, NULL, all.p_out + at, all.m_out + at,
+			all.v_out + at};
+		if (n == SPAN && update_by_lines(factors, u, element_at(grad, k->grad, (size_t)at), k->grad,
+					 work ? (char *)work + (size_t)at * dtype_bytes(k->act) : NULL,
+					 k->act, elsewhere))
+			continue;
+		u.gradient = row_read(row, grad, k->grad, (size_t)at, n);
+		if (elsewhere) {
+			update_elsewhere(factors, u, work, k->act, at, n);
+			continue;
+		}
+		update_span(factors, u, n);
+		if (work)
+			write_work(work, k->act, at, all.p_out + at, n);
+	}
+	end_writes_past_caches();
+}
+
 void SIMD(cpu_adamw)(struct kernels *k, struct stream *s, const struct adamw *args, float *p_out,
 	float *m_out, float *v_out, void *work, const float *p, const float *m, const float *v,
 	const void *grad, uint64_t count)
 {
 	(void)s;
 	struct adamw_factors factors = adamw_prepare(args);
-	int64_t total = (int64_t)count;
-	bool elsewhere = p_out != p && m_out != m && v_out != v;
-#pragma omp parallel num_threads(cpu_of(k)->threads)
-	{
-#pragma omp for schedule(static)
-		for (int64_t at = 0; at < total; at += SPAN) {
-			float row[SPAN];
-			int n = (int)(total - at < SPAN ? total - at : SPAN);
-			struct update u = {p + at, m + at, v + at, NULL, p_out + at, m_out + at, v_out + at};
-			if (n == SPAN &&
-				update_by_lines(&factors, u, element_at(grad, k->grad, (size_t)at), k->grad,
-					work ? (char *)work + (size_t)at * dtype_bytes(k->act) : NULL, k->act,
-					elsewhere))
-				continue;
-			u.gradient = row_read(row, grad, k->grad, (size_t)at, n);
-			if (elsewhere) {
-				update_elsewhere(&factors, u, work, k->act, at, n);
-				continue;
-			}
-			update_span(&factors, u, n);
-			if (work)
-				write_work(work, k->act, at, p_out + at, n);
-		}
-		end_writes_past_caches();
+	struct update all = {p, m, v, NULL, p_out, m_out, v_out};
+	int64_t total = (int64_t)count, spans = (total + SPAN - 1) / SPAN;
+	int threads = cpu_of(k)->threads;
+	/* The offload's crew has runs of a row's length: an OpenMP region of one thread costs as much as half of it. */
+	if (threads == 1) {
+		update_range(k, &factors, all, work, grad, 0, total);
+		return;
+	}
+#pragma omp parallel for num_threads(threads) schedule(static)
+	for (int i = 0; i < threads; i++) {
+		int64_t to = cpu_share(spans, i + 1, threads) * SPAN;
+		update_range(k, &factors, all, work, grad, cpu_share(spans, i, threads) * SPAN,
+			to < total ? to : total);
 	}
 }
 
