@@ -12,7 +12,8 @@ bool cudnn_load(const char *file, struct cudnn_functions *call, char why[CUDNN_R
 {
 	void *library = dlopen(file ? file : "libcudnn.so.9", RTLD_NOW | RTLD_LOCAL);
 	if (!library) {
-		snprintf(why, CUDNN_REASON, "no cuDNN: %s", dlerror());
+		snprintf(why, CUDNN_REASON, "no cuDNN: %.150s%s", dlerror(),
+			file ? "" : "; $FERRY_CUDNN names a file elsewhere");
 		return false;
 	}
 #define CUDNN_FIND(result, function, ...)                                                                    \
@@ -36,7 +37,7 @@ struct builder {
 	const struct cudnn_shape *shape;
 	std::vector<void *> *made;
 	std::vector<void *> operations;
-	int64_t last_id;
+	int64_t next_id;
 	bool failed;
 	char *why;
 };
@@ -148,7 +149,7 @@ static void *scores(struct builder *b, int type, bool transposed)
 	int64_t T = s->T, dims[4] = {s->B, s->H, T, T}, strides[4] = {s->H * T * T, T * T, T, 1};
 	if (transposed)
 		std::swap(strides[2], strides[3]);
-	void *t = tensor_begin(b, b->last_id++, type, dims, strides);
+	void *t = tensor_begin(b, b->next_id++, type, dims, strides);
 	set_flag(b, t, cudnn_ATTR_TENSOR_IS_VIRTUAL, true);
 	return finish(b, t, "a tensor");
 }
@@ -239,7 +240,7 @@ static void *float_scores(struct builder *b)
 
 static void *some_statistic(struct builder *b)
 {
-	return statistic(b, b->last_id++);
+	return statistic(b, b->next_id++);
 }
 
 /* Above the diagonal, -inf. */
@@ -281,7 +282,7 @@ static void backward_graph(struct builder *b)
 	void *q = rows(b, Q, 3 * C, false), *k = rows(b, K, 3 * C, true), *dout = rows(b, DOUT, C, false);
 	void *scale = scalar(b, SCALE);
 	void *delta = pointwise(
-		b, cudnn_POINTWISE_MUL, dout, rows(b, OUT, C, false), rows(b, b->last_id++, C, false));
+		b, cudnn_POINTWISE_MUL, dout, rows(b, OUT, C, false), rows(b, b->next_id++, C, false));
 	delta = reduce(b, cudnn_REDUCE_TENSOR_ADD, delta, some_statistic(b));
 	delta = pointwise(b, cudnn_POINTWISE_MUL, delta, scalar(b, ONE), statistic(b, DELTA));
 
@@ -296,7 +297,7 @@ static void backward_graph(struct builder *b)
 	ds = pointwise(b, cudnn_POINTWISE_MUL, ds, p, float_scores(b));
 	ds = pointwise(b, cudnn_POINTWISE_MUL, ds, scale, scores(b, type_of(b), false));
 	matmul(b, transposed(b, ds), q, rows(b, DK, 3 * C, false));
-	void *plain_k = reshape(b, k, rows(b, b->last_id++, 3 * C, false));
+	void *plain_k = reshape(b, k, rows(b, b->next_id++, 3 * C, false));
 	matmul(b, ds, plain_k, rows(b, DQ, 3 * C, false));
 }
 
