@@ -121,7 +121,12 @@ static enum status stream_open(struct kernels *k, struct stream **out)
 	struct stream *s = (struct stream *)calloc(1, sizeof *s);
 	if (!s)
 		return b->host->error_set(STATUS_MEMORY, "no memory for a stream");
-	cudaError_t error = cudaStreamCreateWithFlags(&s->handle, cudaStreamNonBlocking);
+	/* What has streams of its own moves data beside the model, on the default one: little work that others wait for,
+	 * which would otherwise stand behind all blocks of the products that the model has queued. */
+	int least = 0, greatest = 0;
+	cudaError_t error = cudaDeviceGetStreamPriorityRange(&least, &greatest);
+	if (error == cudaSuccess)
+		error = cudaStreamCreateWithPriority(&s->handle, cudaStreamNonBlocking, greatest);
 	if (error != cudaSuccess) {
 		free(s);
 		return b->host->error_set(

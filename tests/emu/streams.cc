@@ -173,6 +173,19 @@ cudaError_t cudaStreamCreateWithFlags(cudaStream_t *out, unsigned)
 	return cudaSuccess;
 }
 
+/* Which is served first is the machine's business here. */
+cudaError_t cudaStreamCreateWithPriority(cudaStream_t *out, unsigned flags, int)
+{
+	return cudaStreamCreateWithFlags(out, flags);
+}
+
+cudaError_t cudaDeviceGetStreamPriorityRange(int *least, int *greatest)
+{
+	*least = 0;
+	*greatest = -5;
+	return cudaSuccess;
+}
+
 cudaError_t cudaStreamDestroy(cudaStream_t stream)
 {
 	if (!stream)
