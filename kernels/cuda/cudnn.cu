@@ -33,7 +33,8 @@
 #include <vector>
 
 enum {
-	OLDEST = 91600,       /* before, the backward counts what is beyond T where T is no multiple of 128 */
+	/* Up to 9.15.0 the backward may reach beyond its memory where T is no multiple of 128 (cudnn-frontend 1.16's notes). */
+	OLDEST = 91600,
 	FORWARD_BYTES = 4096, /* of workspace: nobody counts more (9.19 takes 256) */
 };
 
@@ -230,6 +231,8 @@ bool cudnn_attention(struct backend *b, struct stream *s, const struct attention
 {
 	struct cudnn *c = b->cudnn;
 	if (!c || a.first || a.drop.on || a.D % 8 || !is_faster(b->capability, backward) || !is_aligned(a))
+		return false;
+	if (backward && a.T == 1) /* not supported, say cuDNN's release notes, though it has plans for it */
 		return false;
 	struct cudnn_shape shape = {backward, b->act, a.B, a.T, a.H, a.D};
 	std::lock_guard<std::mutex> guard(c->lock);
