@@ -87,7 +87,7 @@ struct encoder {
 	struct long_words longs;
 	uint32_t *ids; /* [id_capacity]: of one word */
 	size_t id_capacity;
-	uint16_t bounds[1 + WORDS_ROOM]; /* 0, then where words end */
+	uint16_t bounds[1 + WORDS_ROOM + BATCH]; /* 0, then where words end; room to read a whole batch */
 	struct piece late[LATE];
 	size_t late_count;
 };

@@ -1,6 +1,6 @@
 /*
  * The loop over words (tokenizer/word_cache.h): key, hash, cache line, ids. Compiled once for each
- * instruction set; what differs is how a key is read, hashed and compared.
+ * instruction set; what differs is how keys are hashed and compared.
  */
 #include "tokenizer/word_cache.h"
 
@@ -11,15 +11,31 @@
 #endif
 
 #define INLINE static inline __attribute__((always_inline))
+#define UNROLL _Pragma("GCC unroll 8")
+
+/* For each length: which of a key's bytes are the word's, and what stands in the others. */
+struct key_window {
+	uint8_t own[KEY_BYTES] __attribute__((aligned(2 * KEY_BYTES))), rest[KEY_BYTES];
+};
+#define WINDOW(n) [n] = {.own = {[0 ...(n) - 1] = UINT8_MAX}, .rest = {[(n)... KEY_BYTES - 1] = (n)}}
+static const struct key_window windows[KEY_BYTES + 1] = {WINDOW(1), WINDOW(2), WINDOW(3), WINDOW(4),
+	WINDOW(5), WINDOW(6), WINDOW(7), WINDOW(8), WINDOW(9), WINDOW(10), WINDOW(11), WINDOW(12), WINDOW(13),
+	WINDOW(14), WINDOW(15), [KEY_BYTES] = {.own = {[0 ... KEY_BYTES - 1] = UINT8_MAX}}};
+
+typedef uint8_t key_vector __attribute__((vector_size(KEY_BYTES), may_alias));
+
+/* word_key_read where KEY_BYTES may be read; 0 < length <= KEY_BYTES. By a table, as the loop over words is bound
+ * by its instructions; a masked load and a mask made from the length take more. (Tried: line_find's slot by a
+ * table too, for four fewer; lines asked for one by one while others are written. Neither was faster.) */
+INLINE void key_read(struct word_key *key, const uint8_t *word, size_t length)
+{
+	const struct key_window *window = &windows[length];
+	key_vector text;
+	memcpy(&text, word, sizeof text);
+	*(key_vector *)key = (text & *(const key_vector *)window->own) | *(const key_vector *)window->rest;
+}
 
 #ifdef __AVX512BW__
-
-INLINE void key_read(struct word_key *key, const uint8_t *word, size_t length, bool careful)
-{
-	(void)careful; /* masked bytes are not read */
-	_mm_store_si128((__m128i *)key, _mm_mask_loadu_epi8(_mm_set1_epi8((char)length),
-						(__mmask16)_bzhi_u32(0xFFFF, (uint32_t)length), word));
-}
 
 /* word_key_line of eight keys at a time; some past `count`. */
 INLINE void find_lines(struct word_batch *batch, struct cache_line *cache, uint32_t shift, size_t count)
@@ -51,11 +67,6 @@ INLINE const struct cache_slot *line_find(const struct cache_line *line, const s
 }
 
 #else
-
-INLINE void key_read(struct word_key *key, const uint8_t *word, size_t length, bool careful)
-{
-	*key = word_key_read(word, length, careful);
-}
 
 INLINE void find_lines(struct word_batch *batch, struct cache_line *cache, uint32_t shift, size_t count)
 {
@@ -115,20 +126,38 @@ static __attribute__((noinline)) void fetch_long(
 		long_words_fetch(&run->encoder->longs, batch->keys[__builtin_ctzll(longs)].low);
 }
 
+INLINE void read_keys(
+	const struct encode_run *run, struct word_batch *batch, const uint16_t lengths[BATCH], bool careful)
+{
+	const uint16_t *bounds = batch->bounds;
+	UNROLL
+	for (size_t i = 0; i < batch->count; i++)
+		if (careful)
+			batch->keys[i] = word_key_read(run->text + bounds[i], lengths[i], true);
+		else
+			key_read(&batch->keys[i], run->text + bounds[i], lengths[i]);
+}
+
 /* Starts the loads of the lines that the words will be looked for in. Returns which words are longer ones. */
 INLINE uint64_t prepare(const struct encode_run *run, struct word_batch *batch, const uint16_t *bounds,
 	size_t count, bool careful)
 {
 	const struct encoder *encoder = run->encoder;
+	uint16_t lengths[BATCH], all = 0; /* KEY_BYTES: of a longer word */
 	uint64_t longs = 0;
 	batch->bounds = bounds;
 	batch->count = count;
-	for (size_t i = 0; i < count; i++) {
-		size_t length = (size_t)(bounds[i + 1] - bounds[i]);
-		key_read(&batch->keys[i], run->text + bounds[i], length, careful);
-		longs |= (uint64_t)(length >= KEY_BYTES) << i;
+	for (size_t i = 0; i < BATCH; i++) { /* some past `count`: in vectors */
+		uint16_t length = (uint16_t)(bounds[i + 1] - bounds[i]);
+		lengths[i] = length < KEY_BYTES ? length : KEY_BYTES;
+		all |= lengths[i];
 	}
+	read_keys(run, batch, lengths, careful);
+	if (all & KEY_BYTES)
+		for (size_t i = 0; i < count; i++)
+			longs |= (uint64_t)(lengths[i] == KEY_BYTES) << i;
 	find_lines(batch, encoder->cache, encoder->shift, count);
+	UNROLL
 	for (size_t i = 0; i < count; i++)
 		__builtin_prefetch(batch->lines[i]);
 	if (__builtin_expect(longs != 0, 0))
