@@ -9,11 +9,7 @@
 source tests/cli/tap.bash
 export FERRY_CUDA=${FERRY_CUDA:-build/emu/ferry-cuda.so}
 
-awk 'BEGIN { srand(3); for (d = 0; d < 120; d++) { s = ""; for (i = 0; i < 40 + d % 50; i++) s = s " w" int(rand() * 12); print "{\"text\": \"" s "\"}" } }' >"$dir/text.jsonl"
-run train-tokenizer "$dir/text.jsonl" --output "$dir/tokenizer" --vocab-size 290
-test_that "a small tokenizer" [ $code = 0 ]
-run preprocess "$dir/text.jsonl" --output "$dir/corpus" --vocab-file "$dir/tokenizer/vocab.json" --merge-file "$dir/tokenizer/merges.txt"
-test_that "a corpus" [ $code = 0 ]
+source tests/emu/corpus.bash
 
 steps=200
 shape="--num-layers 1 --hidden-size 16 --num-attention-heads 2 --seq-length 16 --max-position-embeddings 16 --batch-size 2
@@ -254,8 +250,8 @@ test_that "generate: the CPU's text" cmp "$dir/text-cpu" "$dir/text-gpu"
 
 failures=0 allocation=1
 while :; do
-	FERRY_EMU_FAIL_ALLOC=$allocation run train --train-data "$dir/corpus" --save none $shape --train-iters 1 --eval-interval 0 \
-		--device gpu --bf16 $GPU_FLAGS
+	FERRY_CUDNN=$FERRY_CUDA FERRY_EMU_CAPABILITY=90 FERRY_EMU_FAIL_ALLOC=$allocation run train --train-data "$dir/corpus" --save none $shape \
+		--train-iters 1 --eval-interval 0 --attention-dropout 0 --device gpu --bf16 $GPU_FLAGS
 	[ $code = 0 ] && break
 	err_has emulator && break # a leak, or worse
 	grep -qi 'memory' "$dir/err" || break

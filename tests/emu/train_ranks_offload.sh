@@ -6,9 +6,7 @@ source tests/cli/tap.bash
 source tests/cli/mpirun.bash
 need_ranks
 export FERRY_CUDA=${FERRY_CUDA:-build/emu/ferry-cuda.so} FERRY_EMU_DEVICES=2
-awk 'BEGIN { srand(3); for (d = 0; d < 120; d++) { s = ""; for (i = 0; i < 40 + d % 50; i++) s = s " w" int(rand() * 12); print "{\"text\": \"" s "\"}" } }' >"$dir/text.jsonl"
-"$ferry" train-tokenizer "$dir/text.jsonl" --output "$dir/tokenizer" --vocab-size 290 >/dev/null 2>&1
-"$ferry" preprocess "$dir/text.jsonl" --output "$dir/corpus" --vocab-file "$dir/tokenizer/vocab.json" --merge-file "$dir/tokenizer/merges.txt" >/dev/null 2>&1
+source tests/emu/corpus.bash
 shape="--train-data $dir/corpus --num-layers 3 --hidden-size 64 --num-attention-heads 2 --seq-length 16 --max-position-embeddings 16 --batch-size 2
 	--global-batch-size 4 --lr 1e-2 --split 80,15,5 --threads 1 --train-iters 16 --eval-interval 0 --device gpu --save-interval 0 --bf16 --clip-grad 5"
 ranks() { # RUN ARGUMENTS...: code, out, err
