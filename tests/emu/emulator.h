@@ -53,7 +53,7 @@
  *                           fails; or the Nth group finds its connections broken (link)
  *   FERRY_EMU_NCCL_SWAP=1   a group's first two receptions from other ranks, of one length, change places
  *   FERRY_EMU_CAPABILITY=N  the devices' compute capability, 10 times: 90 is 9.0 (80)
- *   FERRY_EMU_CUDNN_FAIL=WHAT:N    the Nth such thing of cuDNN's fails: a handle (create), the end of a graph (graph), a
+ *   FERRY_EMU_CUDNN_FAIL=WHAT:N    the Nth such thing of cuDNN's fails (0: each): a handle (create), the end of a graph (graph), a
  *                           heuristic (heuristic), the end of a plan (plan), an execution (execute)
  *   FERRY_EMU_CUDNN_FAULT=WHAT     graphs are as if they lacked the causal mask (mask) or the scale (scale), or had wrong
  *                           strides (stride); or handles stay with the default stream (stream)
@@ -149,6 +149,6 @@ bool ordinary_memory(const void *p); /* a pointer, neither NULL nor into device 
 /* Queues work that runs on the stream's thread. */
 void stream_queue(cudaStream_t stream, std::function<void()> work);
 void streams_drain(void); /* waits for all of them, of the thread's device */
-void emu_set_error(cudaError_t error);
+cudaError_t emu_fail(cudaError_t error); /* every call that fails leaves it for cudaGetLastError; gives it back */
 
 #endif

@@ -155,16 +155,16 @@ cudaError_t cudaMalloc(void **out, size_t bytes)
 	if (bytes == 0)
 		return cudaSuccess;
 	if (allocation_fails() || memory.used + b.map_bytes > device_bytes())
-		return cudaErrorMemoryAllocation;
+		return emu_fail(cudaErrorMemoryAllocation);
 	void *map = mmap(NULL, b.map_bytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 	if (map == MAP_FAILED)
-		return cudaErrorMemoryAllocation;
+		return emu_fail(cudaErrorMemoryAllocation);
 	b.map = (char *)map;
 	b.number = memory.allocations;
 	char *first = b.map + page, *end = b.map + b.map_bytes - page, *at = end - whole;
 	if (mprotect(first, (size_t)(end - first), PROT_READ | PROT_WRITE)) {
 		munmap(map, b.map_bytes);
-		return cudaErrorMemoryAllocation;
+		return emu_fail(cudaErrorMemoryAllocation);
 	}
 	emu_fill(first, (size_t)(end - first));
 	emu_poison(first, (size_t)(at - first));
@@ -217,10 +217,10 @@ cudaError_t cudaMallocHost(void **out, size_t bytes)
 	begin();
 	*out = NULL;
 	if (allocation_fails())
-		return cudaErrorMemoryAllocation;
+		return emu_fail(cudaErrorMemoryAllocation);
 	*out = aligned_alloc(64, (bytes + 63) / 64 * 64);
 	if (!*out)
-		return cudaErrorMemoryAllocation;
+		return emu_fail(cudaErrorMemoryAllocation);
 	emu_fill(*out, bytes);
 	struct block b = {};
 	b.bytes = bytes;

@@ -51,9 +51,10 @@ static struct streams {
 static thread_local cudaError_t last_error;
 static thread_local int current_device;
 
-void emu_set_error(cudaError_t error)
+cudaError_t emu_fail(cudaError_t error)
 {
 	last_error = error;
+	return error;
 }
 
 static double now(void)
@@ -189,7 +190,7 @@ cudaError_t cudaDeviceGetStreamPriorityRange(int *least, int *greatest)
 cudaError_t cudaStreamDestroy(cudaStream_t stream)
 {
 	if (!stream)
-		return cudaErrorInvalidResourceHandle;
+		return emu_fail(cudaErrorInvalidResourceHandle);
 	{
 		std::lock_guard<quiet_lock> guard(streams.lock);
 		streams.all.erase(stream);
@@ -213,7 +214,7 @@ template <typename Done> static cudaError_t query(const Done &done)
 		struct timespec pause = {0, 100000};
 		nanosleep(&pause, NULL);
 	}
-	return done() ? cudaSuccess : cudaErrorNotReady;
+	return done() ? cudaSuccess : emu_fail(cudaErrorNotReady);
 }
 
 cudaError_t cudaStreamQuery(cudaStream_t stream)
@@ -279,9 +280,9 @@ cudaError_t cudaEventQuery(cudaEvent_t event)
 cudaError_t cudaEventElapsedTime(float *milliseconds, cudaEvent_t from, cudaEvent_t to)
 {
 	if (!from->last || !to->last)
-		return cudaErrorInvalidResourceHandle;
+		return emu_fail(cudaErrorInvalidResourceHandle);
 	if (!from->last->done.load() || !to->last->done.load())
-		return cudaErrorNotReady;
+		return emu_fail(cudaErrorNotReady);
 	*milliseconds = (float)((to->last->seconds - from->last->seconds) * 1e3);
 	return cudaSuccess;
 }
@@ -291,7 +292,7 @@ cudaError_t cudaEventElapsedTime(float *milliseconds, cudaEvent_t from, cudaEven
 static cudaError_t refuse(const char *what, const void *block, size_t bytes)
 {
 	fprintf(stderr, "emulator: %s: %p, %zu bytes\n", what, block, bytes);
-	return cudaErrorInvalidValue;
+	return emu_fail(cudaErrorInvalidValue);
 }
 
 cudaError_t cudaMemcpyAsync(
@@ -331,7 +332,7 @@ cudaError_t cudaMemset(void *block, int value, size_t bytes)
 cudaError_t emu_allow_shared(const void *kernel, int bytes)
 {
 	if (bytes < 0 || bytes > EMU_SHARED_MOST)
-		return cudaErrorInvalidValue;
+		return emu_fail(cudaErrorInvalidValue);
 	std::lock_guard<quiet_lock> guard(streams.lock);
 	streams.shared_allowed[kernel] = bytes;
 	return cudaSuccess;
@@ -351,7 +352,7 @@ void emu_launch(const void *kernel, dim3 grid, dim3 block, size_t shared, cudaSt
 	uint64_t threads = (uint64_t)block.x * block.y * block.z;
 	if (threads == 0 || threads > EMU_BLOCK_MOST || grid.x == 0 || grid.x > INT32_MAX || grid.y == 0 ||
 		grid.y > 65535 || grid.z == 0 || grid.z > 65535 || shared > shared_allowed(kernel)) {
-		emu_set_error(cudaErrorInvalidConfiguration);
+		(void)emu_fail(cudaErrorInvalidConfiguration);
 		return;
 	}
 	for (int i = 0; i < count; i++)
@@ -405,7 +406,7 @@ static bool device_there(int device)
 cudaError_t cudaSetDevice(int device)
 {
 	if (!device_there(device))
-		return cudaErrorInvalidDevice;
+		return emu_fail(cudaErrorInvalidDevice);
 	current_device = device;
 	return cudaSuccess;
 }
@@ -419,7 +420,7 @@ cudaError_t cudaGetDevice(int *device)
 cudaError_t cudaDeviceGetPCIBusId(char *out, int room, int device)
 {
 	if (!device_there(device))
-		return cudaErrorInvalidDevice;
+		return emu_fail(cudaErrorInvalidDevice);
 	snprintf(out, (size_t)room, "0000:%02X:00.0", device);
 	return cudaSuccess;
 }
@@ -427,7 +428,7 @@ cudaError_t cudaDeviceGetPCIBusId(char *out, int room, int device)
 cudaError_t cudaGetDeviceProperties(struct cudaDeviceProp *out, int device)
 {
 	if (!device_there(device))
-		return cudaErrorInvalidDevice;
+		return emu_fail(cudaErrorInvalidDevice);
 	memset(out, 0, sizeof *out);
 	snprintf(out->name, sizeof out->name, "emulated GPU");
 	long capability = emu_setting("FERRY_EMU_CAPABILITY", 80);
