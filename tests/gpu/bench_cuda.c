@@ -2,6 +2,7 @@
  * What the CUDA table reaches, as JSON on standard output.
  *
  *    bench_cuda ops                               every operation at the reference run's shape, bf16
+ *    bench_cuda attention                         of them attention without dropout, in a line
  *    bench_cuda step NAME L C H B T P CKPT TYPE   whole steps (forward, backward, norm, AdamW on the GPU):
  *                                                 dropout P, CKPT 1 recomputes activations,
  *                                                 TYPE bf16|fp16|fp32
@@ -16,6 +17,7 @@
 #include "common/clock.h"
 #include "tests/bench/median.h"
 #include "tests/gpu/training.h"
+#include "tests/ops/choices.h"
 
 #include <dlfcn.h>
 
@@ -37,7 +39,7 @@ struct bench {
 	int32_t *tokens;
 	struct gradient_stats *stats;
 	struct dropout none, drop;
-	bool comma;
+	bool comma, one_line;
 };
 
 typedef void operation(struct bench *b);
@@ -60,11 +62,11 @@ static void time_operation(struct bench *b, const char *name, operation *run, do
 		seconds[s] = k->event_seconds(k, from, to) / calls;
 	}
 	double t = median(seconds, samples);
-	printf("%s\n  {\"op\": \"%s\", \"us\": %.1f, \"fastest_us\": %.1f, \"slowest_us\": %.1f, "
+	printf("%s%s{\"op\": \"%s\", \"us\": %.1f, \"fastest_us\": %.1f, \"slowest_us\": %.1f, "
 	       "\"gb_per_s\": %.0f, "
 	       "\"tflop_per_s\": %.1f}",
-		b->comma ? "," : "", name, t * 1e6, seconds[0] * 1e6, seconds[samples - 1] * 1e6,
-		bytes / t * 1e-9, flops / t * 1e-12);
+		b->comma ? "," : "", b->one_line ? " " : "\n  ", name, t * 1e6, seconds[0] * 1e6,
+		seconds[samples - 1] * 1e6, bytes / t * 1e-9, flops / t * 1e-12);
 	fflush(stdout);
 	b->comma = true;
 	k->event_close(k, from);
@@ -203,7 +205,25 @@ static void *block(struct bench *b, size_t bytes)
 	return out;
 }
 
-static void bench_operations(void)
+/* "cuDNN 9.19.0", "ferry": what took the attention that was without dropout. */
+static const char *attention_way(struct kernels *k, char way[64])
+{
+	int shown = 0;
+	bool by_cudnn = attention_by_cudnn(k) > 0;
+	if (by_cudnn && sscanf(k->attention, "cuDNN %*s%n", &shown) == 0 && shown > 0)
+		snprintf(way, 64, "%.*s", shown, k->attention);
+	else
+		snprintf(way, 64, "ferry");
+	return way;
+}
+
+static void bench_attention(struct bench *b, double pairs, double p)
+{
+	time_operation(b, "attention_forward", run_attention_forward, 4 * D * pairs, 4 * p);
+	time_operation(b, "attention_backward", run_attention_backward, 10 * D * pairs, 8 * p);
+}
+
+static void bench_operations(bool attention_alone)
 {
 	static struct bench bench;
 	struct bench *b = &bench;
@@ -242,6 +262,14 @@ static void bench_operations(void)
 
 	double p = (double)plane * 2, RC2 = 2.0 * R * C * C, pairs = (double)B * H * T * (T + 1) / 2;
 	double embedding = (double)VP * C;
+	if (attention_alone) {
+		char way[64];
+		b->one_line = true;
+		printf("{\"ops\": [");
+		bench_attention(b, pairs, p);
+		printf("], \"attention\": \"%s\"}\n", attention_way(&b->k, way));
+		return;
+	}
 	printf("{\"device\": \"%s\", \"shape\": \"B 24, T 1024, C 1024, H 16, V 50257, bf16, gradients fp32, "
 	       "dropout "
 	       "0.1 where said\", \"ops\": [",
@@ -260,9 +288,8 @@ static void bench_operations(void)
 	time_operation(b, "linear_backward up", run_linear_backward_up, 8 * RC2, 6 * p);
 	time_operation(b, "linear_backward down + gelu", run_linear_backward_gelu, 8 * RC2, 13 * p);
 	time_operation(b, "gelu_forward", run_gelu, 0, 8 * p);
-	time_operation(b, "attention_forward", run_attention_forward, 4 * D * pairs, 4 * p);
+	bench_attention(b, pairs, p);
 	time_operation(b, "attention_forward, dropout", run_attention_forward_dropout, 4 * D * pairs, 4 * p);
-	time_operation(b, "attention_backward", run_attention_backward, 10 * D * pairs, 8 * p);
 	time_operation(
 		b, "attention_backward, dropout", run_attention_backward_dropout, 10 * D * pairs, 8 * p);
 	time_operation(b, "classifier", run_classifier, 6.0 * R * embedding, 2 * p + 6 * embedding);
@@ -344,23 +371,24 @@ static void bench_step(char **a)
 	double s = median(seconds, measured), tokens = (double)t.batch * t.sequence;
 	double counted = (double)model_parameters(t.model)->counted;
 	double flops = (6 * counted + 6.0 * t.config.layers * t.config.hidden * t.sequence) * tokens;
+	char way[64];
 	printf("{\"name\": \"%s\", \"system\": \"ferry\", \"layers\": %d, \"hidden\": %d, \"heads\": %d, "
 	       "\"batch\": %d, "
 	       "\"sequence\": %d, \"dropout\": %g, \"recompute\": %s, \"type\": \"%s\", \"ms\": %.2f, "
 	       "\"fastest_ms\": %.2f, \"slowest_ms\": %.2f, \"tokens_per_s\": %.0f, \"model_tflop_per_s\": "
 	       "%.0f, "
-	       "\"device_gb\": %.2f, \"first_loss\": %.4f, \"last_loss\": %.4f}\n",
+	       "\"device_gb\": %.2f, \"first_loss\": %.4f, \"last_loss\": %.4f, \"attention\": \"%s\"}\n",
 		a[0], t.config.layers, t.config.hidden, t.config.heads, t.batch, t.sequence,
 		(double)t.config.hidden_dropout, atoi(a[7]) ? "true" : "false", dtype_name(t.k.act), s * 1e3,
 		seconds[0] * 1e3, seconds[measured - 1] * 1e3, tokens / s, flops / s * 1e-12,
-		device_bytes() * 1e-9, first_loss, training_loss(&t));
+		device_bytes() * 1e-9, first_loss, training_loss(&t), attention_way(&t.k, way));
 	training_close(&t);
 }
 
 int main(int argc, char **argv)
 {
-	if (argc == 2 && !strcmp(argv[1], "ops")) {
-		bench_operations();
+	if (argc == 2 && (!strcmp(argv[1], "ops") || !strcmp(argv[1], "attention"))) {
+		bench_operations(!strcmp(argv[1], "attention"));
 		return 0;
 	}
 	if (argc == 11 && !strcmp(argv[1], "step")) {
@@ -371,7 +399,7 @@ int main(int argc, char **argv)
 		tune_step(argv + 2);
 		return 0;
 	}
-	fprintf(stderr,
-		"usage: bench_cuda ops | bench_cuda step|tune NAME L C H B T DROPOUT RECOMPUTE TYPE\n");
+	fprintf(stderr, "usage: bench_cuda ops|attention | bench_cuda step|tune NAME L C H B T DROPOUT "
+			"RECOMPUTE TYPE\n");
 	return 2;
 }

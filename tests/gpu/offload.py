@@ -5,8 +5,9 @@ Usage: offload.py prove|bench FERRY OUT WORK
 prove: small models end in the same weights and moments, bit for bit, wherever the optimizer is: in fp32, bf16 with
 steps that are clipped, bf16 gradients, fp16 with overflows.
 bench: tokens/s, MFU, and memory at the shapes below, beside the run with the optimizer on the GPU and beside what
-`ferry plan` foretells; OUT/offload.json. SHAPES names some of them (all). With GPU_DRY_RUN tiny ones, for a trial of
-this script on the emulated device.
+`ferry plan` foretells; OUT/offload.json. SHAPES names some of them (all); after OFFLOAD_LIMIT seconds (400) no further run
+begins: those with the optimizer on the GPU and on the host come first. With GPU_DRY_RUN tiny ones, for a trial of this
+script on the emulated device.
 """
 import hashlib
 import json
@@ -18,8 +19,10 @@ import statistics
 import subprocess
 import sys
 import threading
+import time
 
 DRY = bool(os.environ.get("GPU_DRY_RUN"))
+RUN_SECONDS = 180  # the most that a run of the benchmark takes
 FAILED = 0
 
 
@@ -162,8 +165,12 @@ def measure(ferry, data, out, name, place, flags, steps):
     memory = DeviceMemory()
     memory.start()
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as child:
-        log = child.stdout.read()
+    try:
+        child = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=RUN_SECONDS)
+    except subprocess.TimeoutExpired:
+        memory.ended.set()
+        return {"refused": f"not done in {RUN_SECONDS} s"}
+    log = child.stdout
     memory.ended.set()
     memory.join()
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -186,25 +193,28 @@ def measure(ferry, data, out, name, place, flags, steps):
 def bench(ferry, out, work):
     data = corpus(ferry, work)
     wanted = os.environ.get("SHAPES", "").split() or list(SHAPES)
-    results = []
-    for name in wanted:
+    end = time.monotonic() + int(os.environ.get("OFFLOAD_LIMIT") or 400)
+    first = [p for p in PLACES if p in ("gpu", "cpu")]
+    order = [(n, p) for places in (first, [p for p in PLACES if p not in first]) for n in wanted for p in places]
+    results, plain = [], {}
+    for name, place in order:
         *shape, steps, more = SHAPES[name]
-        plain = None
-        for place, where in PLACES.items():
-            # Unclipped, as a run is but for its first steps: the updates are begun early.
-            flags = [str(x) for x in ["--device", "gpu", "--bf16", "--clip-grad", 0, *shape_flags(*shape), *more, *where]]
-            result = {"name": name, "optimizer": place, "tokens": shape[3] * shape[5], "micro_batch": shape[4],
-                      **measure(ferry, data, out, name, place, flags, steps)}
-            if "ms" in result:
-                result["foretold"] = foretold(ferry, flags)
-                plain = plain or (result["tokens_per_s"] if place == "gpu" else None)
-                result["share_of_gpu"] = round(result["tokens_per_s"] / plain, 3) if plain else None
-            results.append(result)
-            json.dump(results, open(out + "/offload.json", "w"), indent=1)
-            guess = (result.get("foretold") or {}).get("step_ms")
-            said = result.get("refused") or (f"{result['ms']:9.1f} ms (foretold {guess}) {result['tokens_per_s']:9,} tokens/s, "
-                                             f"MFU {result['mfu']}, {result['share_of_gpu']} of the GPU's, {result['device_bytes'] / 1e9:.1f} GB")
-            print(f"# {name:20} {place:20} {said}", flush=True)
+        # Unclipped, as a run is but for its first steps: the updates are begun early.
+        flags = [str(x) for x in ["--device", "gpu", "--bf16", "--clip-grad", 0, *shape_flags(*shape), *more, *PLACES[place]]]
+        result = {"name": name, "optimizer": place, "tokens": shape[3] * shape[5], "micro_batch": shape[4]}
+        result.update({"refused": "no time was left for it"} if time.monotonic() > end else
+                      measure(ferry, data, out, name, place, flags, steps))
+        if "ms" in result:
+            result["foretold"] = foretold(ferry, flags)
+            if place == "gpu":
+                plain[name] = result["tokens_per_s"]
+            result["share_of_gpu"] = round(result["tokens_per_s"] / plain[name], 3) if name in plain else None
+        results.append(result)
+        json.dump(results, open(out + "/offload.json", "w"), indent=1)
+        guess = (result.get("foretold") or {}).get("step_ms")
+        said = result.get("refused") or (f"{result['ms']:9.1f} ms (foretold {guess}) {result['tokens_per_s']:9,} tokens/s, "
+                                         f"MFU {result['mfu']}, {result['share_of_gpu']} of the GPU's, {result['device_bytes'] / 1e9:.1f} GB")
+        print(f"# {name:20} {place:20} {said}", flush=True)
     check(any("ms" in r for r in results), "benchmark of the optimizer's places")
 
 

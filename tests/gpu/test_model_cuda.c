@@ -4,6 +4,7 @@
  * Two runs on the GPU must agree in every bit.
  */
 #include "tests/gpu/training.h"
+#include "tests/ops/choices.h"
 
 #include <math.h>
 
@@ -16,7 +17,10 @@ enum { steps = 40, layers = 3, hidden = 256, windows = 4, window = 128, vocabula
 struct curve {
 	double loss[steps], norm[steps];
 	uint64_t hash; /* of the master weights at the end */
+	int by_cudnn;  /* directions and shapes of attention */
 };
+
+static float attention_dropout = 0.1f;
 
 static int failed, number;
 
@@ -39,7 +43,7 @@ static void train(struct curve *out, bool gpu, enum dtype act, enum dtype grad, 
 		.vocabulary = vocabulary,
 		.vocabulary_padded = padded,
 		.embedding_dropout = 0.1f,
-		.attention_dropout = 0.1f,
+		.attention_dropout = attention_dropout,
 		.hidden_dropout = 0.1f,
 		.layernorm_epsilon = 1e-5f};
 	training_open(&t, windows, window, checkpoint);
@@ -54,6 +58,7 @@ static void train(struct curve *out, bool gpu, enum dtype act, enum dtype grad, 
 	for (uint64_t i = 0; i < t.elements; i++)
 		out->hash = (out->hash ^ words[i]) * 1099511628211u;
 	free(words);
+	out->by_cudnn = gpu ? attention_by_cudnn(&t.k) : 0;
 	training_close(&t);
 }
 
@@ -95,6 +100,17 @@ int main(void)
 	compare("bf16, gradients too, activations recomputed", &gpu, &cpu, 2e-2, 3e-2);
 	train(&gpu, true, DTYPE_F16, DTYPE_F16, false);
 	compare("fp16, gradients too", &gpu, &cpu, 1e-2, 1e-2);
+	attention_dropout = 0; /* cuDNN has it, where it is found and the GPU is one for it */
+	train(&cpu, false, DTYPE_F32, DTYPE_F32, false);
+	train(&gpu, true, DTYPE_BF16, DTYPE_F32, false);
+	printf("# without dropout in attention: %d directions of it by cuDNN\n", gpu.by_cudnn);
+	compare("bf16, no dropout in attention", &gpu, &cpu, 2e-2, 3e-2);
+	train(&again, true, DTYPE_BF16, DTYPE_F32, false);
+	ok(gpu.hash == again.hash, "bf16, no dropout in attention: two runs, the same weights",
+		(double)(gpu.hash != again.hash), 0);
+	train(&gpu, true, DTYPE_F16, DTYPE_F16, true);
+	compare("fp16, no dropout in attention, activations recomputed", &gpu, &cpu, 1e-2, 1e-2);
+	attention_dropout = 0.1f;
 	/* GELU of rounded sums alone, wherever it is computed (model.h). */
 	must(setenv("FERRY_CUDA_EPILOGUES", "0", 1) ? STATUS_MEMORY : STATUS_OK);
 	train(&gpu, true, DTYPE_BF16, DTYPE_F32, false);

@@ -1,8 +1,9 @@
 /*
  * Every operation of the CUDA table: the op tester's formulas at small shapes; larger shapes against the
  * CPU's f32 table on the same numbers; two runs that must agree in every bit. A program of its own (no
- * cmocka), so that it builds on a bare GPU machine. Usage: test_ops_cuda [small]  (small: the op tester
- * alone, for the sanitizers). With GPU_DRY_RUN defined it is a trial of itself, on the emulated device.
+ * cmocka), so that it builds on a bare GPU machine. Usage: test_ops_cuda [small] [attention]  (small: the op tester
+ * alone, in two types, for the sanitizers; attention: attention alone). With GPU_DRY_RUN defined it is a trial of itself, on the
+ * emulated device. Where cuDNN is found attention goes by it in some cases; with FERRY_CUDNN=off it does not.
  */
 #include "tests/gpu/tap.h"
 #include "tests/ops/choices.h"
@@ -24,7 +25,7 @@ static void opened(enum status status)
 	exit(status == STATUS_UNSUPPORTED ? 77 : 1);
 }
 
-static void test_small(enum dtype act, enum dtype grad)
+static void test_small(enum dtype act, enum dtype grad, bool alone)
 {
 	struct kernels_config config = {.act = act, .grad = grad};
 	struct kernels k;
@@ -33,7 +34,7 @@ static void test_small(enum dtype act, enum dtype grad)
 	op_tester_open(&t, &k);
 	t.rounded_logits = true;
 	t.brief = DRY;
-	op_test_all(&t);
+	alone ? op_test_attention(&t, false) : op_test_all(&t);
 	op_tester_report(&t, stdout);
 	ok(op_tester_close(&t) == 0, "op tester, %s with gradients in %s", dtype_name(act), dtype_name(grad));
 	k.close(&k);
@@ -186,6 +187,67 @@ static void large_attention(struct pair *p, int B, int T, int H, int D, float ra
 	struct both *all[] = {&qkv, &out, &dout, &dqkv, &lse, &starts};
 	for (int i = 0; i < 6; i++)
 		drop_both(p, all[i]);
+}
+
+/* A forward by one way and a backward by the other, cuDNN's and our kernels': each goes on from what the other left. */
+static void mixed_attention(struct pair *p, struct kernels *own, int B, int T, int H, int D)
+{
+	size_t n = (size_t)B * T * H * D;
+	struct dropout none = {.p = 0};
+	struct both qkv = make(p, 3 * n, 1, false), out = make(p, n, 1, false), dout = make(p, n, 1, false);
+	struct both dqkv = make(p, 3 * n, 1, false), lse = make(p, (size_t)B * H * T, 1, true);
+	struct kernels *gpu = &p->k[0], *cpu = &p->k[1];
+	struct kernels *ways[][2] = {{cpu, cpu}, {gpu, own}, {own, gpu}};
+	static const char *const names[] = {"", "cuDNN, then own", "own, then cuDNN"};
+	for (int way = 0; way < 3; way++) {
+		struct kernels *forward = ways[way][0], *backward = ways[way][1];
+		int side = way == 0;
+		forward->attention_forward(
+			forward, NULL, out.at[side], lse.at[side], qkv.at[side], NULL, B, T, H, D, &none);
+		opened(forward->stream_wait(forward, NULL));
+		backward->attention_backward(backward, NULL, dqkv.at[side], dout.at[side], out.at[side],
+			lse.at[side], qkv.at[side], NULL, B, T, H, D, &none);
+		opened(backward->stream_wait(backward, NULL));
+		char name[120];
+		snprintf(name, sizeof name, "attention B=%d T=%d H=%d D=%d, %s", B, T, H, D, names[way]);
+		if (way == 0)
+			continue;
+		compare(p, name, &out, 2);
+		compare(p, name, &lse, 1);
+		compare(p, name, &dqkv, 5);
+	}
+	struct both *all[] = {&qkv, &out, &dout, &dqkv, &lse};
+	for (int i = 0; i < 5; i++)
+		drop_both(p, all[i]);
+}
+
+/* With attention by cuDNN where it is found and takes it; which is said. */
+static void large_attentions(struct pair *p, const struct kernels_config *config)
+{
+	struct kernels own;
+	const char *given = getenv("FERRY_CUDNN");
+	char *named = given ? strdup(given) : NULL;
+	setenv("FERRY_CUDNN", "off", 1);
+	opened(kernels_open_cuda(config, &own));
+	named ? setenv("FERRY_CUDNN", named, 1) : unsetenv("FERRY_CUDNN");
+	free(named);
+	large_attention(p, 2, 1024 / SMALLER, 3, 64, 0, false);
+	large_attention(p, 2, 1024 / SMALLER, 3, 64, 0.1f, false);
+	large_attention(p, 1, 900 / SMALLER, 3, 64, 0.1f, true);
+	large_attention(p, 1, 777 / SMALLER, 2, 64, 0, true);
+	large_attention(p, 1, 777 / SMALLER, 2, 64, 0.3f, false);
+	large_attention(p, 1, 512 / SMALLER, 2, 128, 0.1f, false);
+	large_attention(p, 1, 512 / SMALLER, 2, 80, 0.1f, true);
+	/* What cuDNN may take: lengths that are no multiple of its tiles, many sequences, the widest heads. */
+	large_attention(p, 2, 777 / SMALLER, 2, 64, 0, false);
+	large_attention(p, DRY ? 3 : 12, 1024 / SMALLER, 12, 64, 0, false);
+	large_attention(p, 1, 512 / SMALLER, 2, 128, 0, false);
+	large_attention(p, 1, 1000 / SMALLER, 2, 80, 0, false);
+	mixed_attention(p, &own, 2, 1024 / SMALLER, 3, 64);
+	mixed_attention(p, &own, 1, 777 / SMALLER, 2, 128);
+	printf("# %s: attention: %s; %d shapes and directions by cuDNN\n", dtype_name(config->act),
+		p->k[0].attention, attention_by_cudnn(&p->k[0]));
+	own.close(&own);
 }
 
 static void large_layernorm(struct pair *p, int B, int T, int C)
@@ -359,7 +421,8 @@ static void same_adamw(void)
 	k[1].close(&k[1]);
 }
 
-static void test_large(enum dtype act)
+/* alone: attention, and nothing else. */
+static void test_large(enum dtype act, bool alone)
 {
 	struct kernels k[2];
 	struct kernels_config config = {.act = act, .grad = DTYPE_F32}, plain = {.act = DTYPE_F32};
@@ -370,13 +433,12 @@ static void test_large(enum dtype act)
 	struct kernel_shapes shapes = {4, 1100 / SMALLER, 2048, 4, 50257 / SMALLER, 50304 / SMALLER, 1, true};
 	opened(k[0].reserve(&k[0], &shapes));
 	opened(k[1].reserve(&k[1], &shapes));
-	large_attention(p, 2, 1024 / SMALLER, 3, 64, 0, false);
-	large_attention(p, 2, 1024 / SMALLER, 3, 64, 0.1f, false);
-	large_attention(p, 1, 900 / SMALLER, 3, 64, 0.1f, true);
-	large_attention(p, 1, 777 / SMALLER, 2, 64, 0, true);
-	large_attention(p, 1, 777 / SMALLER, 2, 64, 0.3f, false);
-	large_attention(p, 1, 512 / SMALLER, 2, 128, 0.1f, false);
-	large_attention(p, 1, 512 / SMALLER, 2, 80, 0.1f, true);
+	large_attentions(p, &config);
+	if (alone) {
+		k[0].close(&k[0]);
+		k[1].close(&k[1]);
+		return;
+	}
 	large_layernorm(p, 3, 1000 / SMALLER, 1024);
 	large_layernorm(p, 3, 1000 / SMALLER, 768);
 	large_layernorm(p, 2, 300 / SMALLER, 1600);
@@ -394,16 +456,21 @@ static void test_large(enum dtype act)
 
 int main(int argc, char **argv)
 {
-	bool small = argc > 1 && !strcmp(argv[1], "small");
+	bool small = false, alone = false;
+	for (int i = 1; i < argc; i++) {
+		small = small || !strcmp(argv[i], "small");
+		alone = alone || !strcmp(argv[i], "attention");
+	}
 	static const enum dtype combinations[][2] = {{DTYPE_F32, DTYPE_F32}, {DTYPE_BF16, DTYPE_F32},
 		{DTYPE_BF16, DTYPE_BF16}, {DTYPE_F16, DTYPE_F32}, {DTYPE_F16, DTYPE_F16}};
 	for (int i = 0; i < (small ? 2 : 5); i++)
-		test_small(combinations[i][0], combinations[i][1]);
-	if (!small) {
+		test_small(combinations[i][0], combinations[i][1], alone);
+	if (!small && !alone)
 		same_adamw();
-		test_large(DTYPE_F32);
-		test_large(DTYPE_BF16);
-		test_large(DTYPE_F16);
+	if (!small) {
+		test_large(DTYPE_F32, alone);
+		test_large(DTYPE_BF16, alone);
+		test_large(DTYPE_F16, alone);
 	}
 	printf("1..%d\n# %d failed\n", number, failed);
 	return failed != 0;

@@ -19,7 +19,7 @@ static inline bool choice_taken_once(struct kernels *k, const char *text)
 	snprintf(other, sizeof other, "%s0", text);
 	good = good && !k->choice_set(k, other);
 	snprintf(other, sizeof other, "%s", text);
-	other[5]++; /* its version */
+	strchr(other, '-')[1]++; /* its version */
 	good = good && !k->choice_set(k, other);
 	return good && k->choice_set(k, text) && !k->choice_set(k, text);
 }
@@ -41,6 +41,16 @@ static inline int choices_kept(struct kernels *k, const struct kernels_config *c
 	good = good && !fresh.choice_get(&fresh, count, other);
 	fresh.close(&fresh);
 	return good ? count : -1;
+}
+
+/* How many of the directions and shapes of attention go by cuDNN (kernels/cuda/cudnn.cu has the text). */
+static inline int attention_by_cudnn(struct kernels *k)
+{
+	char text[KERNELS_CHOICE];
+	int count = 0;
+	for (int i = 0; k->choice_get(k, i, text); i++)
+		count += strncmp(text, "attention-", 10) == 0 && strstr(text, " cudnn ");
+	return count;
 }
 
 #endif
