@@ -207,7 +207,7 @@ $(O)/emu/%.o: %.cu
 $(EMU)/ferry-cuda.so: $(EMU_OBJECTS)
 	@mkdir -p $(@D)
 	$(Q)$(CXX) -shared $(EMU_OPTIMIZE_$(MODE)) -o $@ $^ -ldl -pthread
-$(O)/tests/emu/test_ops_emu: $(O)/tests/emu/test_ops_emu.o $(O)/kernels/cuda.o $(O)/kernels/kernels.o $(LIBS_common)
+$(O)/tests/emu/test_ops_emu $(O)/tests/emu/test_cudnn_emu: %: %.o $(O)/kernels/cuda.o $(O)/kernels/kernels.o $(LIBS_common)
 	$(Q)$(LINK) -o $@ $^ $(LDLIBS_ALL)
 $(O)/tests/emu/test_ranks_emu: $(O)/tests/emu/test_ranks_emu.o $(LIBS_engine)
 	$(Q)$(LINK) -o $@ $^ $(LDLIBS_ALL)

@@ -10,7 +10,7 @@
  * an operand or in the workspace. What was not destroyed is named at the end of the process, whose status is then 23.
  *
  * Engines 0, 1 and 2 take attention (emu_graph::attention_takes); they and their knob (its value 0 or 1) differ in the order
- * of sums. Engine 1 sums at random, which a numerical note says; it ranks second.
+ * and the bits of sums. Engine 1 sums at random, which a numerical note says; it ranks second.
  */
 #include "tests/emu/cudnn_descriptor.h"
 
@@ -255,8 +255,7 @@ extern "C" int cudnnBackendExecute(struct cudnn_handle *handle, void *plan_point
 		return result;
 	check_outside(*engine.graph, *p);
 	check_apart(*engine.graph, *p);
-	stream_queue(handle->stream, [engine, p] {
-		emu_graph_run(*engine.graph, engine.part, engine.random, p->memory, p->workspace);
-	});
+	stream_queue(handle->stream,
+		[engine, p] { emu_graph_run(*engine.graph, engine.sums, p->memory, p->workspace); });
 	return success;
 }

@@ -30,7 +30,7 @@ enum cudnn_status {
 
 /* Keeps the reason for cudnnGetLastErrorString; returns the status. */
 int cudnn_failed(enum cudnn_status status, const std::string &why);
-/* True, once: it is the time to fail (FERRY_EMU_CUDNN_FAIL). */
+/* It is the time to fail (FERRY_EMU_CUDNN_FAIL). */
 bool cudnn_fails(const char *what);
 /* Whether FERRY_EMU_CUDNN_FAULT names it. */
 bool cudnn_planted(const char *fault);
@@ -76,8 +76,7 @@ std::shared_ptr<struct emu_descriptor> descriptor_of(const void *pointer);
 /* What an engine's configuration says: its graph, and how it sums. */
 struct emu_engine {
 	std::shared_ptr<const struct emu_graph> graph;
-	int part;
-	bool random;
+	struct emu_sums sums;
 };
 struct emu_engine engine_of(const struct emu_descriptor &configuration);
 

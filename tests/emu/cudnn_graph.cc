@@ -382,8 +382,7 @@ static uint64_t random_number(void)
 struct run {
 	const struct emu_graph &graph;
 	const std::map<int64_t, void *> &memory;
-	int part;
-	bool random;
+	const struct emu_sums &sums;
 	std::vector<values> made; /* virtual ones */
 
 	values fetch(int tensor) const;
@@ -426,16 +425,23 @@ static std::vector<int64_t> order_of_terms(int64_t count, bool random)
 	return order;
 }
 
-/* One element of a product: parts of so many terms, added up. */
-static OWN float dot(
-	const float *a, const float *b, int64_t b_stride, const std::vector<int64_t> &order, int part)
+static OWN float with_bits(float x, int bits)
+{
+	int exponent;
+	float mantissa = frexpf(x, &exponent);
+	return bits < 24 ? ldexpf(rintf(ldexpf(mantissa, bits)), exponent - bits) : x;
+}
+
+/* One element of a product. */
+static OWN float dot(const float *a, const float *b, int64_t b_stride, const std::vector<int64_t> &order,
+	const struct emu_sums &sums)
 {
 	float sum = 0;
 	for (size_t l = 0; l < order.size();) {
 		float some = 0;
-		for (size_t end = std::min(order.size(), l + (size_t)part); l < end; l++)
+		for (size_t end = std::min(order.size(), l + (size_t)sums.part); l < end; l++)
 			some += a[order[l]] * b[order[l] * b_stride];
-		sum += some;
+		sum += with_bits(some, sums.bits);
 	}
 	return sum;
 }
@@ -448,7 +454,7 @@ static OWN values matmul(const struct run &r, const struct emu_node &n)
 	size_t rank = tc.dims.size();
 	int64_t M = tc.dims[rank - 2], N = tc.dims[rank - 1], K = ta.dims[rank - 1];
 	std::vector<int64_t> leading(tc.dims.begin(), tc.dims.end() - 2),
-		order = order_of_terms(K, r.random || n.accumulates);
+		order = order_of_terms(K, r.sums.random || n.accumulates);
 	std::vector<int64_t> a_strides = repeated(ta.dims), b_strides = repeated(tb.dims);
 	a_strides.resize(rank - 2);
 	b_strides.resize(rank - 2);
@@ -458,7 +464,7 @@ static OWN values matmul(const struct run &r, const struct emu_node &n)
 		for (int64_t i = 0; i < M; i++)
 			for (int64_t j = 0; j < N; j++)
 				c[(size_t)((batch * M + i) * N + j)] = dot(a.data() + a_from + i * K,
-					b.data() + b_from[(size_t)batch] + j, N, order, r.part);
+					b.data() + b_from[(size_t)batch] + j, N, order, r.sums);
 	});
 	return c;
 }
@@ -557,13 +563,13 @@ static values evaluate(const struct run &r, const struct emu_node &n)
 }
 
 /* The workspace is the graph's while it runs: nobody else writes there, and what is left there is of no use. */
-void emu_graph_run(const struct emu_graph &graph, int part, bool random,
+void emu_graph_run(const struct emu_graph &graph, const struct emu_sums &sums,
 	const std::map<int64_t, void *> &memory, void *workspace)
 {
 	unsigned char *own = (unsigned char *)workspace;
 	for (int64_t i = 0; i < graph.workspace; i++)
 		own[i] = (unsigned char)(i * 7);
-	struct run r = {graph, memory, part, random, std::vector<values>(graph.tensors.size())};
+	struct run r = {graph, memory, sums, std::vector<values>(graph.tensors.size())};
 	for (const struct emu_node &n : graph.nodes)
 		r.put(n.y, evaluate(r, n));
 	for (int64_t i = 0; i < graph.workspace; i++) {

@@ -61,9 +61,13 @@ struct emu_graph {
 	bool is_result(int tensor) const;
 };
 
-/* On a stream's thread. Products are summed in parts of so many terms, which are added up; `random`: all of them in a random
- * order. memory: by number of the tensor; of one by value, a copy. */
-void emu_graph_run(const struct emu_graph &graph, int part, bool random,
+/* How products are summed: in parts of so many terms, which are rounded to so many bits and added up. */
+struct emu_sums {
+	int part, bits;
+	bool random; /* all of them in a random order */
+};
+/* On a stream's thread. memory: by number of the tensor; of one by value, a copy. */
+void emu_graph_run(const struct emu_graph &graph, const struct emu_sums &sums,
 	const std::map<int64_t, void *> &memory, void *workspace);
 
 #endif
