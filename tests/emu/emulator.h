@@ -149,6 +149,7 @@ bool ordinary_memory(const void *p); /* a pointer, neither NULL nor into device 
 /* Queues work that runs on the stream's thread. */
 void stream_queue(cudaStream_t stream, std::function<void()> work);
 void streams_drain(void); /* waits for all of them, of the thread's device */
-cudaError_t emu_fail(cudaError_t error); /* every call that fails leaves it for cudaGetLastError; gives it back */
+cudaError_t emu_fail(
+	cudaError_t error); /* every call that fails leaves it for cudaGetLastError; gives it back */
 
 #endif
