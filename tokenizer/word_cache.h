@@ -109,9 +109,10 @@ struct encode_run {
 	bool narrow_out;
 };
 
-/* The words between `bounds`, counted from run->text; named by what slots hold and what is written. */
+/* The words between `bounds`, counted from run->text; named by what slots hold and what is written. What stands behind
+ * them may be read, and means nothing. */
 typedef enum status encode_words(
-	struct encode_run *run, const uint16_t *bounds /* [count + 1] */, size_t count);
+	struct encode_run *run, const uint16_t *bounds /* [count + 1 + BATCH] */, size_t count);
 encode_words encode_words_16_16_base, encode_words_16_16_avx2, encode_words_16_16_avx512;
 encode_words encode_words_16_32_base, encode_words_16_32_avx2, encode_words_16_32_avx512;
 encode_words encode_words_32_32_base, encode_words_32_32_avx2, encode_words_32_32_avx512;
