@@ -172,7 +172,8 @@ static uint32_t random_below(uint32_t limit)
 	return (uint32_t)((random_state >> 32) * limit >> 32);
 }
 
-/* Letters that merge a lot, pieces of real tokens, and characters of several bytes. */
+/* Letters that merge a lot, pieces of real tokens, characters of several bytes, and words that end in what a key has
+ * behind a shorter one. */
 static size_t random_text(char *text, size_t limit)
 {
 	static const char *const wide[] = {
@@ -191,6 +192,10 @@ static size_t random_text(char *text, size_t limit)
 		} else if (kind < 9) {
 			for (uint32_t i = 20 + random_below(100); i; i--)
 				text[bytes++] = "ethaonis"[random_below(8)];
+		} else if (kind < 10) {
+			text[bytes++] = '!';
+			for (uint32_t i = random_below(5); i; i--)
+				text[bytes++] = (char)random_below(6);
 		} else {
 			for (uint32_t i = 1 + random_below(8); i; i--)
 				text[bytes++] = "etaoin shrdlu, .-=01"[random_below(20)];
