@@ -90,7 +90,7 @@ static void every_piece_is_in_one_list(void **state)
 			.heads = 1,
 			.positions = 8,
 			.vocabulary = 301,
-			.vocabulary_padded = 384,
+			.vocabulary_padded = round % 3 ? 384 : 301, /* then a gap is behind it */
 			.layernorm_epsilon = 1e-5f};
 		int ranks = 1 + round % RANKS, below = round < 4 ? 2 : round < 12 ? 60 : 301;
 		assert_ok(parameter_table_open(&model, &team->table));
