@@ -37,8 +37,8 @@ static void download_pieces(struct offload *o, const struct offload_job *job)
 	size_t size = KERNELS_PIECE * dtype_bytes(k->grad);
 	for (uint64_t at = 0, some; at < job->pieces.count; at += some) {
 		some = count_staged(o, job, at);
-		k->gather(
-			k, o->down, o->gathered, job->gradients, job->pieces.on_table + at, some, 0, k->grad);
+		k->gather(k, o->down, o->gathered, job->gradients, job->pieces.on_table + at, some, 0,
+			(uint32_t)(o->table->elements / KERNELS_PIECE), k->grad);
 		k->copy_out(k, o->down, (char *)job->slot->gradients + at * size, o->gathered, some * size);
 	}
 }
@@ -161,11 +161,12 @@ static void upload_pieces(struct offload *o, const struct offload_job *job)
 	struct kernels *k = o->k;
 	size_t size = KERNELS_PIECE * dtype_bytes(k->act);
 	uint32_t first = (uint32_t)(job->bucket->whole.offset / KERNELS_PIECE);
+	uint32_t room = (uint32_t)(job->bucket->whole.elements / KERNELS_PIECE);
 	for (uint64_t at = 0, some; at < job->pieces.count; at += some) {
 		some = count_staged(o, job, at);
 		k->copy_in(k, o->up, o->scattered, (char *)job->slot->work + at * size, some * size);
 		k->scatter(k, o->up, job->bucket->incoming, o->scattered, job->pieces.on_table + at, some,
-			first, k->act);
+			first, room, k->act);
 	}
 }
 

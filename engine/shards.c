@@ -233,12 +233,13 @@ static enum status reduce_pieces(
 	for (int r = 0; r < c->ranks; r++)
 		s->cuts[r + 1] = s->cuts[r] + pieces_of(s, slice_of(whole, r, c->ranks), early).count *
 						      KERNELS_PIECE * dtype_bytes(k->grad);
+	uint32_t room = (uint32_t)(s->wte_end / KERNELS_PIECE);
 	if (!pieces.count)
 		return STATUS_OK;
-	k->gather(k, stream, s->together, gradients, pieces.on_table, pieces.count, 0, k->grad);
+	k->gather(k, stream, s->together, gradients, pieces.on_table, pieces.count, 0, room, k->grad);
 	TRY(exchange_reduce(s->exchange, stream, s->together, s->cuts));
 	k->scatter(k, stream, gradients, (char *)s->together + s->cuts[c->rank], own.on_table, own.count, 0,
-		k->grad);
+		room, k->grad);
 	return STATUS_OK;
 }
 

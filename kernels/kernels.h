@@ -136,11 +136,14 @@ struct kernels {
 	void (*convert)(struct kernels *k, struct stream *s, void *to, enum dtype to_type, const void *from,
 		enum dtype from_type, uint64_t count); /* round to nearest even */
 	/* Pieces of KERNELS_PIECE elements of a type, which lie at multiples of their size: to[i] = from[pieces[i] - first], and
-	 * to[pieces[i] - first] = from[i]. All in the table's memory; no piece comes twice. */
+	 * to[pieces[i] - first] = from[i]. All in the table's memory; no piece comes twice. What is not within [first,
+	 * first + room) is left alone: after a copy that failed a list may hold anything. */
 	void (*gather)(struct kernels *k, struct stream *s, void *to /* [count] */, const void *from,
-		const uint32_t *pieces /* [count] */, uint64_t count, uint32_t first, enum dtype type);
+		const uint32_t *pieces /* [count] */, uint64_t count, uint32_t first, uint32_t room,
+		enum dtype type);
 	void (*scatter)(struct kernels *k, struct stream *s, void *to, const void *from /* [count] */,
-		const uint32_t *pieces /* [count] */, uint64_t count, uint32_t first, enum dtype type);
+		const uint32_t *pieces /* [count] */, uint64_t count, uint32_t first, uint32_t room,
+		enum dtype type);
 
 	/* ---- embedding ----
 	 * out[r] = drop(wte[tokens[r]] + wpe[positions ? positions[r] : r % T]). Backward adds to dwte (the

@@ -263,21 +263,25 @@ static void cpu_weights_changed(struct kernels *k)
 }
 
 static void cpu_gather(struct kernels *k, struct stream *s, void *to, const void *from,
-	const uint32_t *pieces, uint64_t count, uint32_t first, enum dtype type)
+	const uint32_t *pieces, uint64_t count, uint32_t first, uint32_t room, enum dtype type)
 {
 	size_t bytes = KERNELS_PIECE * dtype_bytes(type);
 	(void)k, (void)s;
 	for (uint64_t i = 0; i < count; i++)
-		memcpy((char *)to + i * bytes, (const char *)from + (pieces[i] - first) * bytes, bytes);
+		if (pieces[i] - first < room)
+			memcpy((char *)to + i * bytes, (const char *)from + (pieces[i] - first) * bytes,
+				bytes);
 }
 
 static void cpu_scatter(struct kernels *k, struct stream *s, void *to, const void *from,
-	const uint32_t *pieces, uint64_t count, uint32_t first, enum dtype type)
+	const uint32_t *pieces, uint64_t count, uint32_t first, uint32_t room, enum dtype type)
 {
 	size_t bytes = KERNELS_PIECE * dtype_bytes(type);
 	(void)k, (void)s;
 	for (uint64_t i = 0; i < count; i++)
-		memcpy((char *)to + (pieces[i] - first) * bytes, (const char *)from + i * bytes, bytes);
+		if (pieces[i] - first < room)
+			memcpy((char *)to + (pieces[i] - first) * bytes, (const char *)from + i * bytes,
+				bytes);
 }
 
 /* ---- the table ---- */

@@ -187,9 +187,9 @@ void nccl_close(struct backend *b);
 void cuda_convert(struct kernels *k, struct stream *s, void *to, enum dtype to_type, const void *from,
 	enum dtype from_type, uint64_t count);
 void cuda_gather(struct kernels *k, struct stream *s, void *to, const void *from, const uint32_t *pieces,
-	uint64_t count, uint32_t first, enum dtype type);
+	uint64_t count, uint32_t first, uint32_t room, enum dtype type);
 void cuda_scatter(struct kernels *k, struct stream *s, void *to, const void *from, const uint32_t *pieces,
-	uint64_t count, uint32_t first, enum dtype type);
+	uint64_t count, uint32_t first, uint32_t room, enum dtype type);
 void cuda_embedding_forward(struct kernels *k, struct stream *s, void *out, const int32_t *tokens,
 	const int32_t *positions, const void *wte, const void *wpe, int B, int T, int C,
 	const struct dropout *drop);

@@ -409,12 +409,14 @@ static inline void test_pieces(struct op_tester *t, enum dtype type, size_t piec
 			memcpy(back + i * SIZE, x + i * SIZE, SIZE * sizeof *x);
 			list[count++] = FIRST + (int32_t)i;
 		}
+	if (count < pieces)
+		list[count++] = FIRST - 1; /* outside: left alone */
 	const uint32_t *there = put_bytes(t, list, (pieces + 1) * sizeof *list);
 	void *d_together = put(t, zeros(t, n), n, type), *d_back = put(t, zeros(t, n), n, type);
-	k->gather(k, NULL, d_together, put(t, x, n, type), there, count, FIRST, type);
+	k->gather(k, NULL, d_together, put(t, x, n, type), there, count, FIRST, (uint32_t)pieces, type);
 	check(t, "pieces", d_together, type, together, n, 1e-300);
 	t->op = "scatter";
-	k->scatter(k, NULL, d_back, d_together, there, count, FIRST, type);
+	k->scatter(k, NULL, d_back, d_together, there, count, FIRST, (uint32_t)pieces, type);
 	check(t, "places", d_back, type, back, n, 1e-300);
 	case_end(t);
 }

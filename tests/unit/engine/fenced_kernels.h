@@ -190,12 +190,12 @@ FENCED(convert,
 	s, to, to_type, from, from_type, count)
 FENCED(scatter,
 	(struct kernels * k, struct stream *s, void *to, const void *from, const uint32_t *pieces,
-		uint64_t count, uint32_t first, enum dtype type),
-	s, to, from, pieces, count, first, type)
+		uint64_t count, uint32_t first, uint32_t room, enum dtype type),
+	s, to, from, pieces, count, first, room, type)
 FENCED(gather,
 	(struct kernels * k, struct stream *s, void *to, const void *from, const uint32_t *pieces,
-		uint64_t count, uint32_t first, enum dtype type),
-	s, to, from, pieces, count, first, type)
+		uint64_t count, uint32_t first, uint32_t room, enum dtype type),
+	s, to, from, pieces, count, first, room, type)
 FENCED(embedding_forward,
 	(struct kernels * k, struct stream *s, void *out, const int32_t *tokens, const int32_t *positions,
 		const void *wte, const void *wpe, int B, int T, int C, const struct dropout *drop),

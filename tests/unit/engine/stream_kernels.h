@@ -430,18 +430,18 @@ STREAMED(convert,
 	a->to, a->to_type, a->from, a->from_type, a->count)
 STREAMED(scatter,
 	(struct kernels *k, struct stream *s, void *to, const void *from, const uint32_t *pieces, uint64_t
-		count, uint32_t first, enum dtype type),
-	BRACES(void *to; const void *from; const uint32_t *pieces; uint64_t count; uint32_t first; enum
-		dtype type;),
-	BRACES(to, from, pieces, count, first, type),
-	a->to, a->from, a->pieces, a->count, a->first, a->type)
+		count, uint32_t first, uint32_t room, enum dtype type),
+	BRACES(void *to; const void *from; const uint32_t *pieces; uint64_t count; uint32_t first, room;
+		enum dtype type;),
+	BRACES(to, from, pieces, count, first, room, type),
+	a->to, a->from, a->pieces, a->count, a->first, a->room, a->type)
 STREAMED(gather,
 	(struct kernels *k, struct stream *s, void *to, const void *from, const uint32_t *pieces, uint64_t
-		count, uint32_t first, enum dtype type),
-	BRACES(void *to; const void *from; const uint32_t *pieces; uint64_t count; uint32_t first; enum
-		dtype type;),
-	BRACES(to, from, pieces, count, first, type),
-	a->to, a->from, a->pieces, a->count, a->first, a->type)
+		count, uint32_t first, uint32_t room, enum dtype type),
+	BRACES(void *to; const void *from; const uint32_t *pieces; uint64_t count; uint32_t first, room;
+		enum dtype type;),
+	BRACES(to, from, pieces, count, first, room, type),
+	a->to, a->from, a->pieces, a->count, a->first, a->room, a->type)
 STREAMED(embedding_forward,
 	(struct kernels *k, struct stream *s, void *out, const int32_t *tokens, const int32_t *positions,
 		const void *wte, const void *wpe, int B, int T, int C, const struct dropout *drop),
