@@ -460,7 +460,7 @@ static void failing_operations(void **state)
 {
 	(void)state;
 	int told = 0, tries = 0;
-	for (int after = 1; after < 1200; after += 61, tries++) {
+	for (int after = 1; after < 1200; after += 7, tries++) {
 		struct bench *b = malloc(sizeof *b);
 		struct plan plan = exact;
 		struct optimizer_measure measure;
