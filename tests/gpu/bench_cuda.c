@@ -205,13 +205,14 @@ static void *block(struct bench *b, size_t bytes)
 	return out;
 }
 
-/* "cuDNN 9.19.0", "ferry": what took the attention that was without dropout. */
+/* "cuDNN 9.19.0", "ferry", "cuDNN 9.19.0 and ferry": what took the attention that was without dropout. */
 static const char *attention_way(struct kernels *k, char way[64])
 {
 	int shown = 0;
-	bool by_cudnn = attention_by_cudnn(k) > 0;
-	if (by_cudnn && sscanf(k->attention, "cuDNN %*s%n", &shown) == 0 && shown > 0)
-		snprintf(way, 64, "%.*s", shown, k->attention);
+	bool found = sscanf(k->attention, "cuDNN %*s%n", &shown) == 0 && shown > 0;
+	if (found && attention_by_cudnn(k) > 0)
+		snprintf(
+			way, 64, "%.*s%s", shown, k->attention, attention_by(k, "ferry") ? " and ferry" : "");
 	else
 		snprintf(way, 64, "ferry");
 	return way;

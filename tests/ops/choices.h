@@ -43,14 +43,21 @@ static inline int choices_kept(struct kernels *k, const struct kernels_config *c
 	return good ? count : -1;
 }
 
-/* How many of the directions and shapes of attention go by cuDNN (kernels/cuda/cudnn.cu has the text). */
-static inline int attention_by_cudnn(struct kernels *k)
+/* How many of the directions and shapes of attention that were used go that way: "cudnn" or "ferry" (kernels/cuda/cudnn.cu
+ * has the text). */
+static inline int attention_by(struct kernels *k, const char *way)
 {
-	char text[KERNELS_CHOICE];
+	char text[KERNELS_CHOICE], word[8];
 	int count = 0;
 	for (int i = 0; k->choice_get(k, i, text); i++)
-		count += strncmp(text, "attention-", 10) == 0 && strstr(text, " cudnn ");
+		count += sscanf(text, "attention-%*d %*d %*d %*d %*d %*d %*d %7s", word) == 1 &&
+			 !strcmp(word, way);
 	return count;
+}
+
+static inline int attention_by_cudnn(struct kernels *k)
+{
+	return attention_by(k, "cudnn");
 }
 
 #endif
