@@ -8,6 +8,7 @@
 #define COMMON_LIBRARY_H
 
 #include "common/error.h"
+#include "common/log.h"
 
 #include <stddef.h>
 
@@ -22,9 +23,9 @@ struct library {
 };
 
 /*
- * What the program hands over to one, for it links with nothing of the program: the functions of common/error.h that it
- * needs. Both are built from the same headers, or else nothing is filled in: they must agree on the interface's version
- * and on the size of the table.
+ * What the program hands over to one, for it links with nothing of the program: the functions of common/error.h and
+ * common/log.h that it needs. Both are built from the same headers, or else nothing is filled in: they must agree on the
+ * interface's version and on the size of the table.
  */
 struct library_host {
 	int version;
@@ -32,11 +33,12 @@ struct library_host {
 	enum status (*error_set)(enum status status, const char *format, ...);
 	void (*error_save)(enum status status, struct error_copy *copy);
 	enum status (*error_restore)(const struct error_copy *copy);
+	void (*log_info)(const char *format, ...);
 };
 #define LIBRARY_HOST(interface_version, table)                                                               \
 	{                                                                                                    \
 		.version = (interface_version), .table_bytes = sizeof(table), .error_set = error_set,        \
-		.error_save = error_save, .error_restore = error_restore                                     \
+		.error_save = error_save, .error_restore = error_restore, .log_info = log_info               \
 	}
 /* In the shared object, first of all; `target` of make builds it. */
 static inline enum status library_check(

@@ -4,9 +4,9 @@
  *
  * A shape's way (a direction's, for that matter) is chosen at its first use and kept: cuDNN's plan where cuDNN is the
  * faster, or the own kernels; is_faster has the rule. That there is no cuDNN, that it is too old, refuses the graph or has no
- * plan within the bytes allowed (KERNELS_ATTENTION) is no failure: the own kernels are the way then. The backward goes by so many
- * sequences at a time that its workspace (cudnn_plan.cuh) keeps within that; sequences have nothing to do with each other, so
- * the results are the same.
+ * plan within the bytes that are counted for it (KERNELS_ATTENTION) is no failure: the own kernels are the way then, and the
+ * log says why. The backward goes by so many sequences at a time that its workspace (cudnn_plan.cuh) keeps within that;
+ * sequences have nothing to do with each other, so the results are the same.
  *
  * A choice as text, version 1:
  *
@@ -35,7 +35,6 @@
 enum {
 	/* Up to 9.15.0 the backward may reach beyond its memory where T is no multiple of 128 (cudnn-frontend 1.16's notes). */
 	OLDEST = 91600,
-	FORWARD_BYTES = 4096, /* of workspace: nobody counts more (9.19 takes 256) */
 };
 
 struct attention_way {
@@ -106,8 +105,10 @@ enum status cudnn_open(struct backend *b, struct kernels *table)
 		snprintf(name, KERNELS_ATTENTION_NAME, "ferry's own kernels (%.200s)", why);
 		return STATUS_OK;
 	}
-	snprintf(name, KERNELS_ATTENTION_NAME, "%s where dropout is 0", b->cudnn->name);
-	table->attention_bytes = b->attention_bytes;
+	bool both = is_faster(b->capability, true);
+	snprintf(name, KERNELS_ATTENTION_NAME, "%s where dropout is 0%s", b->cudnn->name,
+		both ? "" : ", its backward by ferry's own kernels");
+	table->attention_bytes = both ? b->attention_bytes : 0;
 	return STATUS_OK;
 }
 
@@ -126,11 +127,6 @@ void cudnn_close(struct backend *b)
 
 /* ---- ways ---- */
 
-static size_t delta_bytes(const struct cudnn_shape *shape)
-{
-	return shape->backward ? (size_t)shape->B * (size_t)shape->H * (size_t)shape->T * sizeof(float) : 0;
-}
-
 /* Statistics, 4 bytes each, begin at a multiple of 16 in every group. */
 static bool is_group(const struct backend *b, const struct cudnn_shape *shape, int sequences)
 {
@@ -139,24 +135,51 @@ static bool is_group(const struct backend *b, const struct cudnn_shape *shape, i
 	       kernels_attention_need(sequences, shape->T, shape->H) <= b->attention_bytes;
 }
 
-/* With the lock. */
-static struct attention_way way_open(
-	struct backend *b, const struct cudnn_shape *shape, const struct cudnn_engine *engine)
+/* The most sequences that may go at a time; 0, and why: none. */
+static int group_of(const struct backend *b, const struct cudnn_shape *shape, char why[CUDNN_REASON])
+{
+	if (shape->D % 8) { /* its rows would begin between 16 bytes */
+		snprintf(why, CUDNN_REASON, "%d is no multiple of 8", shape->D);
+		return 0;
+	}
+	if (!shape->backward)
+		return shape->B;
+	if (shape->T == 1) { /* though it has plans for it */
+		snprintf(why, CUDNN_REASON, "its release notes except a backward of one token");
+		return 0;
+	}
+	for (int sequences = shape->B; sequences; sequences--)
+		if (is_group(b, shape, sequences))
+			return sequences;
+	snprintf(why, CUDNN_REASON, "no number of sequences at a time keeps its workspace within %llu bytes",
+		(unsigned long long)b->attention_bytes);
+	return 0;
+}
+
+/* With the lock. Where it is not by cuDNN: why, unless there is no cuDNN at all. */
+static struct attention_way way_open(struct backend *b, const struct cudnn_shape *shape,
+	const struct cudnn_engine *engine, char why[CUDNN_REASON])
 {
 	struct cudnn *c = b->cudnn;
-	char why[CUDNN_REASON];
 	struct attention_way way = {};
 	struct cudnn_shape group = *shape;
 	way.shape = *shape;
-	while (shape->backward && group.B && !is_group(b, shape, group.B))
-		group.B--;
-	if (!group.B || !c->version)
+	if (!c->version || !(group.B = group_of(b, shape, why)))
 		return way;
 	struct cudnn_device device = {c->handle, NULL};
-	int64_t most = shape->backward ? (int64_t)(b->attention_bytes - delta_bytes(&group))
-				       : (int64_t)FORWARD_BYTES;
-	way.by_cudnn = cudnn_plan_open(&c->call, &device, &group, engine, most, &way.plan, why);
+	way.by_cudnn = cudnn_plan_open(
+		&c->call, &device, &group, engine, cudnn_workspace_most(&group), &way.plan, why);
 	return way;
+}
+
+/* The table's text names cuDNN; what of attention is not by it is said here, once a shape and direction. */
+static void tell_own(const struct backend *b, const struct cudnn_shape *shape, const char *why)
+{
+	if (b->cudnn->version)
+		b->host->log_info("the %s of attention, %d x %d tokens in %d heads of %d elements, is by "
+				  "ferry's own kernels and not by %s: %s",
+			shape->backward ? "backward" : "forward", shape->B, shape->T, shape->H, shape->D,
+			b->cudnn->name, why);
 }
 
 static bool way_before(const struct attention_way &way, const struct cudnn_shape &shape)
@@ -201,7 +224,7 @@ static bool run(struct backend *b, struct stream *s, const struct attention &a, 
 {
 	struct cudnn *c = b->cudnn;
 	size_t workspace = ((size_t)plan->workspace + 255) / 256 * 256;
-	size_t scratch = workspace + delta_bytes(&plan->shape);
+	size_t scratch = workspace + cudnn_delta_bytes(&plan->shape);
 	char *memory = NULL;
 	if (scratch && !(memory = (char *)stream_scratch(b, s, scratch, "attention by cuDNN")))
 		return true; /* kept */
@@ -230,16 +253,17 @@ static bool is_aligned(const struct attention &a)
 bool cudnn_attention(struct backend *b, struct stream *s, const struct attention &a, bool backward)
 {
 	struct cudnn *c = b->cudnn;
-	if (!c || a.first || a.drop.on || a.D % 8 || !is_faster(b->capability, backward) || !is_aligned(a))
-		return false;
-	if (backward && a.T == 1) /* not supported, say cuDNN's release notes, though it has plans for it */
+	if (!c || a.first || a.drop.on || !is_faster(b->capability, backward) || !is_aligned(a))
 		return false;
 	struct cudnn_shape shape = {backward, b->act, a.B, a.T, a.H, a.D};
 	std::lock_guard<std::mutex> guard(c->lock);
+	char why[CUDNN_REASON] = "", message[CUDNN_REASON + 128];
 	auto at = way_place(c, shape);
-	if (!way_there(c, at, shape))
-		at = c->ways.insert(at, way_open(b, &shape, NULL));
-	char why[CUDNN_REASON], message[CUDNN_REASON + 128];
+	if (!way_there(c, at, shape)) {
+		at = c->ways.insert(at, way_open(b, &shape, NULL, why));
+		if (!at->by_cudnn)
+			tell_own(b, &shape, why);
+	}
 	if (at->by_cudnn && !run(b, s, a, &at->plan, why)) {
 		snprintf(message, sizeof message,
 			"%s: %s; with FERRY_CUDNN=off attention is by ferry's own kernels", c->name, why);
@@ -323,8 +347,11 @@ bool attention_choice_set(struct backend *b, const char *text)
 		return false;
 	struct attention_way way = {};
 	way.shape = shape;
-	if (!own)
-		way = way_open(b, &shape, &engine);
+	char why[CUDNN_REASON] = "";
+	if (own)
+		tell_own(b, &shape, "so it was in the run that goes on");
+	else
+		way = way_open(b, &shape, &engine, why);
 	if (own || way.by_cudnn)
 		c->ways.insert(place, way);
 	return own || way.by_cudnn;

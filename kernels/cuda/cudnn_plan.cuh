@@ -65,6 +65,21 @@ struct cudnn_arguments {
 	void *workspace; /* the plan's bytes */
 };
 
+static inline size_t cudnn_delta_bytes(const struct cudnn_shape *shape)
+{
+	return shape->backward ? (size_t)shape->B * (size_t)shape->H * (size_t)shape->T * sizeof(float) : 0;
+}
+
+/* Bytes of workspace that a plan of this shape may take: what `ferry plan` and train count of it (kernels_attention_need).
+ * The forward's are too few for anyone to count (9.19 takes 256). */
+static inline int64_t cudnn_workspace_most(const struct cudnn_shape *shape)
+{
+	enum { FORWARD = 4096 };
+	return shape->backward ? (int64_t)(kernels_attention_need(shape->B, shape->T, shape->H) -
+					   cudnn_delta_bytes(shape))
+			       : (int64_t)FORWARD;
+}
+
 /* `file` or, NULL, libcudnn.so.9 where the loader looks. False: why. */
 bool cudnn_load(const char *file, struct cudnn_functions *call, char why[CUDNN_REASON]);
 

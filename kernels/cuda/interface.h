@@ -10,7 +10,7 @@
 #include "common/library.h"
 #include "kernels/kernels.h"
 
-#define CUDA_INTERFACE_VERSION 2
+#define CUDA_INTERFACE_VERSION 3
 #define CUDA_INTERFACE_SYMBOL  "ferry_cuda_open"
 
 /* What the symbol is. `host` must outlive the table. */

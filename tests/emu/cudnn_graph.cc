@@ -300,7 +300,8 @@ static bool fits(const struct emu_graph &g, const struct emu_node &n)
 	return false;
 }
 
-/* Where scores' gradients are transposed, a plane of halves for each head, as NVIDIA's deterministic way takes. */
+/* Where scores' gradients are transposed, a plane of halves for each head, as NVIDIA's deterministic way takes, and what
+ * FERRY_EMU_CUDNN_WORKSPACE says. */
 static int64_t workspace_of(const struct emu_graph &g)
 {
 	int64_t most = 0;
@@ -315,7 +316,7 @@ static int64_t workspace_of(const struct emu_graph &g)
 		}
 		most = std::max(most, planes * side * 2);
 	}
-	return most;
+	return most ? most + emu_setting("FERRY_EMU_CUDNN_WORKSPACE", 0) : 0;
 }
 
 bool emu_graph::complete(std::string *why)

@@ -59,6 +59,7 @@
  *                           strides (stride); or handles stay with the default stream (stream)
  *   FERRY_EMU_CUDNN_FIRST=N the engine that its heuristic ranks first, 0 to 2 (0)
  *   FERRY_EMU_CUDNN_LACKS=N the engine that it does not have (none)
+ *   FERRY_EMU_CUDNN_WORKSPACE=N    bytes that a backward's workspace is larger (0)
  *   FERRY_EMU_CUDNN_VERSION=N      its version (91900)
  */
 #ifndef TESTS_EMU_EMULATOR_H

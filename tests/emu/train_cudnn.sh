@@ -94,6 +94,24 @@ for what in $failed; do
 	test_that "... and the checkpoint says so" [ "$(ways "fail-$what" step-00000002 | grep -c ' cudnn ')" = 0 ]
 done
 test_that "... and the log why, where there is no handle" grep -q "cuDNN 9.19.0 does not start: CUDNN_STATUS_NOT_INITIALIZED" "$dir/fail-create:0.out"
+said() { # RUN DIRECTION REASON: once, that this direction is not by cuDNN
+	[ "$(grep -c "the $2 of attention, .* is by ferry's own kernels and not by cuDNN 9.19.0: $3" "$dir/$1.out")" = 1 ]
+}
+for what in graph heuristic plan; do
+	test_that "... or no plan ($what)" eval 'said fail-$what:0 forward ".*as it was told to" && said fail-$what:0 backward ".*as it was told to"'
+done
+FERRY_CUDA_ATTENTION_KB=4 train too-little $steps &
+FERRY_EMU_CUDNN_WORKSPACE=200000 train too-much $steps &
+shape=${shape/--hidden-size 16/--hidden-size 24} train odd-heads $steps &
+wait
+test_that "a backward that may take no memory: ferry's own kernels, and the log says why" said too-little backward "no number of sequences .* 4096 bytes"
+test_that "... or that takes more than is counted for this shape" said too-much backward "a plan takes [0-9]* bytes of workspace, [0-9]* are allowed"
+test_that "... and nobody says that of the forward" eval '! said too-little forward && ! said too-much forward'
+test_that "heads of 12 elements are not cuDNN's, and the log says so" said odd-heads forward "12 is no multiple of 8"
+FERRY_CUDNN=off train own $steps --exit-interval 1
+"$ferry" train --load "$dir/own" --device gpu >"$dir/own.out" 2>&1 </dev/null
+test_that "a run by ferry's own kernels goes on so where cuDNN is found now, and the log says so" said own forward "so it was in the run that goes on"
+test_that "where all is by cuDNN nothing is said" eval '! grep -q "own kernels" "$dir/straight.out"'
 FERRY_EMU_CUDNN_FAIL=plan:1 train next-engine $steps
 test_that "a plan that cannot be made: the engine that ranks next" [ "$(ways next-engine step-00000002 | grep -c ' cudnn 91900 [02] ')" = 2 ]
 FERRY_EMU_CUDNN_FAIL=execute:3 train fail-execute $steps

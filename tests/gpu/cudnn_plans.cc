@@ -58,7 +58,7 @@ static void planned(const struct card *card, void *properties, struct cudnn_shap
 	char why[CUDNN_REASON];
 	struct cudnn_device device = {NULL, properties};
 	struct cudnn_plan plan, again = {};
-	int64_t most = shape.backward ? (int64_t)kernels_attention_need(shape.B, shape.T, shape.H) : 4096;
+	int64_t most = cudnn_workspace_most(&shape);
 	bool good = cudnn_plan_open(&call, &device, &shape, NULL, most, &plan, why);
 	if (good && shape.D == 64)
 		good = cudnn_plan_open(&call, &device, &shape, &plan.engine, most, &again, why) &&
