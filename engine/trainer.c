@@ -124,7 +124,7 @@ static struct model_options options_of(const struct trainer_config *c)
 		.sequence = (int)c->window_tokens,
 		.training = true,
 		.checkpoint_activations = c->checkpoint_activations,
-		.keep_outputs = c->open_device && !c->checkpoint_activations,
+		.keep_outputs = c->keep_outputs,
 		.inputs_on_host = c->inputs_on_host,
 		.layer_batch = layer_windows(c) < c->micro_batch ? (int)layer_windows(c) : 0,
 		.seed = c->seed,

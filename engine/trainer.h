@@ -85,6 +85,7 @@ struct trainer_config {
 	struct optimizer_config optimizer;
 	struct loss_scale loss_scale; /* at the start */
 	bool checkpoint_activations, eod_mask_loss;
+	bool keep_outputs;    /* model.h; decides bits; not with checkpoint_activations */
 	bool inputs_on_host;  /* model.h; needs open_device and checkpoint_activations */
 	uint64_t layer_batch; /* windows; model.h; needs checkpoint_activations; 0: micro_batch */
 	bool reset_attention_mask, reset_position_ids; /* document_masks.h; in validation too */

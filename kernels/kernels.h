@@ -102,6 +102,7 @@ struct kernels {
 	uint64_t logits_bytes;
 	uint64_t
 		attention_bytes; /* of the same memory: that attention without dropout may take in training */
+	uint64_t memory_bytes;   /* a GPU's memory, free or not; 0: the CPU */
 	void *self;              /* the backend's own state */
 	const struct peers *peers; /* to other processes' devices (peers.h); NULL: no way */
 

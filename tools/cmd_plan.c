@@ -191,6 +191,8 @@ static enum status choose_machine(struct job *job)
 	}
 	if (job->flags.device_memory)
 		job->machine.device.unused = job->flags.device_memory;
+	if (job->flags.device_memory || job->flags.machine)
+		job->machine.device.alone = job->machine.device.unused;
 	if (job->flags.machine) { /* as the backend does (kernels.h), with cuDNN, which not all will have */
 		job->machine.device.logits =
 			s->logits_memory ? s->logits_memory : job->machine.device.unused / 80;
@@ -414,7 +416,7 @@ static enum status print_batches(const struct job *job, struct trainer_config co
 {
 	uint64_t plain, again;
 	char text[48];
-	config.checkpoint_activations = config.inputs_on_host = false;
+	config.checkpoint_activations = config.inputs_on_host = config.keep_outputs = false;
 	config.layer_batch = 0;
 	TRY(largest_batch(job, config, &plain));
 	config.checkpoint_activations = true;

@@ -1,5 +1,6 @@
 #include "tools/device.h"
 
+#include "engine/plan.h"
 #include "tools/part.h"
 
 #include <stdio.h>
@@ -53,6 +54,7 @@ enum status device_choose(
 	out->gpu = true;
 	out->number = config.device;
 	out->unused = k.memory_unused(&k);
+	out->alone = (uint64_t)(PLAN_MEMORY_FREE * (double)k.memory_bytes);
 	out->logits = k.logits_bytes;
 	out->attention = k.attention_bytes;
 	struct peers_found found = {.device = ""};

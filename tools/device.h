@@ -14,6 +14,7 @@ struct device_choice {
 	bool gpu;
 	int number;      /* of it */
 	uint64_t unused; /* bytes of its memory that can be taken, CUDA's context being there; 0: not known */
+	uint64_t alone;  /* the same where nothing else has to do with it: a constant of the machine */
 	uint64_t logits; /* bytes of them that logits may take (kernels.h) */
 	uint64_t attention; /* and attention, in their place (kernels.h) */
 	/* Of it, in the machine (peers.h), where several ranks were launched; "": not known. */

@@ -13,7 +13,7 @@ struct plan_shape train_forecast_shape(const struct trainer_config *c)
 		.act = c->precision,
 		.grad = c->gradients,
 		.checkpoint_activations = c->checkpoint_activations,
-		.keep_outputs = c->open_device && !c->checkpoint_activations,
+		.keep_outputs = c->keep_outputs,
 		.inputs_on_host = c->inputs_on_host,
 		.ranks = c->ranks ? c->ranks->ranks : 1};
 }

@@ -17,10 +17,12 @@ enum status train_memory_share(struct train_machine *m, struct collective *ranks
 		TRY(collective_find_sharing(ranks, m->device.place, &sharing));
 	m->device_ranks = sharing.members;
 	m->device.unused /= (uint64_t)m->device_ranks;
-	double least[2] = {-(double)m->host_memory, -(double)m->device.unused};
-	TRY(collective_maximum(ranks, least, 2));
+	m->device.alone /= (uint64_t)m->device_ranks;
+	double least[3] = {-(double)m->host_memory, -(double)m->device.unused, -(double)m->device.alone};
+	TRY(collective_maximum(ranks, least, 3));
 	m->host_memory = (uint64_t)-least[0];
 	m->device.unused = (uint64_t)-least[1];
+	m->device.alone = (uint64_t)-least[2];
 	return STATUS_OK;
 }
 

@@ -132,6 +132,21 @@ static enum status choose_share(struct train_machine *machine, struct trainer_co
 	return STATUS_OK;
 }
 
+/*
+ * LayerNorm's and GELU's outputs are kept where all of the optimizer and they would fit on the GPU, if nothing else ran
+ * there. That decides bits in half precision (model.h), so what is free now, and where the optimizer is, have no say.
+ */
+static enum status choose_outputs(const struct device_choice *device, struct trainer_config *c)
+{
+	struct trainer_memory all;
+	c->keep_outputs = !c->checkpoint_activations;
+	if (!c->keep_outputs || !device->alone)
+		return STATUS_OK;
+	TRY(trainer_measure(c, &all));
+	c->keep_outputs = all.device <= device->alone;
+	return STATUS_OK;
+}
+
 /* The layers' inputs to the host where all does not fit on the GPU, and would with that. */
 static enum status choose_inputs(const struct device_choice *device, struct trainer_config *c)
 {
@@ -156,7 +171,7 @@ enum status train_offload_choose(
 	TRY(read_wish(s, &wish));
 	FAIL_IF(s->cpu_checkpointing && !s->checkpoint_activations, STATUS_USAGE,
 		"--cpu-checkpointing is about what --checkpoint-activations keeps; give both");
-	c->offload = c->inputs_on_host = false;
+	c->offload = c->inputs_on_host = c->keep_outputs = false;
 	c->gradients = DTYPE_F32;
 	if (!device->gpu)
 		return STATUS_OK;
@@ -173,6 +188,7 @@ enum status train_offload_choose(
 		"--delayed-update is for an optimizer on the host, and what is there decides the results: "
 		"give "
 		"--cpu-optimizer or --optimizer-on SHARE as well, or leave it out");
+	TRY(choose_outputs(device, c));
 	if (wish.automatic)
 		TRY(choose_share(machine, c, &wish.share));
 	c->offload = wish.share < 1;
@@ -184,11 +200,13 @@ enum status train_offload_choose(
 enum status train_offload_agree(struct train_machine *machine, struct trainer_config *c)
 {
 	struct {
-		bool offload, inputs_on_host;
+		bool offload, inputs_on_host, keep_outputs;
 		double device_share;
 		char reason[sizeof machine->reason];
-	} choice = {
-		.offload = c->offload, .inputs_on_host = c->inputs_on_host, .device_share = c->device_share};
+	} choice = {.offload = c->offload,
+		.inputs_on_host = c->inputs_on_host,
+		.keep_outputs = c->keep_outputs,
+		.device_share = c->device_share};
 	if (!c->ranks)
 		return STATUS_OK;
 	memcpy(choice.reason, machine->reason, sizeof choice.reason);
@@ -196,6 +214,7 @@ enum status train_offload_agree(struct train_machine *machine, struct trainer_co
 	memcpy(machine->reason, choice.reason, sizeof choice.reason);
 	c->offload = choice.offload;
 	c->inputs_on_host = choice.inputs_on_host;
+	c->keep_outputs = choice.keep_outputs;
 	c->device_share = choice.device_share;
 	c->offloading.speculation = 0; /* was sized for this rank's own choice */
 	return collective_agree(c->ranks,
@@ -224,6 +243,12 @@ void train_offload_describe(
 	if (m->inputs)
 		snprintf(text + length, room - length, "%slayers' inputs: %s of them on the host, pinned",
 			length ? "; " : "", human_bytes((double)m->inputs).text);
+	length = strlen(text);
+	if (c->open_device && !c->checkpoint_activations && !c->keep_outputs)
+		snprintf(text + length, room - length,
+			"%sLayerNorm's and GELU's outputs are computed again: they and all of the optimizer "
+			"have no room on the GPU",
+			length ? "; " : "");
 }
 
 void train_offload_summarize(const struct offload *offload, char *text, size_t room)

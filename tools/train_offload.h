@@ -49,7 +49,8 @@ enum status train_offload_agree(struct train_machine *machine, struct trainer_co
 enum status train_offload_speculate(
 	const struct train_machine *machine, struct trainer_config *config) MUST_USE;
 
-/* "optimizer: ... on the host ...; layers' inputs: ... on the host ..."; "" where nothing is. */
+/* "optimizer: ... on the host ...; layers' inputs: ... on the host ...; LayerNorm's and GELU's outputs are computed
+ * again ..."; "" where none of it is so. */
 void train_offload_describe(
 	const struct trainer_config *config, const struct trainer_memory *memory, char *text, size_t room);
 /* How the steps of a run that ends went; "" where there was no offload. */

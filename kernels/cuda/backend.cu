@@ -452,6 +452,7 @@ extern "C" __attribute__((visibility("default"))) enum status ferry_cuda_open(
 	out->act = config->act;
 	out->grad = config->grad;
 	out->logits_bytes = (uint64_t)b->logits_bytes;
+	out->memory_bytes = properties.totalGlobalMem;
 	out->self = b;
 	snprintf(out->name, sizeof out->name, "%.60s, %d SMs, cuBLASLt %zu", properties.name, b->processors,
 		cublasLtGetVersion());

@@ -91,6 +91,11 @@ test_that "... but where a layer takes fewer" [ "$code" = 0 ]
 run plan --machine h100 --shapes --seq-length 16 --device-memory 100T --host-memory 100T
 test_that "... and --shapes lists what a GPU takes: 65,535 heads are 4,095 windows of 16" \
 	grep -qE '^gpt2-medium .* 2048 \(2048\)' "$dir/out"
+run plan --machine h100 --model gpt2 --bf16 --batch-size 8 --device-memory 5G
+test_that "LayerNorm's and GELU's outputs are kept where all fits" [ "$code" = 0 -a -z "$(grep "computed again: they" "$dir/out")" ]
+run plan --machine h100 --model gpt2 --bf16 --batch-size 8 --device-memory 4G
+test_that "... else they are computed again, and no GPU that is smaller is refused for them" \
+	out_has "outputs are computed again: they and all of the optimizer have no room"
 run plan --load run
 test_that "a run to plan from is refused, not passed over" err_has "--load: a plan is not made from a run"
 run plan --link 5

@@ -43,6 +43,7 @@
  *   FERRY_EMU_SEED=N        the orders of blocks and threads, and when asynchronous copies arrive (1)
  *   FERRY_EMU_FAIL_ALLOC=N  the Nth allocation, of device or of pinned memory, fails
  *   FERRY_EMU_MEMORY=N      the device's memory, MiB (4096)
+ *   FERRY_EMU_TAKEN=N       MiB of it that other programs have (0)
  *   FERRY_EMU_LT_FIRST=N    the algorithm that cuBLASLt's heuristic ranks first, 0 to 3 (0)
  *   FERRY_EMU_LT_LACKS=N    the algorithm that it does not have (none)
  *   FERRY_EMU_LT_SLOW=N     the algorithm that takes 2 ms longer (none)

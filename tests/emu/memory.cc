@@ -143,6 +143,12 @@ static size_t device_bytes(void)
 	return (size_t)emu_setting("FERRY_EMU_MEMORY", 4096) << 20;
 }
 
+/* What other programs leave. */
+static size_t device_room(void)
+{
+	return device_bytes() - ((size_t)emu_setting("FERRY_EMU_TAKEN", 0) << 20);
+}
+
 cudaError_t cudaMalloc(void **out, size_t bytes)
 {
 	std::lock_guard<quiet_lock> guard(memory.lock);
@@ -154,7 +160,7 @@ cudaError_t cudaMalloc(void **out, size_t bytes)
 	b.map_bytes = (whole + page - 1) / page * page + 2 * page;
 	if (bytes == 0)
 		return cudaSuccess;
-	if (allocation_fails() || memory.used + b.map_bytes > device_bytes())
+	if (allocation_fails() || memory.used + b.map_bytes > device_room())
 		return emu_fail(cudaErrorMemoryAllocation);
 	void *map = mmap(NULL, b.map_bytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 	if (map == MAP_FAILED)
@@ -247,7 +253,7 @@ cudaError_t cudaMemGetInfo(size_t *unused, size_t *total)
 {
 	std::lock_guard<quiet_lock> guard(memory.lock);
 	*total = device_bytes();
-	*unused = *total - memory.used;
+	*unused = device_room() - memory.used;
 	return cudaSuccess;
 }
 

@@ -165,9 +165,9 @@ test_that "all of them: $said MiB were said to be needed, 2 more are enough" sam
 FERRY_EMU_MEMORY=$((said - 1)) without all-lack $all
 test_that "... and 1 less is refused at once" grep -q "of the GPU's memory and .* are free" "$dir/all-lack.out"
 logits="--num-layers 1 --hidden-size 16 --batch-size 128 --train-iters 1 --eval-interval 0 --save-interval 0"
-FERRY_EMU_MEMORY=69 without logits-lack $logits
+FERRY_EMU_MEMORY=68 without logits-lack $logits
 test_that "a batch that is too large is refused" grep -q "of the GPU's memory and .* are free" "$dir/logits-lack.out"
-FERRY_EMU_MEMORY=69 without logits-less $logits --logits-memory 1M
+FERRY_EMU_MEMORY=68 without logits-less $logits --logits-memory 1M
 test_that "... and fits with --logits-memory" [ $? = 0 ]
 
 # ---- what the GPU's attention does not take is refused at once ----
@@ -190,7 +190,7 @@ test_that "... and a shorter one by that model is written" [ $code = 0 ]
 auto() { sed -n "s/^ > --optimizer-on auto: //p" "$dir/$1.out"; }
 without auto-all $wide --train-iters 3
 test_that "auto: all on the GPU where it fits" [ "$(auto auto-all)" = "on the GPU, where all of it fits" ]
-FERRY_EMU_MEMORY=80 without auto-some $wide --train-iters 3
+FERRY_EMU_TAKEN=4016 without auto-some $wide --train-iters 3
 test_that "auto where it does not: $(auto auto-some)" grep -q 'auto: .*% on the GPU, .* ms a step foretold' "$dir/auto-some.out"
 test_that "... which shows in no bit" same_tensors auto-some auto-all step-00000003
 without auto-delayed $wide --train-iters 3 --delayed-update

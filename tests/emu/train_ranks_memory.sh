@@ -22,7 +22,7 @@ test_that "with a GPU each there is room" [ $code -eq 0 ]
 FERRY_EMU_MEMORY=1000 ranks $wide --save "$dir/all"
 test_that "auto: all on the GPU where it fits" out_has "auto: on the GPU, where all of it fits"
 test_that "... and it is noted that they have one between them" out_has "note: 2 ranks have a GPU between them"
-FERRY_EMU_MEMORY=166 ranks $wide --save "$dir/some"
+FERRY_EMU_MEMORY=1000 FERRY_EMU_TAKEN=834 ranks $wide --save "$dir/some"
 test_that "auto where it does not: $(sed -n 's/^ > --optimizer-on auto: //p' "$dir/out")" grep -q 'auto: .*% on the GPU, .* ms a step foretold' "$dir/out"
 same() {
 	local file

@@ -12,6 +12,7 @@ static struct trainer_config device_config(enum dtype precision)
 	struct trainer_config config = base_config();
 	config.open_device = streamed_open;
 	config.precision = precision;
+	config.keep_outputs = true;
 	config.optimizer.max_norm = 1.24; /* some of the first steps clip, few of the later ones */
 	config.train_iters = STEPS;
 	config.schedule.decay_iters = STEPS;
@@ -81,6 +82,7 @@ static void in_bf16_with_recomputation(void **state)
 	(void)state;
 	struct trainer_config config = device_config(DTYPE_BF16);
 	config.checkpoint_activations = true;
+	config.keep_outputs = false;
 	config.reset_attention_mask = config.reset_position_ids = true;
 	check_run(config, 0);
 }
@@ -92,6 +94,7 @@ static void check_inputs_on_the_host(uint64_t layer_batch)
 	struct trainer_config config = device_config(DTYPE_F16);
 	config.model.layers = 4;
 	config.checkpoint_activations = true;
+	config.keep_outputs = false;
 	config.layer_batch = layer_batch;
 	go(&plain, &config);
 	config = offloaded(config);
@@ -124,6 +127,7 @@ static void a_run_takes_what_was_measured(void **state)
 		config.model.layers = 5;
 		config.train_iters = 2;
 		config.checkpoint_activations = i > 1;
+		config.keep_outputs = i == 0;
 		config.inputs_on_host = i > 3;
 		config.layer_batch = i > 5;
 		if (i > 1)
