@@ -94,7 +94,8 @@ struct event;
 
 struct kernels {
 	char name[96]; /* "CPU avx512, 2 threads, oneDNN 2.6.3", "NVIDIA H100 80GB HBM3, ..." */
-	/* A GPU's attention: "cuDNN 9.19.0 where dropout is 0", "ferry's own kernels (no cuDNN: ...)"; "" else */
+	/* A GPU's attention: "cuDNN 9.19.0 where dropout is 0 ...", and the log tells the shapes that it does not take; "ferry's
+	 * own kernels (no cuDNN: ...)"; "" on the CPU */
 	char attention[KERNELS_ATTENTION_NAME];
 	enum dtype act, grad;
 	/* A GPU's operations take memory of their own: up to so many bytes of logits (128 rows at least), which
@@ -243,9 +244,9 @@ struct kernels {
 
 	/* ---- choices; NULL both: nothing is chosen (the CPU) ----
 	 * Where an operation can be done in several ways that differ in the last bits (algorithms of a product;
-	 * attention by cuDNN or by the own kernels), the way is chosen at its first use and kept. A checkpoint records the choices, so that a resumed run does the same. Each is a
-	 * line of text, a version in it, which a table of the same name alone understands. Not while another
-	 * thread is in an operation.
+	 * attention by cuDNN or by the own kernels), the way is chosen at its first use and kept. A checkpoint
+	 * records the choices, so that a resumed run does the same. Each is a line of text, a version in it, which
+	 * a table of the same name alone understands. Not while another thread is in an operation.
 	 *
 	 * The i-th choice, in an order that depends on nothing but the choices; false: there are no more. */
 	bool (*choice_get)(struct kernels *k, int i, char text[KERNELS_CHOICE]);

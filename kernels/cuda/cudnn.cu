@@ -105,10 +105,9 @@ enum status cudnn_open(struct backend *b, struct kernels *table)
 		snprintf(name, KERNELS_ATTENTION_NAME, "ferry's own kernels (%.200s)", why);
 		return STATUS_OK;
 	}
-	bool both = is_faster(b->capability, true);
-	snprintf(name, KERNELS_ATTENTION_NAME, "%s where dropout is 0%s", b->cudnn->name,
-		both ? "" : ", its backward by ferry's own kernels");
-	table->attention_bytes = both ? b->attention_bytes : 0;
+	snprintf(name, KERNELS_ATTENTION_NAME, "%s where dropout is 0 and documents see each other",
+		b->cudnn->name);
+	table->attention_bytes = is_faster(b->capability, true) ? b->attention_bytes : 0;
 	return STATUS_OK;
 }
 
@@ -144,6 +143,10 @@ static int group_of(const struct backend *b, const struct cudnn_shape *shape, ch
 	}
 	if (!shape->backward)
 		return shape->B;
+	if (!is_faster(b->capability, true)) {
+		snprintf(why, CUDNN_REASON, "it is not known to give the same bits every time on this GPU");
+		return 0;
+	}
 	if (shape->T == 1) { /* though it has plans for it */
 		snprintf(why, CUDNN_REASON, "its release notes except a backward of one token");
 		return 0;
@@ -253,7 +256,7 @@ static bool is_aligned(const struct attention &a)
 bool cudnn_attention(struct backend *b, struct stream *s, const struct attention &a, bool backward)
 {
 	struct cudnn *c = b->cudnn;
-	if (!c || a.first || a.drop.on || !is_faster(b->capability, backward) || !is_aligned(a))
+	if (!c || a.first || a.drop.on || !is_aligned(a))
 		return false;
 	struct cudnn_shape shape = {backward, b->act, a.B, a.T, a.H, a.D};
 	std::lock_guard<std::mutex> guard(c->lock);

@@ -103,6 +103,7 @@ done
 FERRY_CUDA_ATTENTION_KB=4 train too-little $steps &
 FERRY_EMU_CUDNN_WORKSPACE=200000 train too-much $steps &
 shape=${shape/--hidden-size 16/--hidden-size 24} train odd-heads $steps &
+FERRY_EMU_CAPABILITY=100 train later-gpu $steps &
 wait
 test_that "a backward that may take no memory: ferry's own kernels, and the log says why" said too-little backward "no number of sequences .* 4096 bytes"
 test_that "... or that takes more than is counted for this shape" said too-much backward "a plan takes [0-9]* bytes of workspace, [0-9]* are allowed"
@@ -110,6 +111,8 @@ test_that "... and nobody says that of the forward" eval '! said too-little forw
 test_that "heads of 12 elements are not cuDNN's, and the log says so" said odd-heads forward "12 is no multiple of 8"
 FERRY_CUDNN=off train own $steps --exit-interval 1
 "$ferry" train --load "$dir/own" --device gpu >"$dir/own.out" 2>&1 </dev/null
+test_that "on compute capability 10.0 the backward is not cuDNN's, and the log says why" said later-gpu backward "it is not known to give the same bits"
+test_that "... and the forward is" [ "$(ways later-gpu step-00000002 | grep -c ' cudnn ')" = 1 ]
 test_that "a run by ferry's own kernels goes on so where cuDNN is found now, and the log says so" said own forward "so it was in the run that goes on"
 test_that "where all is by cuDNN nothing is said" eval '! grep -q "own kernels" "$dir/straight.out"'
 FERRY_EMU_CUDNN_FAIL=plan:1 train next-engine $steps
