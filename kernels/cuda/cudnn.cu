@@ -340,7 +340,8 @@ bool attention_choice_set(struct backend *b, const char *text)
 			  &shape.D, &at) != 6)
 		return false;
 	bool possible = (shape.backward == 0 || shape.backward == 1) && shape.type == (int)b->act &&
-			shape.B > 0 && shape.T > 0 && shape.H > 0 && shape.D > 0;
+			shape.B > 0 && shape.T > 0 && shape.H > 0 && shape.D > 0 &&
+			(int64_t)shape.B * shape.H <= KERNELS_GPU_HEADS && shape.D <= KERNELS_GPU_HEAD;
 	bool own = strcmp(text + at, "ferry") == 0;
 	if (!possible || (!own && !parse_engine(text + at, c->version, &engine)))
 		return false;
