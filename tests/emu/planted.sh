@@ -83,6 +83,7 @@ rules() { # MODE ARGUMENT...
 	ASAN_OPTIONS=detect_leaks=0 TSAN_OPTIONS=halt_on_error=1 "$B/$1/tests/emu/cudnn_rules" "${@:2}" >"$log" 2>&1
 }
 cudnn_found() { # MODE FAULT TEXT
+	[ -x "$B/$1/tests/emu/cudnn_rules" ] || return
 	rules "$1" - "$2"
 	if grep -qE -- "$3" "$log"; then
 		echo "ok - $1: cuDNN: $2: $(grep -m1 -oE -- "$3" "$log" | head -c 80)"
