@@ -190,7 +190,7 @@ test_that "and it is as it was" [ $code -ne 0 -a "$(wc -l <"$dir/unix.jsonl")" =
 preprocess "$dir/unix.jsonl" --output "$dir/nul.txt/out"
 test_that "an output below a file: exit 1, named" refused 1 "$dir/nul.txt" "Not a directory"
 preprocess "$dir/unix.jsonl" --output ""
-test_that "an output without a name: exit 2" refused 2 "name is empty" "directory"
+test_that "an output without a name: exit 2" refused 2 "--output is empty" "shell variable"
 
 # ---- as someone who may not ----
 cp "$ferry" "$dir/ferry"
