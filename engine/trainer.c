@@ -479,8 +479,7 @@ static enum status compare_kernels(struct trainer *t)
 	if (other < t->ranks->ranks)
 		log_info("rank %d computes with \"%s\", rank 0 with \"%s\": a checkpoint records what "
 			 "rank 0's chose (algorithms of matrix products, ways of attention), so the run goes "
-			 "on from it on the "
-			 "same windows, but perhaps not bit for bit",
+			 "on from it on the same windows, but perhaps not bit for bit",
 			other, all[other], all[0]);
 	free(all);
 	return STATUS_OK;
