@@ -33,6 +33,19 @@
  * the same shadow, before the commit: each once. Pieces are brought together on the device before they go down, and put
  * in their places when they have come up.
  *
+ * What is final last of all would keep the next forward waiting for the host, so the device may update it itself: it borrows
+ * the state (config.lent, config.lent_rows). The host lends it while the forward and the head run, when it has nothing else
+ * to do, the device updates it at the decision, clipped or not, and the host has it back during the next forward:
+ *
+ *    compute | forward | head | layer L-1 | ...    | layer 0 | embeddings | norm | update | forward
+ *    up      | state   |      |  weights  | ...                                         |
+ *    down    |         |      | gradients | ...                                         | state
+ *    host    | lends   |      | AdamW     | ...                                         | takes back
+ *
+ * It is the late pieces of wte where the early ones were updated early, and buckets as a whole, which need no shadow. What
+ * has not come in time the host updates, as if it had never been lent; on the host the state stays what it was until it is
+ * taken back. (Published, for whole groups of parameters in turn, as Deep Optimizer States; Middleware 2024.)
+ *
  * config.delayed is ZeRO-Offload's one-step delay: an update is computed during the next step, and seen by
  * the one after. It changes the results; it does not speculate. offload_settle ends a delay.
  *
@@ -63,6 +76,9 @@ struct offload_config {
 	uint64_t pinned;          /* bytes of slots, two slots at least; 0: OFFLOAD_SLOTS slots */
 	uint64_t speculation;     /* host bytes of shadows (12 an element); 0: no speculation */
 	bool delayed;
+	/* Not with a delay: */
+	int lent;           /* of wpe, layer 0, layer 1, ... the first so many are lent */
+	uint64_t lent_rows; /* of the late pieces of those of wte that have shadows so many elements, at most, in a step */
 };
 
 /* Bytes. */
@@ -70,6 +86,7 @@ struct offload_memory {
 	uint64_t host;    /* master and moments, shadows */
 	uint64_t pinned;  /* slots */
 	uint64_t device;  /* incoming */
+	uint64_t lent;    /* there too: state that the device borrows, and pieces of it on their way */
 	uint64_t staging; /* there too: pieces of wte on their way */
 };
 
@@ -138,7 +155,7 @@ enum status offload_settle(struct offload *offload) MUST_USE;
  * buckets later, in the next step; after offload_settle all is counted.
  */
 struct offload_seconds {
-	double down, host, up;
+	double down, host, up; /* host: lending and taking back too */
 };
 struct offload_seconds offload_busy(struct offload *offload);
 
