@@ -15,10 +15,10 @@ static uint64_t bucket_limit(const struct offload_config *c)
 	return parameter_round_up(c->bucket_elements ? c->bucket_elements : OFFLOAD_BUCKET);
 }
 
-/* Elements of the largest: what a slot must hold. */
-static uint64_t largest_bucket(const struct offload_bucket *buckets, int count)
+/* Elements that a slot must hold: of the largest bucket, and of three pieces, that the state of one may lie there. */
+static uint64_t slot_size(const struct offload_bucket *buckets, int count)
 {
-	uint64_t largest = PARAMETER_ALIGNED;
+	uint64_t largest = OFFLOAD_STATES * PARAMETER_ALIGNED;
 	for (int i = 0; i < count; i++)
 		if (buckets[i].whole.elements > largest)
 			largest = buckets[i].whole.elements;
@@ -65,6 +65,7 @@ static int cut_buckets(const struct offload_config *c, const struct parameter_ta
 		for (int b = first; out && b < count; b++) {
 			out[b].layer = table->items[i].layer;
 			out[b].wte = i == PARAMETER_WTE;
+			out[b].lent = !out[b].wte && !c->delayed && out[b].layer + 2 <= c->lent;
 		}
 	}
 	return count;
@@ -82,7 +83,7 @@ static uint64_t choose_shadows(
 			bool now = rank == 0   ? b->layer == layers
 				   : rank == 1 ? b->wte
 					       : b->layer == layers + 1 - rank;
-			if (!now || taken + b->whole.elements > room)
+			if (!now || b->lent || taken + b->whole.elements > room)
 				continue;
 			b->has_shadow = true;
 			b->shadow = taken;
@@ -140,8 +141,9 @@ enum status offload_measure(const struct offload_config *config, const struct pa
 	int count;
 	uint64_t own = optimizer_part_elements(part) - part->there, shadows;
 	TRY(take_buckets(config, table, part, &buckets, &count, &shadows));
-	uint64_t slot = largest_bucket(buckets, count) * (dtype_bytes(act) + dtype_bytes(grad));
+	uint64_t slot = slot_size(buckets, count) * (dtype_bytes(act) + dtype_bytes(grad));
 	out->staging = count_staged(buckets, count) * (dtype_bytes(act) + dtype_bytes(grad));
+	out->lent = offload_loan_bytes(config, buckets, count, slot, dtype_bytes(act) + dtype_bytes(grad));
 	free(buckets);
 	out->host = 4 * OFFLOAD_STATES * (own + shadows);
 	out->pinned = slot_total(config, slot) * slot;
@@ -159,7 +161,7 @@ static enum status open_plan(struct offload *o, const struct optimizer_part *par
 	o->layers = layers_of(o->table);
 	TRY(take_buckets(&o->config, o->table, part, &o->buckets, &o->bucket_count, &o->shadow_elements));
 	o->incoming_elements = o->config.delayed ? o->elements - o->there : o->shadow_elements;
-	o->job_room = 4 * (uint64_t)o->bucket_count + 8;
+	o->job_room = 16 * (uint64_t)o->bucket_count + 8; /* up to five loans of each, and as many back */
 	return memory_alloc((void **)&o->jobs, o->job_room, sizeof *o->jobs, "the buckets' jobs");
 }
 
@@ -194,7 +196,7 @@ static enum status open_states(struct offload *o)
 static enum status open_slots(struct offload *o)
 {
 	size_t grad = dtype_bytes(o->k->grad), act = dtype_bytes(o->k->act);
-	o->slot_elements = largest_bucket(o->buckets, o->bucket_count);
+	o->slot_elements = slot_size(o->buckets, o->bucket_count);
 	o->slot_count = slot_total(&o->config, o->slot_elements * (grad + act));
 	TRY(memory_alloc((void **)&o->slots, o->slot_count, sizeof *o->slots, "the pinned slots"));
 	o->pinned_bytes = o->slot_count * o->slot_elements * (grad + act);
@@ -249,6 +251,7 @@ static enum status open_parts(struct offload *o, const struct optimizer_part *pa
 	TRY(open_states(o));
 	TRY(open_slots(o));
 	TRY(open_staging(o));
+	TRY(offload_lend_open(o));
 	TRY(open_streams(o));
 	TRY(crew_open(o->config.threads, &o->crew));
 	return offload_conductor_start(o);
@@ -320,6 +323,7 @@ static void close_memory(struct offload *o)
 		o->k->memory_free(o->k, o->gathered, o->staged_elements * dtype_bytes(o->k->grad));
 	if (o->scattered)
 		o->k->memory_free(o->k, o->scattered, o->staged_elements * dtype_bytes(o->k->act));
+	offload_lend_close(o);
 	for (int i = 0; i < OFFLOAD_STATES && host->self; i++) {
 		host->memory_free(host, o->flat[i], o->elements * 4);
 		host->memory_free(host, o->shadow[i], o->shadow_elements * 4);
@@ -380,6 +384,12 @@ uint64_t offload_count(const struct offload *o, enum offload_outcome outcome)
 	return o->counts[outcome];
 }
 
+void offload_count_loans(const struct offload *o, uint64_t *asked, uint64_t *updated)
+{
+	*asked = o->loans_asked;
+	*updated = o->loans_updated;
+}
+
 /* ---- waiting for the conductor ---- */
 
 /* With the lock held, which it gives up. The threads' failure, if there is one. */
@@ -406,13 +416,15 @@ static enum status wait_idle(struct offload *o)
 	return unlock(o);
 }
 
-/* Of wte's pieces, those that a job is for. */
+/* Of wte's pieces, those that an update is for: early, or late but for those that the device has updated. */
 static struct lookups_list pieces_of(
 	const struct offload *o, const struct offload_bucket *b, enum offload_kind kind)
 {
-	uint64_t from = b->whole.offset, to = from + b->whole.elements;
-	return kind == OFFLOAD_SPECULATE ? lookups_early(o->step.lookups, from, to)
-					 : lookups_late(o->step.lookups, from, to);
+	uint64_t from = b->whole.offset, to = from + b->whole.elements, there = b->there / KERNELS_PIECE;
+	if (kind == OFFLOAD_SPECULATE)
+		return lookups_early(o->step.lookups, from, to);
+	struct lookups_list late = lookups_late(o->step.lookups, from, to);
+	return (struct lookups_list){late.pieces + there, late.on_table + there, late.count - there};
 }
 
 /* With the lock held. */
@@ -428,6 +440,9 @@ static void push(
 			&o->optimizer, o->step.learning_rate, o->step.update, clip / o->step.loss_scale)};
 	if (job.in_pieces)
 		job.pieces = pieces_of(o, b, kind);
+	job.elements = job.in_pieces            ? job.pieces.count * KERNELS_PIECE
+		       : kind == OFFLOAD_COMMIT ? 0
+						: b->whole.elements;
 	if (kind != OFFLOAD_SPECULATE)
 		b->landed = false;
 	offload_push(o, &job);
@@ -450,6 +465,8 @@ static void arrive(struct offload *o, struct offload_bucket *b, bool from_incomi
 {
 	struct kernels *k = o->k;
 	k->event_await(k, b->uploaded, stream);
+	if (b->there)
+		k->event_await(k, o->updated, stream);
 	if (from_incoming)
 		k->copy(k, stream, weights_at(o, b), b->incoming, bucket_bytes(o, b));
 }
@@ -513,6 +530,7 @@ enum status offload_publish(struct offload *o)
 	for (int i = 0; i < o->bucket_count; i++) {
 		struct offload_bucket *b = &o->buckets[i];
 		b->arrived = b->committed = b->delayed = false;
+		b->there = 0;
 		push(o, OFFLOAD_PUBLISH, b, NULL, 1);
 	}
 	pthread_mutex_unlock(&o->lock);
@@ -565,8 +583,13 @@ void offload_begin(struct offload *o, const struct offload_step *step)
 {
 	o->step = *step;
 	o->speculating = o->shadow_elements && o->good >= OFFLOAD_RECENT;
-	for (int i = 0; i < o->bucket_count; i++)
+	pthread_mutex_lock(&o->lock);
+	o->lending++;
+	for (int i = 0; i < o->bucket_count; i++) {
 		o->buckets[i].tried = false;
+		o->buckets[i].on_loan = 0;
+	}
+	pthread_mutex_unlock(&o->lock);
 }
 
 enum status offload_layer_done(void *offload, int layer)
@@ -577,6 +600,8 @@ enum status offload_layer_done(void *offload, int layer)
 enum status offload_layer_final(struct offload *o, int layer, struct stream *stream)
 {
 	struct kernels *k = o->k;
+	if (layer == o->layers)
+		offload_lend(o);
 	if (!o->speculating || layer < 0)
 		return STATUS_OK;
 	k->event_record(k, o->final[layer], stream);
@@ -593,13 +618,14 @@ enum status offload_layer_final(struct offload *o, int layer, struct stream *str
 	return STATUS_OK;
 }
 
-/* Speculation that has not begun need not; but what is first in line is carried out in any case. With the lock
- * held. */
+/* Loans that have not begun come too late. Speculation that has not begun need not; but what is first in line is carried
+ * out in any case. With the lock held. */
 static bool cancel_unstarted(struct offload *o)
 {
 	bool tried = false, first = true;
 	for (uint64_t n = o->head; n < o->tail; n++) {
 		struct offload_job *job = offload_job_at(o, n);
+		job->cancelled |= job->kind == OFFLOAD_LEND && !job->started;
 		if (job->kind != OFFLOAD_SPECULATE || job->cancelled)
 			continue;
 		if (!first && !job->started) {
@@ -617,11 +643,12 @@ static void push_updates(struct offload *o, double clip)
 {
 	for (int i = 0; i < o->bucket_count; i++) {
 		struct offload_bucket *b = &o->buckets[i];
-		b->committed = b->tried && clip == 1;
-		push(o, b->committed ? OFFLOAD_COMMIT : OFFLOAD_UPDATE, b, NULL, clip);
+		if (!b->lent || !b->there)
+			push(o, b->committed ? OFFLOAD_COMMIT : OFFLOAD_UPDATE, b, NULL, clip);
 		b->arrived = o->config.delayed;
 		b->delayed = o->config.delayed;
 	}
+	offload_take_back(o);
 }
 
 /* A skipped step's gradients may be written over when this returns, and its lookups once the default stream comes to it:
@@ -642,8 +669,12 @@ enum status offload_finish(struct offload *o, bool overflow, double clip)
 	TRY(apply_delayed(o));
 	pthread_mutex_lock(&o->lock);
 	bool tried = cancel_unstarted(o);
-	if (!overflow)
+	for (int i = 0; i < o->bucket_count && !overflow; i++)
+		o->buckets[i].committed = o->buckets[i].tried && clip == 1;
+	if (!overflow) {
+		offload_update_borrowed(o, clip);
 		push_updates(o, clip);
+	}
 	pthread_mutex_unlock(&o->lock);
 	o->counts[!tried      ? OFFLOAD_SERIAL
 		  : overflow  ? OFFLOAD_DROPPED

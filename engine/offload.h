@@ -76,9 +76,10 @@ struct offload_config {
 	uint64_t pinned;          /* bytes of slots, two slots at least; 0: OFFLOAD_SLOTS slots */
 	uint64_t speculation;     /* host bytes of shadows (12 an element); 0: no speculation */
 	bool delayed;
-	/* Not with a delay: */
-	int lent;           /* of wpe, layer 0, layer 1, ... the first so many are lent */
-	uint64_t lent_rows; /* of the late pieces of those of wte that have shadows so many elements, at most, in a step */
+	/* Not with a delay. Of wpe, layer 0, layer 1, ... the first so many are lent, and of wte's late pieces, where it has
+	 * shadows, so many elements in a step, at most. */
+	int lent;
+	uint64_t lent_rows;
 };
 
 /* Bytes. */
@@ -161,5 +162,7 @@ struct offload_seconds offload_busy(struct offload *offload);
 
 /* How often each outcome came, of finishes. SERIAL: nothing was speculated. */
 uint64_t offload_count(const struct offload *offload, enum offload_outcome outcome);
+/* Elements that the device has updated with borrowed state, of all finishes together; and how many these were asked for. */
+void offload_count_loans(const struct offload *offload, uint64_t *asked, uint64_t *updated);
 
 #endif

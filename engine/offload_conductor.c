@@ -8,12 +8,10 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* Elements that are moved and updated. */
-static uint64_t count_elements(const struct offload_job *job)
+/* Is it about the bucket's weights, so that who needs them must wait for it? */
+static bool is_update(const struct offload_job *job)
 {
-	if (job->in_pieces)
-		return job->pieces.count * KERNELS_PIECE;
-	return job->kind == OFFLOAD_COMMIT ? 0 : job->bucket->whole.elements;
+	return job->kind == OFFLOAD_COMMIT || job->kind == OFFLOAD_UPDATE || job->kind == OFFLOAD_PUBLISH;
 }
 
 /* Does the update leave the state and the weights in place, and write beside them? */
@@ -47,16 +45,22 @@ static void queue_download(struct offload *o, const struct offload_job *job)
 {
 	struct kernels *k = o->k;
 	const struct parameter_run *whole = &job->bucket->whole;
+	struct offload_slot *slot = job->slot;
+	bool state = job->kind == OFFLOAD_TAKE_BACK;
 	size_t size = dtype_bytes(k->grad);
 	if (job->after)
 		k->event_await(k, job->after, o->down);
-	k->event_record(k, job->slot->fetching, o->down);
-	if (job->in_pieces)
+	if (slot->sends && (state || slot->sends_state)) /* what would be written over */
+		k->event_await(k, slot->sent, o->down);
+	k->event_record(k, slot->fetching, o->down);
+	if (state)
+		k->copy_out(k, o->down, slot->gradients, job->state, job->elements * 4 * OFFLOAD_STATES);
+	else if (job->in_pieces)
 		download_pieces(o, job);
 	else
-		k->copy_out(k, o->down, job->slot->gradients,
-			(const char *)job->gradients + whole->offset * size, whole->elements * size);
-	k->event_record(k, job->slot->fetched, o->down);
+		k->copy_out(k, o->down, slot->gradients, (const char *)job->gradients + whole->offset * size,
+			whole->elements * size);
+	k->event_record(k, slot->fetched, o->down);
 }
 
 /* Slots go round: a job has one from here until it is done. With the lock held. */
@@ -64,12 +68,12 @@ static void issue(struct offload *o)
 {
 	for (; o->issued < o->tail; o->issued++) {
 		struct offload_job *job = offload_job_at(o, o->issued);
-		if (job->cancelled || !count_elements(job))
+		if (job->cancelled || !job->elements)
 			continue;
 		if (o->slots_issued - o->slots_done == o->slot_count)
 			return;
 		job->slot = &o->slots[o->slots_issued++ % o->slot_count];
-		if (job->kind != OFFLOAD_PUBLISH)
+		if (job->kind != OFFLOAD_PUBLISH && job->kind != OFFLOAD_LEND)
 			queue_download(o, job);
 	}
 }
@@ -131,27 +135,60 @@ static void update_segments(const struct work *w, uint64_t from, uint64_t to, ui
 	}
 }
 
+/* A run: elements [from, to) of the flat array that lie together in the slot too, from `place` on. */
+typedef void run_work(const struct work *w, uint64_t from, uint64_t to, uint64_t place);
+
 /* Elements [begin, end) of the slot; pieces that are neighbours in the flat array go together. */
-static void update_pieces(const struct work *w, uint64_t begin, uint64_t end)
+static void do_runs(const struct work *w, uint64_t begin, uint64_t end, run_work *run)
 {
-	const uint32_t *pieces = w->job->pieces.pieces;
-	uint64_t last = end / KERNELS_PIECE, next;
+	const struct offload_job *job = w->job;
+	const uint32_t *pieces = job->pieces.pieces;
+	uint64_t first = job->bucket->whole.offset + job->from, last = end / KERNELS_PIECE, next;
+	if (!job->in_pieces) {
+		run(w, first + begin, first + end, begin);
+		return;
+	}
 	for (uint64_t i = begin / KERNELS_PIECE; i < last; i = next) {
 		for (next = i + 1; next < last && pieces[next] == pieces[next - 1] + 1;)
 			next++;
 		uint64_t from = (uint64_t)pieces[i] * KERNELS_PIECE;
-		update_segments(w, from, from + (next - i) * KERNELS_PIECE, i * KERNELS_PIECE);
+		run(w, from, from + (next - i) * KERNELS_PIECE, i * KERNELS_PIECE);
 	}
 }
 
-static void work_share(void *context, uint64_t begin, uint64_t end)
+static void update_share(void *context, uint64_t begin, uint64_t end)
 {
-	const struct work *w = context;
-	uint64_t offset = w->job->bucket->whole.offset;
-	if (w->job->in_pieces)
-		update_pieces(w, begin, end);
-	else
-		update_segments(w, offset + begin, offset + end, begin);
+	do_runs(context, begin, end, update_segments);
+}
+
+/* ---- state that is lent ---- */
+
+static void lend_run(const struct work *w, uint64_t from, uint64_t to, uint64_t place)
+{
+	const struct offload_bucket *b = w->job->bucket;
+	float *slot = w->job->slot->gradients;
+	for (uint64_t i = 0; i < OFFLOAD_STATES; i++)
+		memcpy(slot + i * w->job->elements + place, b->now[i] + (from - b->whole.offset),
+			(to - from) * 4);
+}
+
+static void take_run(const struct work *w, uint64_t from, uint64_t to, uint64_t place)
+{
+	const struct offload_bucket *b = w->job->bucket;
+	const float *slot = w->job->slot->gradients;
+	for (uint64_t i = 0; i < OFFLOAD_STATES; i++)
+		memcpy(b->now[i] + (from - b->whole.offset), slot + i * w->job->elements + place,
+			(to - from) * 4);
+}
+
+static void lend_share(void *context, uint64_t begin, uint64_t end)
+{
+	do_runs(context, begin, end, lend_run);
+}
+
+static void take_share(void *context, uint64_t begin, uint64_t end)
+{
+	do_runs(context, begin, end, take_run);
 }
 
 /* ---- up ---- */
@@ -185,6 +222,7 @@ static void queue_upload(struct offload *o, const struct offload_job *job)
 	k->event_record(k, job->slot->sent, o->up);
 	k->event_record(k, b->uploaded, o->up);
 	job->slot->sends = true;
+	job->slot->sends_state = false;
 	job->slot->timed = job->kind != OFFLOAD_PUBLISH; /* not of a step */
 }
 
@@ -217,7 +255,7 @@ static enum status update_bucket(
 	TRY(offload_slot_wait(o, slot, &took->up));
 	double start = clock_seconds();
 	struct work work = {o, job};
-	crew_run(o->crew, count_elements(job), PARAMETER_ALIGNED, work_share, &work);
+	crew_run(o->crew, job->elements, PARAMETER_ALIGNED, update_share, &work);
 	if (job->kind != OFFLOAD_PUBLISH)
 		took->host += clock_seconds() - start;
 	TRY(o->host.stream_wait(&o->host, NULL));
@@ -225,9 +263,45 @@ static enum status update_bucket(
 	return STATUS_OK;
 }
 
+static void copy_state(
+	struct offload *o, const struct offload_job *job, crew_work *share, struct offload_seconds *took)
+{
+	double start = clock_seconds();
+	struct work work = {o, job};
+	crew_run(o->crew, job->elements, KERNELS_PIECE, share, &work);
+	took->host += clock_seconds() - start;
+}
+
+static enum status lend(struct offload *o, const struct offload_job *job, struct offload_seconds *took)
+{
+	struct kernels *k = o->k;
+	struct offload_slot *slot = job->slot;
+	TRY(offload_slot_wait(o, slot, &took->up));
+	copy_state(o, job, lend_share, took);
+	k->event_record(k, slot->sending, o->up);
+	k->copy_in(k, o->up, job->state, slot->gradients, job->elements * 4 * OFFLOAD_STATES);
+	k->event_record(k, slot->sent, o->up);
+	k->event_record(k, o->lent, o->up);
+	slot->sends = slot->sends_state = slot->timed = true;
+	return STATUS_OK;
+}
+
+static enum status take_back(struct offload *o, const struct offload_job *job, struct offload_seconds *took)
+{
+	struct offload_slot *slot = job->slot;
+	TRY(o->k->event_wait(o->k, slot->fetched));
+	took->down += o->k->event_seconds(o->k, slot->fetching, slot->fetched);
+	copy_state(o, job, take_share, took);
+	return STATUS_OK;
+}
+
 static enum status carry_out(struct offload *o, const struct offload_job *job, struct offload_seconds *took)
 {
 	struct offload_bucket *b = job->bucket;
+	if (job->kind == OFFLOAD_LEND)
+		return job->cancelled ? STATUS_OK : lend(o, job, took);
+	if (job->kind == OFFLOAD_TAKE_BACK)
+		return take_back(o, job, took);
 	if (job->slot)
 		TRY(update_bucket(o, job, took));
 	for (int i = 0; i < OFFLOAD_STATES && job->kind == OFFLOAD_COMMIT; i++) {
@@ -254,8 +328,11 @@ static void take_job(struct offload *o)
 	pthread_mutex_lock(&o->lock);
 	if (status != STATUS_OK)
 		o->failure = failure;
-	if (own.kind != OFFLOAD_SPECULATE)
+	if (is_update(&own))
 		own.bucket->landed = true;
+	if (own.kind == OFFLOAD_LEND && !own.cancelled && own.lending == o->lending &&
+		o->failure.status == STATUS_OK)
+		own.bucket->on_loan += own.elements;
 	o->seconds.down += took.down;
 	o->seconds.host += took.host;
 	o->seconds.up += took.up;

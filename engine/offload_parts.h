@@ -14,20 +14,23 @@ struct offload_bucket {
 	uint64_t own; /* where it begins in `flat` */
 	int layer;
 	bool wte;
-	bool has_shadow;
+	bool has_shadow, lent;  /* lent: as a whole, in each step */
 	uint64_t shadow;        /* where it begins among the shadows, elements */
+	uint64_t borrowed;      /* where its state begins in `borrowed`: of wte, in this step */
 	struct event *uploaded; /* the latest copy */
 	void *incoming;         /* act, on the device; NULL: weights go to their place at once */
 	/* The conductor's, and the caller's while the conductor is idle: the state, and where the next one is
 	 * written before a commit (NULL: no shadow). */
 	float *now[OFFLOAD_STATES], *next[OFFLOAD_STATES];
 	/* Under the lock. */
-	bool landed; /* no update is under way: the rounded weights' copy is queued */
+	bool landed;      /* no update is under way: the rounded weights' copy is queued */
+	uint64_t on_loan; /* elements whose state is on its way to the device, in this step */
 	/* The caller's. */
 	bool arrived;   /* the default stream has been made to wait for the weights */
 	bool committed; /* the weights that are to arrive are in `incoming` */
 	bool delayed;   /* so are these, for the next finish */
 	bool tried;     /* speculated on in this step */
+	uint64_t there; /* elements that the device has updated in this step: of wte, of the late pieces */
 };
 
 enum offload_kind {
@@ -35,22 +38,30 @@ enum offload_kind {
 	OFFLOAD_COMMIT,    /* of wte the late pieces, likewise; then the shadow is the state */
 	OFFLOAD_UPDATE,    /* whole bucket, in place */
 	OFFLOAD_PUBLISH,   /* the weights alone */
+	OFFLOAD_LEND,      /* some of the state to the device */
+	OFFLOAD_TAKE_BACK, /* it comes back */
 };
 
 struct offload_slot {
-	void *gradients, *work;           /* grad and act, [slot_elements], pinned */
+	/* grad and act, [slot_elements], pinned. State takes both as one: f32 [3][elements of the job] */
+	void *gradients, *work;
 	struct event *fetching, *fetched; /* begin and end of its latest copies down */
 	struct event *sending, *sent;     /* likewise up */
 	bool sends, timed;                /* nobody has waited for `sent` yet; its time counts */
+	bool sends_state;                 /* from the gradients' place too */
 };
 
 struct offload_job {
 	enum offload_kind kind;
 	struct offload_bucket *bucket;
-	bool in_pieces;             /* not the whole bucket, but these: */
+	uint64_t elements;          /* that are moved */
+	uint64_t from;              /* of the bucket, the first of them */
+	bool in_pieces;             /* but these: */
 	struct lookups_list pieces; /* one behind the other in the slot */
 	const void *gradients;      /* [elements], on the device */
-	struct event *after;        /* the gradients are final; NULL: they are */
+	float *state;               /* [3][elements] there: of what is lent */
+	uint64_t lending;           /* and in which step */
+	struct event *after;        /* the gradients are final, the state is updated; NULL: they are */
 	struct adamw args;          /* without weight decay */
 	struct offload_slot *slot;
 	bool started, cancelled;
@@ -77,7 +88,16 @@ struct offload {
 	/* [staged_elements], on the device: pieces between their places and the slots; 0: wte has no shadow */
 	void *gathered /* grad; down */, *scattered /* act; up */;
 	uint64_t staged_elements;
-	struct event **final; /* [layers + 1]: a layer's gradients, in this step */
+	/* State that the device borrows, on the device: [3][borrowed_elements], in loans of loan_elements at most, each
+	 * [3][its elements]: first what is lent in each step, then pieces of wte. */
+	float *borrowed;
+	uint64_t borrowed_elements, always_lent, loan_elements;
+	void *borrowed_gradients, *borrowed_weights; /* grad, act [staged_loan], there: of pieces */
+	uint64_t staged_loan;
+	uint32_t *taken_back;         /* [borrowed_elements - always_lent, in pieces] which these are */
+	struct event *lent, *updated; /* it is there; it is updated */
+	uint64_t lending;             /* counts the steps. Under the lock */
+	struct event **final;         /* [layers + 1]: a layer's gradients, in this step */
 	struct event *applied;
 	void *pinned;
 	uint64_t pinned_bytes, slot_elements;
@@ -89,6 +109,7 @@ struct offload {
 	bool speculating;
 	int good; /* steps in a row that were, or would have been, committed */
 	uint64_t counts[OFFLOAD_OUTCOMES];
+	uint64_t loans_asked, loans_updated; /* elements */
 	/* under the lock: jobs in a ring, numbered from 0: done < head <= issued <= tail */
 	pthread_mutex_t lock;
 	pthread_cond_t wake, moved; /* the conductor: there is work; the caller: some of it is done */
@@ -105,6 +126,20 @@ static inline struct offload_job *offload_job_at(struct offload *o, uint64_t num
 {
 	return &o->jobs[number % o->job_room];
 }
+
+/* ---- what the device borrows (offload_lend.c) ---- */
+
+/* Bytes that it takes there; sent_bytes: of an element's gradient and rounded weight. */
+uint64_t offload_loan_bytes(const struct offload_config *config, const struct offload_bucket *buckets,
+	int count, uint64_t slot_bytes, size_t sent_bytes);
+enum status offload_lend_open(struct offload *o) MUST_USE;
+void offload_lend_close(struct offload *o);
+/* With the lock held: what the step will want lent. Once its lookups are known. */
+void offload_lend(struct offload *o);
+/* At the decision, of what has come: the device updates it, of wte where the step commits. Sets `there`. */
+void offload_update_borrowed(struct offload *o, double clip);
+/* With the lock held, behind all updates. */
+void offload_take_back(struct offload *o);
 
 /* ---- the conductor's side ---- */
 

@@ -188,8 +188,9 @@ static enum status measure_state(const struct trainer_config *c, const struct pa
 	out->shadows = m.host - 12 * (all - part->there);
 	out->pinned = m.pinned;
 	out->incoming = m.device + m.staging;
+	out->lent = m.lent;
 	out->host += m.host + m.pinned;
-	out->device += 12 * part->there + out->incoming;
+	out->device += 12 * part->there + out->incoming + out->lent;
 	return STATUS_OK;
 }
 

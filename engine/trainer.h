@@ -172,9 +172,9 @@ struct trainer_events {
  * part. */
 struct trainer_memory {
 	uint64_t weights, working, gradients, moments, activations, batch, packing, data;
-	uint64_t shadows, pinned, incoming; /* of the offload */
-	uint64_t inputs;                    /* the layers', where they are on the host (pinned) */
-	uint64_t scratch;                   /* of the operations; a GPU's logits where the bound is given */
+	uint64_t shadows, pinned, incoming, lent; /* of the offload */
+	uint64_t inputs;                          /* the layers', where they are on the host (pinned) */
+	uint64_t scratch; /* of the operations; a GPU's logits where the bound is given */
 	/* What goes from rank to rank: pinned, and on the device. At most: GPUs that reach each other take no pinned
 	 * memory for it, others none of theirs. What NCCL takes itself is not known. */
 	uint64_t exchange, exchange_device;

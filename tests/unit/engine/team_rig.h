@@ -12,11 +12,11 @@ enum { TEAM_STEPS = UNDER_TSAN ? 12 : 20 };
 
 struct team {
 	struct trainer_config config;
-	const char *load;                    /* or NULL */
-	struct story stories[CROWD];         /* a rank's each; trainers are closed */
-	struct checkpoint_state state;       /* rank 0's at the end */
-	uint64_t outcomes[OFFLOAD_OUTCOMES]; /* likewise, of its offload if there is one */
-	int stopping;                        /* the rank that stops, after stop_after */
+	const char *load;                          /* or NULL */
+	struct story stories[CROWD];               /* a rank's each; trainers are closed */
+	struct checkpoint_state state;             /* rank 0's at the end */
+	uint64_t outcomes[OFFLOAD_OUTCOMES], lent; /* likewise, of its offload if there is one */
+	int stopping;                              /* the rank that stops, after stop_after */
 	uint64_t stop_after;
 	int broken; /* the rank whose kernels do not open; -1: none */
 };
@@ -50,6 +50,8 @@ static inline enum status train_in_team(void *user, struct collective *c)
 		status == STATUS_OK && c->rank == 0 ? trainer_offload(story->trainer) : NULL;
 	for (int i = 0; offload && i < OFFLOAD_OUTCOMES; i++)
 		team->outcomes[i] = offload_count(offload, (enum offload_outcome)i);
+	if (offload)
+		offload_count_loans(offload, &(uint64_t){0}, &team->lent);
 	struct error_copy copy;
 	error_save(status, &copy);
 	trainer_close(story->trainer);

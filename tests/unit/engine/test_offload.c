@@ -318,9 +318,11 @@ static void step_both(struct bench *b, uint64_t number)
 	}
 }
 
-static void run_plan(
+/* Returns the elements that the device updated with borrowed state. */
+static uint64_t run_plan(
 	const struct plan *plan, uint64_t seed, uint64_t steps, uint64_t counts[OFFLOAD_OUTCOMES])
 {
+	uint64_t asked, lent;
 	struct bench *b = malloc(sizeof *b);
 	streamed_unpinned = 0;
 	open_bench(b, plan, seed);
@@ -329,9 +331,12 @@ static void run_plan(
 	compare_states(b);
 	for (int i = 0; i < OFFLOAD_OUTCOMES; i++)
 		counts[i] += offload_count(b->offload, (enum offload_outcome)i);
+	offload_count_loans(b->offload, &asked, &lent);
+	assert_true(lent <= asked);
 	close_bench(b);
 	assert_int_equal(streamed_unpinned, 0);
 	free(b);
+	return lent;
 }
 
 /* Many steps for a day's work: FERRY_TEST_STEPS=10000. */
@@ -353,7 +358,10 @@ static void check_threads(int threads)
 	uint64_t counts[OFFLOAD_OUTCOMES] = {0};
 	struct plan plan = exact;
 	plan.config.threads = threads;
-	run_plan(&plan, 77 + (uint64_t)threads, steps_wanted(), counts);
+	assert_int_equal(run_plan(&plan, 77 + (uint64_t)threads, steps_wanted(), counts), 0);
+	plan.config.lent = 2;
+	plan.config.lent_rows = 900;
+	assert_true(run_plan(&plan, 99 + (uint64_t)threads, steps_wanted(), counts) > 0);
 	/* each outcome has been there */
 	for (int i = 0; i < OFFLOAD_OUTCOMES; i++)
 		assert_true(counts[i] > 0);
@@ -392,16 +400,20 @@ static void other_plans(void **state)
 {
 	(void)state;
 	static const struct plan plans[] = {
-		{DTYPE_F32, DTYPE_F32, {2, 700, 1, UINT64_MAX, false}, 1, 1, 0.1},
-		{DTYPE_F16, DTYPE_F16, {2, 5000, 0, UINT64_MAX, false}, 1, 1, 0.1},
-		{DTYPE_BF16, DTYPE_BF16, {3, 64, 1 << 16, UINT64_MAX, false}, 1, 1, 0.1},
-		{DTYPE_BF16, DTYPE_F32, {1, 1000, 1, 120000, false}, 1, 1, 0.1},
-		{DTYPE_F16, DTYPE_F32, {2, 1000, 1, 0, false}, 1, 1, 0.3},
-		{DTYPE_F16, DTYPE_F32, {2, 1000, 0, UINT64_MAX, false}, 0.8, 1, 0.1},
-		{DTYPE_F16, DTYPE_F32, {2, 1000, 0, 100000, false}, 0.5, 1, 0.1},
-		{DTYPE_F32, DTYPE_F32, {2, 1000, 0, UINT64_MAX, false}, 1, 0, 0.1},
-		{DTYPE_F16, DTYPE_F32, {2, 1000, 0, UINT64_MAX, true}, 1, 1, 0.1},
-		{DTYPE_BF16, DTYPE_BF16, {2, 900, 1, 0, true}, 0.6, 1, 0.2},
+		{DTYPE_F32, DTYPE_F32, {2, 700, 1, UINT64_MAX, false, 0, 0}, 1, 1, 0.1},
+		{DTYPE_F16, DTYPE_F16, {2, 5000, 0, UINT64_MAX, false, 0, 0}, 1, 1, 0.1},
+		{DTYPE_BF16, DTYPE_BF16, {3, 64, 1 << 16, UINT64_MAX, false, 0, 0}, 1, 1, 0.1},
+		{DTYPE_BF16, DTYPE_F32, {1, 1000, 1, 120000, false, 0, 0}, 1, 1, 0.1},
+		{DTYPE_F16, DTYPE_F32, {2, 1000, 1, 0, false, 0, 0}, 1, 1, 0.3},
+		{DTYPE_F16, DTYPE_F32, {2, 1000, 0, UINT64_MAX, false, 0, 0}, 0.8, 1, 0.1},
+		{DTYPE_F16, DTYPE_F32, {2, 1000, 0, 100000, false, 0, 0}, 0.5, 1, 0.1},
+		{DTYPE_F32, DTYPE_F32, {2, 1000, 0, UINT64_MAX, false, 0, 0}, 1, 0, 0.1},
+		{DTYPE_F16, DTYPE_F32, {2, 1000, 0, UINT64_MAX, true, 0, 0}, 1, 1, 0.1},
+		{DTYPE_BF16, DTYPE_BF16, {2, 900, 1, 0, true, 0, 0}, 0.6, 1, 0.2},
+		{DTYPE_F16, DTYPE_F32, {2, 1000, 0, 0, false, 5, 0}, 1, 1, 0.2},
+		{DTYPE_BF16, DTYPE_BF16, {3, 64, 1, UINT64_MAX, false, 2, UINT64_MAX}, 1, 1, 0.1},
+		{DTYPE_F32, DTYPE_F32, {1, 5000, 1, UINT64_MAX, false, 1, 64}, 1, 0, 0.1},
+		{DTYPE_F16, DTYPE_F32, {2, 700, 0, 100000, false, 3, 500}, 0.7, 1, 0.1},
 	};
 	for (size_t i = 0; i < sizeof plans / sizeof *plans; i++)
 		run_plan(&plans[i], 1000 + i, steps_wanted() / 4, (uint64_t[OFFLOAD_OUTCOMES]){0});
@@ -418,6 +430,10 @@ static void slow_streams(void **state)
 	delayed.config.delayed = true;
 	streamed_jitter = 60;
 	run_plan(&plan, 5, steps_wanted() / 4, counts);
+	plan.config.lent = 3;
+	plan.config.lent_rows = 2000;
+	plan.config.pinned = 1;
+	assert_true(run_plan(&plan, 7, steps_wanted() / 4, counts) > 0);
 	run_plan(&delayed, 6, steps_wanted() / 8, counts);
 	streamed_jitter = 0;
 	assert_true(counts[OFFLOAD_COMMITTED] > 0);
@@ -428,7 +444,7 @@ static void memory_is_what_was_said(void **state)
 {
 	(void)state;
 	struct parameter_table table;
-	struct offload_memory none, some, all, delayed;
+	struct offload_memory none, some, all, lent, delayed;
 	struct offload_config c = {.bucket_elements = 1000};
 	assert_ok(parameter_table_open(&small, &table));
 	struct optimizer_slice whole = {.elements = table.elements};
@@ -438,6 +454,9 @@ static void memory_is_what_was_said(void **state)
 	assert_ok(offload_measure(&c, &table, &part, DTYPE_F16, DTYPE_F32, &some));
 	c.speculation = UINT64_MAX;
 	assert_ok(offload_measure(&c, &table, &part, DTYPE_F16, DTYPE_F32, &all));
+	c.lent = 1;
+	c.lent_rows = 1000;
+	assert_ok(offload_measure(&c, &table, &part, DTYPE_F16, DTYPE_F32, &lent));
 	c.delayed = true;
 	assert_ok(offload_measure(&c, &table, &part, DTYPE_F16, DTYPE_F32, &delayed));
 	assert_int_equal(none.host, 12 * table.elements);
@@ -450,6 +469,10 @@ static void memory_is_what_was_said(void **state)
 	/* all but wpe, which is final with the step */
 	uint64_t wpe = table.items[PARAMETER_LAYERS].offset - table.items[PARAMETER_WPE].offset;
 	assert_int_equal(all.host, 24 * table.elements - 12 * wpe);
+	assert_int_equal(none.lent + some.lent + all.lent + delayed.lent, 0);
+	/* wpe and 15 pieces; a slot's 5760 bytes take the state of 7 of these, whose gradients and weights lie beside */
+	assert_int_equal(lent.lent, 12 * (wpe + 960) + 6 * 448);
+	assert_true(lent.host == all.host && lent.device == all.device && lent.pinned == all.pinned);
 	assert_int_equal(delayed.host, none.host);
 	assert_int_equal(delayed.device, 2 * table.elements);
 	parameter_table_close(&table);
@@ -464,6 +487,8 @@ static void failing_operations(void **state)
 		struct bench *b = malloc(sizeof *b);
 		struct plan plan = exact;
 		struct optimizer_measure measure;
+		plan.config.lent = 2;
+		plan.config.lent_rows = 900;
 		enum status status = STATUS_OK;
 		plan.config.threads = 2;
 		plan.accident = 1e-9;
@@ -498,6 +523,8 @@ static void failing_memory(void **state)
 	struct plan plan = exact;
 	struct optimizer_config adam = {0.9, 0.999, 1e-8, 0.1, 1};
 	plan.config.threads = 2;
+	plan.config.lent = 2;
+	plan.config.lent_rows = 900;
 	open_bench(b, &plan, 9);
 	struct optimizer_slice whole = {.elements = b->n};
 	struct optimizer_part part = {&whole, 1, 0};

@@ -53,18 +53,27 @@ static uint64_t committed(const struct story *story)
 	return offload_count(trainer_offload(story->trainer), OFFLOAD_COMMITTED);
 }
 
+/* Wherever the optimizer is, and whether the device borrows its state or not. */
 static void check_run(struct trainer_config config, uint64_t least_skips)
 {
-	struct story straight = {0}, story = {0};
+	struct story straight = {0};
 	struct trainer_config other = offloaded(config);
 	streamed_unpinned = 0;
 	go(&straight, &config);
-	go(&story, &other);
-	check_same_end(&straight, &story);
-	assert_true(committed(&story) > 0);
 	assert_true(straight.steps[STEPS - 1].skipped >= least_skips);
+	for (int lent = 0; lent <= 2; lent += 2) {
+		struct story story = {0};
+		uint64_t asked, updated;
+		other.offloading.lent = lent;
+		other.offloading.lent_rows = 700 * (uint64_t)lent;
+		go(&story, &other);
+		check_same_end(&straight, &story);
+		assert_true(committed(&story) > 0);
+		offload_count_loans(trainer_offload(story.trainer), &asked, &updated);
+		assert_int_equal(updated > 0, lent > 0);
+		trainer_close(story.trainer);
+	}
 	trainer_close(straight.trainer);
-	trainer_close(story.trainer);
 	assert_int_equal(streamed_unpinned, 0);
 }
 
@@ -134,6 +143,8 @@ static void a_run_takes_what_was_measured(void **state)
 			config = offloaded(config);
 		config.device_share = i == 3 || i == 6 ? 0.3 : 0;
 		config.offloading.delayed = i > 5;
+		config.offloading.lent = i % 3;
+		config.offloading.lent_rows = 900;
 		config.reset_attention_mask = config.reset_position_ids = true;
 		assert_ok(trainer_measure(&config, &m));
 		streamed_most = 0;

@@ -20,13 +20,17 @@ static struct trainer_config device_config(enum dtype precision)
 	return config;
 }
 
-/* `share` of it stays on the device. */
+/* `share` of it stays on the device; where that is nothing, it borrows what is final last. */
 static struct trainer_config offloaded(struct trainer_config config, double share)
 {
 	config.offload = true;
 	config.device_share = share;
 	config.offloading = (struct offload_config){
 		.threads = 2, .bucket_elements = 300, .pinned = 1, .speculation = UINT64_MAX};
+	if (share == 0) {
+		config.offloading.lent = 2;
+		config.offloading.lent_rows = 640;
+	}
 	return config;
 }
 
@@ -73,6 +77,7 @@ static const struct team *check_same_bits(struct trainer_config config, int rank
 	assert_same_story(&team->stories[0], &straight, 0);
 	assert_same_end("device", "host");
 	assert_true(team->outcomes[OFFLOAD_COMMITTED] > 0);
+	assert_int_equal(team->lent > 0, share == 0);
 	return team;
 }
 
@@ -108,7 +113,7 @@ static void late_streams_change_nothing(void **state)
 {
 	(void)state;
 	streamed_jitter = 60;
-	check_same_bits(device_config(DTYPE_BF16), 2, 0.3);
+	check_same_bits(device_config(DTYPE_BF16), 2, 0);
 	streamed_jitter = 0;
 }
 
@@ -180,6 +185,7 @@ static void a_run_takes_what_was_measured(void **state)
 		config.train_iters = 2;
 		config = offloaded(config, i == 2 ? 0.3 : 0);
 		config.offloading.delayed = i == 3;
+		config.offloading.lent = 1;
 		for (int r = 0; r < 3; r++) {
 			struct trainer_memory m;
 			struct collective rank = {.rank = r, .ranks = 3};
