@@ -20,6 +20,19 @@ int threads_available(void)
 	return count > 0 ? count : 1;
 }
 
+enum status threads_check(const char *flag, int threads)
+{
+	enum { FOR_ALL = 64, EACH = 4 };
+	int processors = threads_available();
+	int most = processors > FOR_ALL / EACH ? processors * EACH : FOR_ALL;
+	FAIL_IF(threads > most, STATUS_USAGE,
+		"%s %d: there %s %d processor%s for ferry here, where more than %d threads would only wait "
+		"for each other; "
+		"give fewer",
+		flag, threads, processors == 1 ? "is" : "are", processors, processors == 1 ? "" : "s", most);
+	return STATUS_OK;
+}
+
 double threads_processor_seconds(void)
 {
 	struct timespec now;

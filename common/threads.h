@@ -14,6 +14,13 @@
 /* Processors this process may use (affinity and cgroup quota counted), at least 1. */
 int threads_available(void);
 
+/*
+ * `threads`, asked for by `flag`, of a team that meets at every step (OpenMP's of the kernels): STATUS_USAGE where they
+ * would mostly wait for each other. 64 on two processors take twice the time of two, 4096 more than ten times; up to 64
+ * are let through everywhere, and four for each processor: a run goes on to the same bits with as many threads as before.
+ */
+enum status threads_check(const char *flag, int threads) MUST_USE;
+
 /* Processor time that this thread has used. */
 double threads_processor_seconds(void);
 

@@ -472,6 +472,8 @@ static enum status print_shapes(const struct job *job)
 static enum status plan(struct job *job)
 {
 	struct trainer_memory memory;
+	if (!job->flags.machine)
+		TRY(threads_check("--threads", job->options.settings.threads));
 	TRY(train_config_precision(&job->options, &job->config));
 	TRY(choose_ranks(job));
 	TRY(choose_machine(job));

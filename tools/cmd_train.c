@@ -282,10 +282,20 @@ static enum status choose_device(struct job *job)
 	return STATUS_OK;
 }
 
+/* A run that goes on may have been made where there were more processors. */
+static enum status check_threads(const struct job *job)
+{
+	enum status status = threads_check("--threads", job->options.settings.threads);
+	if (status == STATUS_OK || train_options_typed(&job->options, "--threads"))
+		return status;
+	return error_context(status, "as the run was made (--threads 0 takes what there is)");
+}
+
 static enum status compose_config(struct job *job)
 {
 	struct train_settings *s = &job->options.settings;
 	struct trainer_config *c = &job->config;
+	TRY(check_threads(job));
 	if (job->from)
 		TRY(adopt_sizes(job));
 	int vocabulary = job->from ? checkpoint_config(job->from)->vocabulary

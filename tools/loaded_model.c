@@ -77,6 +77,7 @@ static enum status open_all(
 	const char *path, enum device device, enum dtype act, int threads, struct loaded_model *m)
 {
 	struct device_choice choice;
+	TRY(threads_check("--threads", threads));
 	TRY(device_choose(device, 0, act, 0, &choice));
 	m->gpu = choice.gpu;
 	TRY(checkpoint_open_weights(path, &m->checkpoint));

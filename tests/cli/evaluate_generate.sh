@@ -50,6 +50,8 @@ test_that "no checkpoint: fails" [ $? != 0 ]
 test_that "... and names it" grep -q nowhere missing.txt
 "$ferry" evaluate --load run --data corpus --seq-length 49 >long.txt 2>&1
 test_that "longer windows than positions" grep -q 'has 48 positions' long.txt
+run evaluate --load run --data corpus --threads 4096
+test_that "threads that would only wait for each other are refused" [ $code -eq 2 -a "$(grep -c -- '--threads 4096: there' "$dir/err")" -eq 1 ]
 
 generate() { "$ferry" generate --load run "$@" 2>/dev/null; }
 generate --prompt 'line 3 of' --out-seq-length 30 >a.txt

@@ -74,6 +74,11 @@ test_that "measures this machine" out_has ", measured"
 test_that "... and counts packed weights (1.5 MiB) only where that memory is plenty" out_has "4.1 MiB of 4.2 MiB"
 test_that "... and its matrix products" grep -qE 'matrix products [0-9.e-]+ TFLOP/s' "$dir/out"
 
+run plan --threads 4096
+test_that "threads that would only wait for each other are refused" [ $code -eq 2 ]
+run plan --machine h100 --model gpt2 --threads 4096
+test_that "... but of another machine" [ $code -eq 0 ]
+
 run plan --machine h1000
 test_that "an unknown machine is refused" [ "$code" = 2 ]
 test_that "... with those that are known" err_has "h100, a100"

@@ -209,6 +209,7 @@ refused "no corpus" "--train-data is missing" --num-layers 2
 refused "heads that do not divide" "heads" --train-data text --num-attention-heads 7
 refused "a window longer than the positions" "--max-position-embeddings" --train-data text --seq-length 2048
 refused "a global batch that is no multiple" "not a multiple" --train-data text --batch-size 3 --global-batch-size 4
+refused "threads that would only wait" "--threads 4096: there" --train-data text --threads 4096
 refused "two precisions" "exclude each other" --train-data text --bf16 --fp16
 refused "a loss scale without --fp16" "--fp16" --train-data text --loss-scale 128
 refused "a model that is not known" "gpt2-medium" --train-data text --model gpt5

@@ -76,6 +76,18 @@ static void processors(void **state)
 	assert_in_range(threads_available(), 1, 1 << 20);
 }
 
+/* As many as another machine's run may have had are let through, and four for each processor. */
+static void too_many(void **state)
+{
+	(void)state;
+	assert_int_equal(threads_check("--threads", 1), STATUS_OK);
+	assert_int_equal(threads_check("--threads", 64), STATUS_OK);
+	assert_int_equal(threads_check("--threads", 4 * threads_available()), STATUS_OK);
+	int most = 4 * threads_available() > 64 ? 4 * threads_available() : 64;
+	assert_int_equal(threads_check("--threads", most + 1), STATUS_USAGE);
+	assert_non_null(strstr(error_message(), "--threads"));
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -83,6 +95,7 @@ int main(void)
 		cmocka_unit_test(no_tasks),
 		cmocka_unit_test(failure),
 		cmocka_unit_test(processors),
+		cmocka_unit_test(too_many),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
