@@ -6,6 +6,13 @@
 #include <inttypes.h>
 #include <math.h>
 #include <stdlib.h>
+#include <string.h>
+
+/* What a rank tells of a batch. */
+struct batch_sums {
+	uint64_t counted, bytes;
+	double losses[]; /* [batch] of its windows; 0 of those that are not there */
+};
 
 struct evaluation {
 	const struct evaluate_config *config;
@@ -17,7 +24,9 @@ struct evaluation {
 	float *losses;                 /* [batch][window], host */
 	int32_t *k_inputs, *k_targets; /* the same in the kernels' memory */
 	float *k_losses;
-	double sum;
+	struct collective *ranks;
+	struct batch_sums *own; /* the batch's, of this rank */
+	double sum;             /* of all ranks, as the two below */
 	uint64_t counted, bytes;
 };
 
@@ -47,8 +56,8 @@ static enum status fill_row(struct evaluation *e, int row, uint64_t w)
 		inputs[i] = i < length ? e->tokens[i] : 0;
 		wanted[i] = counts ? e->tokens[i + 1] : -1;
 		if (counts) {
-			e->counted++;
-			e->bytes += c->token_bytes[e->tokens[i + 1]];
+			e->own->counted++;
+			e->own->bytes += c->token_bytes[e->tokens[i + 1]];
 		}
 	}
 	return STATUS_OK;
@@ -68,19 +77,51 @@ static enum status run_batch(struct evaluation *e, struct model *model, const vo
 	TRY(k->stream_wait(k, NULL));
 	for (size_t i = 0; i < count; i++)
 		if (e->wanted[i] >= 0)
-			e->sum += (double)e->losses[i];
+			e->own->losses[i / (size_t)T] += (double)e->losses[i];
+	return STATUS_OK;
+}
+
+static size_t sums_bytes(const struct evaluation *e)
+{
+	return sizeof *e->own + (size_t)e->config->batch * sizeof *e->own->losses;
+}
+
+/* A batch of windows from `first` on, as many as there are: none, where there are more ranks than batches. */
+static enum status run_own(
+	struct evaluation *e, struct model *model, const void *weights, uint64_t first, uint64_t windows)
+{
+	int rows = 0;
+	memset(e->own, 0, sums_bytes(e));
+	for (; rows < e->config->batch && first + (uint64_t)rows < windows; rows++)
+		TRY(fill_row(e, rows, first + (uint64_t)rows));
+	return rows ? run_batch(e, model, weights, rows) : STATUS_OK;
+}
+
+/* The ranks' batches follow each other as their windows do. */
+static enum status add_all(struct evaluation *e)
+{
+	size_t bytes = sums_bytes(e);
+	char *all;
+	TRY(collective_gather(e->ranks, e->own, bytes, (void **)&all));
+	for (int r = 0; r < e->ranks->ranks; r++) {
+		const struct batch_sums *one = (const void *)(all + (size_t)r * bytes);
+		e->counted += one->counted;
+		e->bytes += one->bytes;
+		for (int row = 0; row < e->config->batch; row++)
+			e->sum += one->losses[row];
+	}
+	free(all);
 	return STATUS_OK;
 }
 
 static enum status run_windows(struct evaluation *e, struct model *model, const void *weights)
 {
 	const struct evaluate_config *c = e->config;
-	uint64_t windows = window_count(e);
-	for (uint64_t w = 0; w < windows;) {
-		int rows = 0;
-		for (; rows < c->batch && w < windows; rows++, w++)
-			TRY(fill_row(e, rows, w));
-		TRY(run_batch(e, model, weights, rows));
+	uint64_t windows = window_count(e), batch = (uint64_t)c->batch;
+	uint64_t own = (uint64_t)e->ranks->rank * batch, all = (uint64_t)e->ranks->ranks * batch;
+	for (uint64_t w = 0; w < windows; w += all) {
+		TRY(collective_agree(e->ranks, run_own(e, model, weights, w + own, windows)));
+		TRY(add_all(e));
 		if (c->progress)
 			TRY(c->progress(c->user, e->counted, e->targets, e->sum / (double)e->counted));
 	}
@@ -92,6 +133,7 @@ static enum status take_memory(struct evaluation *e, size_t count)
 	struct kernels *k = e->k;
 	size_t window = (size_t)e->config->window;
 	TRY(memory_alloc((void **)&e->tokens, window + 1, sizeof *e->tokens, "a window's tokens"));
+	TRY(memory_alloc((void **)&e->own, 1, sums_bytes(e), "a batch's sums"));
 	TRY(k->host_alloc(k, (void **)&e->inputs, count * sizeof *e->inputs, "a batch"));
 	TRY(k->host_alloc(k, (void **)&e->wanted, count * sizeof *e->wanted, "a batch"));
 	TRY(k->host_alloc(k, (void **)&e->losses, count * sizeof *e->losses, "a batch's losses"));
@@ -114,6 +156,7 @@ static void release(struct evaluation *e, size_t count)
 			k->memory_free(k, device[i], bytes);
 	}
 	free(e->tokens);
+	free(e->own);
 }
 
 enum status evaluate_run(struct model *model, struct kernels *kernels, const void *weights,
@@ -129,15 +172,17 @@ enum status evaluate_run(struct model *model, struct kernels *kernels, const voi
 		"windows of %d tokens cannot move on by %d; the stride must be 1 to %d", config->window,
 		config->stride, config->window);
 	double begin = clock_seconds();
+	struct collective alone = collective_open_single();
 	struct evaluation e = {
 		.config = config,
 		.k = kernels,
+		.ranks = config->ranks ? config->ranks : &alone,
 		.vocabulary = model_parameters(model)->items[PARAMETER_WTE].file_rows,
 		.targets = config->tokens - 1,
 		.stride = (uint64_t)(config->stride ? config->stride : config->window),
 	};
 	size_t count = (size_t)config->batch * (size_t)config->window;
-	enum status status = take_memory(&e, count);
+	enum status status = collective_agree(e.ranks, take_memory(&e, count));
 	if (status == STATUS_OK)
 		status = run_windows(&e, model, weights);
 	release(&e, count);

@@ -8,13 +8,14 @@
  * before it (what Megatron-LM calls overlapping evaluation). The last window is as long as the stretch lets
  * it be. No dropout.
  *
- * Losses are f32 a token, summed in double in the order of the tokens, so the result does not depend on the
- * batch but for the rounding of matrix products.
+ * Losses are f32 a token, summed in double, those of a window, then the windows' in their order: the result does not
+ * depend on the batch but for the rounding of matrix products, and not at all on the ranks.
  */
 #ifndef ENGINE_EVALUATE_H
 #define ENGINE_EVALUATE_H
 
 #include "data/loader.h"
+#include "engine/collective.h"
 #include "engine/model.h"
 
 struct evaluate_config {
@@ -23,7 +24,10 @@ struct evaluate_config {
 	int batch, window;            /* the model's options must allow both */
 	int stride;                   /* 1..window; 0: window */
 	const uint16_t *token_bytes;  /* [vocabulary] bytes of text a token stands for */
-	/* Called after each batch (may be NULL); another status than STATUS_OK stops and is returned. */
+	/* Batch i is rank (i modulo the ranks)'s; all get the same result, and fail alike (collective.h). NULL: alone. */
+	struct collective *ranks;
+	/* Called after each batch, of ranks after a batch of each (may be NULL); another status than STATUS_OK stops and is
+	 * returned: of ranks, all must say the same. */
 	enum status (*progress)(void *user, uint64_t done, uint64_t targets, double loss_so_far);
 	void *user;
 };

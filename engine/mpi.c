@@ -19,14 +19,14 @@ enum status collective_open_mpi(int ranks, struct collective *out)
 	mpi_open_function *open = NULL;
 	enum status status = library_open(&library, (void **)&open);
 	if (status != STATUS_OK)
-		return error_context(status, "%d processes were started to train together", ranks);
+		return error_context(status, "%d processes were started to work together", ranks);
 	TRY(open(&host, out));
 	FAIL_IF(out->ranks != ranks, STATUS_UNSUPPORTED,
-		"%d processes were started to train together, but %s sees %d: it is not the MPI whose mpirun "
+		"%d processes were started to work together, but %s sees %d: it is not the MPI whose mpirun "
 		"or srun "
 		"started them; build ferry-mpi.so with that one's mpicc (`make mpi MPICC=...`)",
 		ranks, out->name, out->ranks);
-	FAIL_IF(out->ranks > COLLECTIVE_RANKS, STATUS_UNSUPPORTED, "%d ranks; at most %d train together",
+	FAIL_IF(out->ranks > COLLECTIVE_RANKS, STATUS_UNSUPPORTED, "%d ranks; at most %d work together",
 		out->ranks, COLLECTIVE_RANKS);
 	return STATUS_OK;
 }

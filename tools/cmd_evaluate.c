@@ -9,6 +9,7 @@
 #include "tools/command.h"
 #include "tools/loaded_model.h"
 #include "tools/options.h"
+#include "tools/ranks.h"
 #include "tools/terminal.h"
 
 #include <inttypes.h>
@@ -32,9 +33,16 @@ struct job {
 	struct split_range range;
 	uint16_t *token_bytes; /* [vocabulary] */
 	struct model *model;
+	struct collective *ranks;
 	struct progress_line line;
 	struct evaluate_result result;
 };
+
+/* Of several ranks, the one that prints. */
+static bool leads(const struct job *job)
+{
+	return job->ranks->rank == 0;
+}
 
 static const char *part_name(const struct job *job)
 {
@@ -114,7 +122,7 @@ static enum status show_progress(void *user, uint64_t done, uint64_t targets, do
 }
 
 /* Windows no longer than the stretch, batches no larger than its windows. */
-static enum status run_evaluation(struct job *job)
+static enum status open_model(struct job *job, struct evaluate_config *config)
 {
 	struct settings *s = &job->settings;
 	const struct model_config *c = &job->loaded.config;
@@ -135,18 +143,26 @@ static enum status run_evaluation(struct job *job)
 	struct kernels *k = &job->loaded.kernels;
 	if (job->loaded.gpu)
 		TRY(kernels_check_gpu((uint64_t)batch, c->hidden, c->heads));
-	TRY(model_open(c, &options, k, &job->model));
-	struct evaluate_config config = {.corpus = job->corpus,
+	*config = (struct evaluate_config){.corpus = job->corpus,
 		.first_token = job->range.first_token,
 		.tokens = job->range.tokens,
 		.batch = batch,
 		.window = window,
 		.stride = stride,
 		.token_bytes = job->token_bytes,
-		.progress = show_progress,
+		.ranks = job->ranks,
+		.progress = leads(job) ? show_progress : NULL,
 		.user = job};
+	return model_open(c, &options, k, &job->model);
+}
+
+static enum status run_evaluation(struct job *job, const struct evaluate_config *config)
+{
+	struct loaded_model *m = &job->loaded;
+	if (!leads(job))
+		return evaluate_run(job->model, &m->kernels, m->weights, config, &job->result);
 	job->line = progress_line_start(stderr, "evaluate");
-	enum status status = evaluate_run(job->model, k, job->loaded.weights, &config, &job->result);
+	enum status status = evaluate_run(job->model, &m->kernels, m->weights, config, &job->result);
 	progress_line_clear(&job->line);
 	return status;
 }
@@ -168,6 +184,7 @@ static enum status print_json(const struct job *job)
 		    cJSON_AddNumberToObject(o, "perplexity", r->perplexity) &&
 		    cJSON_AddNumberToObject(o, "bits_per_byte", r->bits_per_byte) &&
 		    json_add_u64(o, "tokens", r->targets) && json_add_u64(o, "bytes", r->bytes) &&
+		    json_add_u64(o, "ranks", (uint64_t)job->ranks->ranks) &&
 		    cJSON_AddNumberToObject(o, "seconds", r->seconds);
 	char *text = fine ? cJSON_PrintUnformatted(o) : NULL;
 	cJSON_Delete(o);
@@ -192,29 +209,52 @@ static void print_lines(const struct job *job)
 	printf("loss           %.6f\n", r->loss);
 	printf("perplexity     %.4f\n", r->perplexity);
 	printf("bits per byte  %.6f\n", r->bits_per_byte);
-	printf("time           %s, %s tokens/s (%s)\n", human_seconds(r->seconds).text,
-		human_count((double)r->targets / r->seconds).text, job->loaded.kernels.name);
+	char several[40] = "";
+	if (job->ranks->ranks > 1)
+		snprintf(several, sizeof several, ", each of %d ranks", job->ranks->ranks);
+	printf("time           %s, %s tokens/s (%s%s)\n", human_seconds(r->seconds).text,
+		human_count((double)r->targets / r->seconds).text, job->loaded.kernels.name, several);
+}
+
+static enum status prepare(struct job *job, struct evaluate_config *config)
+{
+	TRY(check_tokenizer(job));
+	TRY(choose_range(job));
+	TRY(measure_tokens(job));
+	return open_model(job, config);
 }
 
 static enum status evaluate(struct job *job)
 {
 	const struct settings *s = &job->settings;
-	TRY(corpus_open(s->data, &job->corpus));
-	TRY(loaded_model_open(
-		s->load, (enum device)s->device, s->bf16 ? DTYPE_BF16 : DTYPE_F32, s->threads, &job->loaded));
-	TRY(check_tokenizer(job));
-	TRY(choose_range(job));
-	TRY(measure_tokens(job));
-	TRY(run_evaluation(job));
+	struct evaluate_config config;
+	TRY(collective_agree(job->ranks, corpus_open(s->data, &job->corpus)));
+	TRY(ranks_check_hash(job->ranks, s->data, corpus_get_info(job->corpus)->hash));
+	TRY(loaded_model_open(s->load, (enum device)s->device, s->bf16 ? DTYPE_BF16 : DTYPE_F32, s->threads,
+		job->ranks, &job->loaded));
+	TRY(collective_agree(job->ranks, prepare(job, &config)));
+	TRY(run_evaluation(job, &config));
+	if (!leads(job))
+		return STATUS_OK;
 	if (s->json)
 		return print_json(job);
 	print_lines(job);
 	return STATUS_OK;
 }
 
-static enum status run(int argc, char **argv)
+/* Under mpirun or srun all begin together: what is wrong with the command line is everyone's. */
+static enum status begin(struct job *job, enum status parsed, int argc, char **argv)
 {
-	struct job job = {.settings = {.load = "run", .part = SPLIT_VALID, .batch = 4}};
+	struct error_copy failure;
+	error_save(parsed, &failure);
+	TRY(ranks_open(job->ranks));
+	TRY(collective_agree(job->ranks, error_restore(&failure)));
+	return ranks_check_arguments(job->ranks, argc, argv);
+}
+
+static enum status run(int argc, char **argv, struct collective *ranks)
+{
+	struct job job = {.settings = {.load = "run", .part = SPLIT_VALID, .batch = 4}, .ranks = ranks};
 	struct settings *s = &job.settings;
 	struct option table[] = {
 		{OPTION_STRING("--load", &s->load, "DIR", "a run, a checkpoint or a Hugging Face GPT-2")},
@@ -235,11 +275,14 @@ static enum status run(int argc, char **argv)
 		{OPTION_FLAG("--json", &s->json, "the result as one line of JSON")},
 	};
 	struct options options = OPTIONS(table, "evaluate",
-		"Loss, perplexity and bits per byte: every token of the part predicted once.");
-	TRY(options_parse(&options, argc, argv));
+		"Loss, perplexity and bits per byte: every token of the part predicted once. Several "
+		"processes "
+		"(mpirun -n N ferry evaluate ...) share the windows out, to the same loss.");
+	enum status status = options_parse(&options, argc, argv);
 	if (options.help)
 		return STATUS_OK;
-	enum status status = evaluate(&job);
+	TRY(begin(&job, status, argc, argv));
+	status = evaluate(&job);
 	model_close(job.model);
 	free(job.token_bytes);
 	loaded_model_close(&job.loaded);
@@ -250,5 +293,7 @@ static enum status run(int argc, char **argv)
 
 int cmd_evaluate(int argc, char **argv)
 {
-	return command_finish("evaluate", run(argc, argv));
+	struct collective ranks = collective_open_single();
+	enum status status = run(argc, argv, &ranks);
+	return ranks_finish("evaluate", status, &ranks);
 }

@@ -173,8 +173,9 @@ static enum status check_reach(const struct job *job)
 static enum status generate(struct job *job)
 {
 	const struct settings *s = &job->settings;
-	TRY(loaded_model_open(
-		s->load, (enum device)s->device, s->bf16 ? DTYPE_BF16 : DTYPE_F32, s->threads, &job->loaded));
+	struct collective alone = collective_open_single();
+	TRY(loaded_model_open(s->load, (enum device)s->device, s->bf16 ? DTYPE_BF16 : DTYPE_F32, s->threads,
+		&alone, &job->loaded));
 	TRY(take_prompt(job));
 	TRY(check_reach(job));
 	TRY(decoder_open(&job->loaded.config, &job->loaded.kernels, 1, &job->decoder));

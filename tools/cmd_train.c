@@ -265,21 +265,12 @@ static enum status choose_length(struct job *job)
 	return STATUS_OK;
 }
 
-/* Of several ranks: each has a GPU, or none has. */
 static enum status choose_device(struct job *job)
 {
 	const struct train_settings *s = &job->options.settings;
-	struct device_choice *d = &job->machine.device;
-	enum status status = train_config_precision(&job->options, &job->config);
-	if (status == STATUS_OK)
-		status = device_choose((enum device)s->device, job->place.local_rank, job->config.precision,
-			s->logits_memory, d);
-	TRY(collective_agree(job->ranks, status));
-	double lacks = !d->gpu;
-	TRY(collective_maximum(job->ranks, &lacks, 1));
-	if (d->gpu && lacks > 0)
-		*d = (struct device_choice){.why = "not every process has a GPU of its own"};
-	return STATUS_OK;
+	TRY(collective_agree(job->ranks, train_config_precision(&job->options, &job->config)));
+	return ranks_choose_device(job->ranks, &job->place, (enum device)s->device, job->config.precision,
+		s->logits_memory, &job->machine.device);
 }
 
 /* A run that goes on may have been made where there were more processors. */

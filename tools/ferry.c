@@ -73,11 +73,28 @@ static enum status unknown_command(const char *name)
 	return error_set(STATUS_USAGE, "there is no command '%s'; `ferry help` lists them", name);
 }
 
+/* Do several processes share it out, or only print its help? */
+static bool is_shared(int argc, char **argv)
+{
+	static const char *const flags[] = {"--part", "--finish", "--help", "-h"};
+	if (strcmp(argv[0], "train") == 0 || strcmp(argv[0], "evaluate") == 0)
+		return true;
+	for (int i = 1; i < argc; i++)
+		for (size_t f = 0; f < sizeof flags / sizeof *flags; f++)
+			if (strncmp(argv[i], flags[f], strlen(flags[f])) == 0)
+				return true;
+	return false;
+}
+
 static int run_command(int argc, char **argv)
 {
 	for (int i = 0; i < COMMAND_COUNT; i++) {
-		if (strcmp(commands[i].name, argv[0]) == 0)
+		if (strcmp(commands[i].name, argv[0]) != 0)
+			continue;
+		enum status alone = is_shared(argc, argv) ? STATUS_OK : part_check_alone(argv[0]);
+		if (alone == STATUS_OK)
 			return commands[i].run(argc, argv);
+		return part_follows() ? error_exit_code(alone) : command_finish(argv[0], alone);
 	}
 	enum status status = unknown_command(argv[0]);
 	return part_follows() ? error_exit_code(status) : command_finish(NULL, status);

@@ -73,32 +73,43 @@ static enum status read_weights(struct loaded_model *m, bool gpu)
 	return status;
 }
 
-static enum status open_all(
-	const char *path, enum device device, enum dtype act, int threads, struct loaded_model *m)
+static enum status load(
+	struct loaded_model *m, enum dtype act, int threads, const struct device_choice *choice)
 {
-	struct device_choice choice;
-	TRY(threads_check("--threads", threads));
-	TRY(device_choose(device, 0, act, 0, &choice));
-	m->gpu = choice.gpu;
-	TRY(checkpoint_open_weights(path, &m->checkpoint));
 	m->config = *checkpoint_config(m->checkpoint);
 	TRY(model_config_check(&m->config));
 	TRY(open_tokenizer(m));
 	TRY(parameter_table_open(&m->config, &m->table));
 	m->weight_bytes = m->table.elements * dtype_bytes(act);
+	m->gpu = choice->gpu;
 	struct kernels_config kernels = {.act = act,
 		.grad = DTYPE_F32,
-		.threads = threads ? threads : threads_available(),
-		.packing = choice.gpu ? 0 : choose_packing(m->weight_bytes)};
-	TRY((choice.gpu ? kernels_open_cuda : kernels_open_cpu)(&kernels, &m->kernels));
-	return read_weights(m, choice.gpu);
+		.threads = threads,
+		.device = choice->number,
+		.packing = choice->gpu ? 0 : choose_packing(m->weight_bytes)};
+	TRY((choice->gpu ? kernels_open_cuda : kernels_open_cpu)(&kernels, &m->kernels));
+	return read_weights(m, choice->gpu);
 }
 
-enum status loaded_model_open(
-	const char *path, enum device device, enum dtype act, int threads, struct loaded_model *out)
+static enum status open_all(const char *path, enum device device, enum dtype act, int threads,
+	struct collective *ranks, struct loaded_model *m)
+{
+	struct device_choice choice;
+	struct collective_place place;
+	TRY(collective_agree(ranks, threads_check("--threads", threads)));
+	TRY(collective_find_place(ranks, &place));
+	TRY(ranks_choose_device(ranks, &place, device, act, 0, &choice));
+	TRY(checkpoint_open_together(path, true, ranks, &m->checkpoint));
+	TRY(ranks_check_file(ranks, checkpoint_path(m->checkpoint),
+		checkpoint_get_state(m->checkpoint) ? "trainer.json" : "model.safetensors"));
+	return collective_agree(ranks, load(m, act, threads ? threads : ranks_threads(&place), &choice));
+}
+
+enum status loaded_model_open(const char *path, enum device device, enum dtype act, int threads,
+	struct collective *ranks, struct loaded_model *out)
 {
 	*out = (struct loaded_model){0};
-	enum status status = open_all(path, device, act, threads, out);
+	enum status status = open_all(path, device, act, threads, ranks, out);
 	if (status != STATUS_OK)
 		loaded_model_close(out);
 	return status;

@@ -7,7 +7,7 @@
 
 #include "engine/checkpoint.h"
 #include "tokenizer/tokenizer.h"
-#include "tools/device.h"
+#include "tools/ranks.h"
 
 struct loaded_model {
 	struct checkpoint *checkpoint;
@@ -21,9 +21,10 @@ struct loaded_model {
 		*tokenizer; /* the checkpoint's own, or GPT-2's where it has none and the size fits */
 };
 
-/* `path` as in checkpoint_open; act is the type of weights and activations; threads 0: all available. */
-enum status loaded_model_open(
-	const char *path, enum device device, enum dtype act, int threads, struct loaded_model *out) MUST_USE;
+/* `path` as in checkpoint_open; act is the type of weights and activations; threads 0: all available, of several ranks
+ * this one's share. All ranks call it, and each has the model then, the same; or all fail alike. */
+enum status loaded_model_open(const char *path, enum device device, enum dtype act, int threads,
+	struct collective *ranks, struct loaded_model *out) MUST_USE;
 /* Fine after a failed open. */
 void loaded_model_close(struct loaded_model *model);
 

@@ -73,6 +73,22 @@ bool part_in_shell(void)
 	return terminal >= 0;
 }
 
+enum status part_check_alone(const char *command)
+{
+	uint32_t rank, size;
+	if (!part_launched(&rank, &size) || size == 1 || part_in_shell())
+		return STATUS_OK;
+	return error_set(STATUS_USAGE,
+		"%u processes were started, and each would do all of it: start one (%s). Where each has "
+		"something of its "
+		"own to do: `env -u OMPI_COMM_WORLD_RANK -u PMI_RANK -u SLURM_PROCID ferry %s ...`",
+		size,
+		strcmp(command, "preprocess") == 0
+			? "or several with --part auto"
+			: "train, evaluate and preprocess --part auto share work out",
+		command);
+}
+
 static enum status find(struct part *out)
 {
 	uint32_t rank = 0, size = 1, task = 0, tasks = 1;

@@ -31,6 +31,9 @@ bool part_follows(void);
  * none of them. */
 bool part_in_shell(void);
 
+/* For what one process does: STATUS_USAGE where one launcher started several, each of which would do all of it. */
+enum status part_check_alone(const char *command) MUST_USE;
+
 /* STATUS_USAGE: neither "i/n" nor "auto", or nothing in the environment tells. */
 enum status part_parse(const char *text, struct part *out) MUST_USE;
 

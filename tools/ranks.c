@@ -21,10 +21,9 @@ enum status ranks_open(struct collective *out)
 		return STATUS_OK;
 	FAIL_IF(part_in_shell(), STATUS_USAGE,
 		"in this shell, which `srun --pty` gave, a program looks like one of its step's %u tasks, "
-		"and is "
-		"none: for one process, `env -u SLURM_PROCID -u PMI_RANK ferry train ...`; for several, "
+		"and is none: for one process, `env -u SLURM_PROCID -u PMI_RANK ferry ...`; for several, "
 		"`srun "
-		"--overlap ferry train ...`",
+		"--overlap ferry ...`",
 		size);
 	TRY(collective_open_mpi((int)size, &mpi));
 	*out = mpi;
@@ -95,6 +94,17 @@ enum status ranks_check_file(struct collective *ranks, const char *path, const c
 	free(file);
 	TRY(collective_agree(ranks, status));
 	return ranks_check_hash(ranks, path, own);
+}
+
+enum status ranks_choose_device(struct collective *ranks, const struct collective_place *place,
+	enum device wanted, enum dtype act, uint64_t logits, struct device_choice *out)
+{
+	TRY(collective_agree(ranks, device_choose(wanted, place->local_rank, act, logits, out)));
+	double lacks = !out->gpu;
+	TRY(collective_maximum(ranks, &lacks, 1));
+	if (out->gpu && lacks > 0)
+		*out = (struct device_choice){.why = "not every process has a GPU of its own"};
+	return STATUS_OK;
 }
 
 int ranks_threads(const struct collective_place *place)

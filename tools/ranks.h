@@ -1,8 +1,9 @@
 /*
- * ranks.h: `ferry train` as one of several processes that train one model, and how it begins and ends then.
+ * ranks.h: `ferry train` and `ferry evaluate` as one of several processes that work together, and how they begin and end
+ * then.
  *
  * mpirun or srun starts the processes; the environment says so (part.h). Each opens MPI (engine/mpi.h): several that
- * knew nothing of each other would all train by themselves, into one folder. All are started with the same command
+ * knew nothing of each other would all do everything, and write into one folder. All are started with the same command
  * line. Rank 0 alone prints and writes.
  */
 #ifndef TOOLS_RANKS_H
@@ -10,6 +11,7 @@
 
 #include "common/hash.h"
 #include "engine/collective.h"
+#include "tools/device.h"
 
 /* One process, where it was started alone; `out` is that too where this fails. */
 enum status ranks_open(struct collective *out) MUST_USE;
@@ -19,6 +21,9 @@ enum status ranks_check_arguments(struct collective *ranks, int argc, char **arg
  * in common. STATUS_MISMATCH. */
 enum status ranks_check_hash(struct collective *ranks, const char *path, struct hash128 own) MUST_USE;
 enum status ranks_check_file(struct collective *ranks, const char *path, const char *name) MUST_USE;
+/* As device_choose, with a GPU for each of the host's ranks: each has one, or none has. Agreed on. */
+enum status ranks_choose_device(struct collective *ranks, const struct collective_place *place,
+	enum device wanted, enum dtype act, uint64_t logits, struct device_choice *out) MUST_USE;
 /* Processors of the host that are this rank's share, at least 1. */
 int ranks_threads(const struct collective_place *place);
 /* NULL, or, where the launcher may run on more processors than its ranks of this host together, what to do about it: Open

@@ -37,13 +37,17 @@ FERRY_ISA=base run --version
 test_that "FERRY_ISA narrows the instruction set" grep -qE '^instruction set +base' "$dir/out"
 
 # Of several processes of a launcher the first alone says what all would.
-for words in --version "help train" "train --help" trian ""; do
+for words in --version "help train" "train --help" trian "" "generate --load none" "generate --help" "preprocess a --output b"; do
 	OMPI_COMM_WORLD_RANK=0 OMPI_COMM_WORLD_SIZE=2 run $words
 	first=$code
 	test_that "rank 0 of 2: ferry $words" [ -s "$dir/out" -o -s "$dir/err" ]
 	OMPI_COMM_WORLD_RANK=1 OMPI_COMM_WORLD_SIZE=2 run $words
 	test_that "rank 1 of 2 says nothing, and ends alike" [ $code = $first -a ! -s "$dir/out" -a ! -s "$dir/err" ]
 done
+
+OMPI_COMM_WORLD_RANK=0 OMPI_COMM_WORLD_SIZE=2 run preprocess a --output b
+test_that "what one process does is not done by each of several" eval '[ $code -eq 2 ] && err_has "2 processes were started"'
+test_that "... who are told what to do" eval 'err_has "--part auto" && err_has "env -u OMPI_COMM_WORLD_RANK"'
 
 run trian
 test_that "an unknown command: exit 2" [ $code -eq 2 ]

@@ -53,6 +53,19 @@ if [ "$(nproc)" -gt 1 ]; then
 	test_that "... but of a launcher that binds them to one" [ "$(grep -c "bound the ranks of this host to 1 of $(nproc) processors" out)" -eq 1 ]
 fi
 
+# ---- evaluate ----
+run evaluate --load alone --data text --on all --batch-size 3 --threads 1 --json
+result() { sed 's/"ranks.*//' "$1"; }
+result out >one
+for n in 2 3; do
+	ranks $n evaluate --load alone --data text --on all --batch-size 3 --threads 1 --json
+	test_that "$n ranks evaluate, to the same bits, told once" eval '[ $code -eq 0 -a -s one ] && diff one <(result out) && grep -q "\"ranks\":'$n'," out'
+done
+ranks 2 evaluate --load nowhere --data text
+test_that "... and fail alike" [ $code -eq 1 -a "$(grep -c '^ferry evaluate: .*nowhere' err)" -eq 1 ]
+ranks 2 generate --load alone
+test_that "what ranks do not share out is refused once" [ $code -eq 2 -a "$(grep -c '^ferry generate: 2 processes' err)" -eq 1 -a ! -s out ]
+
 # ---- what is wrong is said once, and ends all ----
 ranks 3 train $quick --save none
 test_that "a global batch that the ranks do not divide" [ $code -eq 2 -a "$(grep -c '^ferry train: the global batch.*multiple of 3' err)" -eq 1 ]

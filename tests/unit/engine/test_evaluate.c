@@ -3,6 +3,7 @@
 
 #include "engine/evaluate.h"
 #include "tests/unit/engine/model_rig.h"
+#include "tests/unit/engine/thread_ranks.h"
 
 #include <math.h>
 
@@ -13,11 +14,8 @@ static struct corpus *corpus;
 static struct rig rig;
 static uint16_t token_bytes[VOCABULARY];
 
-static int open_all(void **state)
+static void open_model(struct rig *out)
 {
-	(void)state;
-	fixture_create(&corpus_files, 3, 30, 12, 2, false);
-	assert_ok(corpus_open(corpus_files.directory, &corpus));
 	struct model_config c = {.layers = 1,
 		.hidden = 8,
 		.heads = 2,
@@ -27,10 +25,18 @@ static int open_all(void **state)
 		.hidden_dropout = 0.5f, /* must not matter */
 		.layernorm_epsilon = 1e-5f};
 	struct model_options o = {.batch = BATCH, .sequence = T};
-	rig_open(&rig, &c, &o, DTYPE_F32);
-	for (uint64_t i = 0; i < rig.table->items[PARAMETER_WTE].elements; i++)
-		rig.master[i] *= 40;
-	rig_publish(&rig);
+	rig_open(out, &c, &o, DTYPE_F32);
+	for (uint64_t i = 0; i < out->table->items[PARAMETER_WTE].elements; i++)
+		out->master[i] *= 40;
+	rig_publish(out);
+}
+
+static int open_all(void **state)
+{
+	(void)state;
+	fixture_create(&corpus_files, 3, 30, 12, 2, false);
+	assert_ok(corpus_open(corpus_files.directory, &corpus));
+	open_model(&rig);
 	for (int v = 0; v < VOCABULARY; v++)
 		token_bytes[v] = (uint16_t)(v % 7);
 	return 0;
@@ -157,12 +163,107 @@ static void wrong_input(void **state)
 	fixture_remove(&wide);
 }
 
+/* ---- of ranks ---- */
+
+enum { RANKS = 3 };
+
+struct team {
+	struct evaluate_config config;
+	struct rig rigs[RANKS];
+	struct corpus *corpora[RANKS];
+	struct evaluate_result results[RANKS];
+	bool agreed[RANKS];
+};
+
+static enum status evaluate_as_rank(void *user, struct collective *c)
+{
+	struct team *t = user;
+	struct evaluate_config config = t->config;
+	config.ranks = c;
+	config.corpus = t->corpora[c->rank];
+	enum status status = evaluate_run(t->rigs[c->rank].model, &t->rigs[c->rank].k,
+		t->rigs[c->rank].weights, &config, &t->results[c->rank]);
+	t->agreed[c->rank] = c->agreed;
+	return status;
+}
+
+static void team_open(struct team *t, const char *directory)
+{
+	for (int r = 0; r < RANKS; r++) {
+		open_model(&t->rigs[r]);
+		assert_ok(corpus_open(directory, &t->corpora[r]));
+	}
+}
+
+static void team_close(struct team *t)
+{
+	for (int r = 0; r < RANKS; r++) {
+		rig_close(&t->rigs[r]);
+		corpus_close(t->corpora[r]);
+	}
+}
+
+/* More ranks than batches, as many, a last round that is not full: the same bits as alone, on each. */
+static void several_ranks(void **state)
+{
+	(void)state;
+	static const struct {
+		uint64_t tokens;
+		int batch, stride;
+	} cases[] = {{T, BATCH, 0}, {T * BATCH * 2 + 1, BATCH, 0}, {T * 8 + 6, 2, 0}, {70, BATCH, 5}};
+	static struct team t;
+	team_open(&t, corpus_files.directory);
+	for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+		struct evaluate_result alone;
+		t.config = (struct evaluate_config){.corpus = corpus,
+			.first_token = 4,
+			.tokens = cases[i].tokens,
+			.batch = cases[i].batch,
+			.window = T,
+			.stride = cases[i].stride,
+			.token_bytes = token_bytes};
+		assert_ok(evaluate_run(rig.model, &rig.k, rig.weights, &t.config, &alone));
+		for (int ranks = 2; ranks <= RANKS; ranks++) {
+			memset(t.results, 0, sizeof t.results);
+			assert_ok(crowd_run(ranks, evaluate_as_rank, &t));
+			for (int r = 0; r < ranks; r++) {
+				assert_memory_equal(&t.results[r].loss, &alone.loss, sizeof alone.loss);
+				assert_int_equal(t.results[r].targets, cases[i].tokens - 1);
+				assert_int_equal(t.results[r].bytes, alone.bytes);
+			}
+		}
+	}
+	team_close(&t);
+}
+
+/* What one of them finds ends all, and all know it. */
+static void a_rank_that_fails(void **state)
+{
+	(void)state;
+	static struct team t;
+	struct fixture wide; /* ids that the model does not have */
+	fixture_create(&wide, 4, 10, 12, 1, true);
+	team_open(&t, corpus_files.directory);
+	corpus_close(t.corpora[1]);
+	assert_ok(corpus_open(wide.directory, &t.corpora[1]));
+	t.config = (struct evaluate_config){
+		.tokens = wide.tokens, .batch = 1, .window = T, .token_bytes = token_bytes};
+	assert_int_equal(crowd_run(RANKS, evaluate_as_rank, &t), STATUS_MISMATCH);
+	assert_non_null(strstr(error_message(), "rank 1: token "));
+	for (int r = 0; r < RANKS; r++)
+		assert_true(t.agreed[r]);
+	team_close(&t);
+	fixture_remove(&wide);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(windows_side_by_side),
 		cmocka_unit_test(windows_that_overlap),
 		cmocka_unit_test(wrong_input),
+		cmocka_unit_test(several_ranks),
+		cmocka_unit_test(a_rank_that_fails),
 	};
 	return cmocka_run_group_tests(tests, open_all, close_all);
 }
