@@ -570,6 +570,9 @@ enum status offload_settle(struct offload *o)
 {
 	TRY(gate_all(o));
 	TRY(apply_delayed(o));
+	pthread_mutex_lock(&o->lock);
+	offload_take_back(o);
+	pthread_mutex_unlock(&o->lock);
 	TRY(wait_idle(o));
 	crew_run(o->crew, (uint64_t)o->bucket_count, 1, gather_share, o);
 	TRY(count_uploads(o));
@@ -587,7 +590,8 @@ void offload_begin(struct offload *o, const struct offload_step *step)
 	o->lending++;
 	for (int i = 0; i < o->bucket_count; i++) {
 		o->buckets[i].tried = false;
-		o->buckets[i].on_loan = 0;
+		if (!o->buckets[i].away)
+			o->buckets[i].on_loan = 0;
 	}
 	pthread_mutex_unlock(&o->lock);
 }
@@ -648,7 +652,7 @@ static void push_updates(struct offload *o, double clip)
 		b->arrived = o->config.delayed;
 		b->delayed = o->config.delayed;
 	}
-	offload_take_back(o);
+	offload_take_rows_back(o);
 }
 
 /* A skipped step's gradients may be written over when this returns, and its lookups once the default stream comes to it:

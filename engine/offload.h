@@ -34,17 +34,18 @@
  * in their places when they have come up.
  *
  * What is final last of all would keep the next forward waiting for the host, so the device may update it itself: it borrows
- * the state (config.lent, config.lent_rows). The host lends it while the forward and the head run, when it has nothing else
- * to do, the device updates it at the decision, clipped or not, and the host has it back during the next forward:
+ * the state, and updates it at the decision, clipped or not. Of wte it is the late pieces, where the early ones were updated
+ * early. Which these are changes from step to step: the host lends their state while the forward and the head run, when it
+ * has nothing else to do, and takes it back in the next forward (config.lent_rows):
  *
  *    compute | forward | head | layer L-1 | ...    | layer 0 | embeddings | norm | update | forward
  *    up      | state   |      |  weights  | ...                                         |
  *    down    |         |      | gradients | ...                                         | state
  *    host    | lends   |      | AdamW     | ...                                         | takes back
  *
- * It is the late pieces of wte where the early ones were updated early, and buckets as a whole, which need no shadow. What
- * has not come in time the host updates, as if it had never been lent; on the host the state stays what it was until it is
- * taken back. (Published, for whole groups of parameters in turn, as Deep Optimizer States; Middleware 2024.)
+ * Buckets that are lent as a whole (config.lent) need no shadow, and what they took up is theirs anyway: they are lent once,
+ * and taken back by offload_settle. What has not come in time the host updates, as if it had never been lent. (Published,
+ * for groups of parameters in turn, as Deep Optimizer States; Middleware 2024.)
  *
  * config.delayed is ZeRO-Offload's one-step delay: an update is computed during the next step, and seen by
  * the one after. It changes the results; it does not speculate. offload_settle ends a delay.
@@ -76,8 +77,8 @@ struct offload_config {
 	uint64_t pinned;          /* bytes of slots, two slots at least; 0: OFFLOAD_SLOTS slots */
 	uint64_t speculation;     /* host bytes of shadows (12 an element); 0: no speculation */
 	bool delayed;
-	/* Not with a delay. Of wpe, layer 0, layer 1, ... the first so many are lent, and of wte's late pieces, where it has
-	 * shadows, so many elements in a step, at most. */
+	/* Not with a delay. Of wpe, layer 0, layer 1, ... the first so many are lent as a whole; of wte's late pieces, where it
+	 * has shadows, so many elements in a step, at most. */
 	int lent;
 	uint64_t lent_rows;
 };
@@ -162,7 +163,7 @@ struct offload_seconds offload_busy(struct offload *offload);
 
 /* How often each outcome came, of finishes. SERIAL: nothing was speculated. */
 uint64_t offload_count(const struct offload *offload, enum offload_outcome outcome);
-/* Elements that the device has updated with borrowed state, of all finishes together; and how many these were asked for. */
+/* Elements that the device was to update with borrowed state, of all steps together, and that it has updated. */
 void offload_count_loans(const struct offload *offload, uint64_t *asked, uint64_t *updated);
 
 #endif

@@ -21,14 +21,14 @@ static uint64_t loan_elements(uint64_t slot_bytes)
 	return slot_bytes / STATE_BYTES / KERNELS_PIECE * KERNELS_PIECE;
 }
 
-/* Elements that are lent in each step, and of wte at most. */
+/* Elements of the buckets that are lent as a whole, and of wte at most. */
 static void count_loans(const struct offload_config *c, const struct offload_bucket *buckets, int count,
-	uint64_t *always, uint64_t *rows)
+	uint64_t *whole, uint64_t *rows)
 {
 	uint64_t most = 0;
-	*always = 0;
+	*whole = 0;
 	for (int i = 0; i < count; i++) {
-		*always += buckets[i].lent ? buckets[i].whole.elements : 0;
+		*whole += buckets[i].lent ? buckets[i].whole.elements : 0;
 		most += buckets[i].wte && buckets[i].has_shadow ? buckets[i].whole.elements : 0;
 	}
 	*rows = smaller(c->lent_rows / KERNELS_PIECE * KERNELS_PIECE, most);
@@ -37,9 +37,9 @@ static void count_loans(const struct offload_config *c, const struct offload_buc
 uint64_t offload_loan_bytes(const struct offload_config *c, const struct offload_bucket *buckets, int count,
 	uint64_t slot_bytes, size_t sent_bytes)
 {
-	uint64_t always, rows;
-	count_loans(c, buckets, count, &always, &rows);
-	return STATE_BYTES * (always + rows) + sent_bytes * smaller(rows, loan_elements(slot_bytes));
+	uint64_t whole, rows;
+	count_loans(c, buckets, count, &whole, &rows);
+	return STATE_BYTES * (whole + rows) + sent_bytes * smaller(rows, loan_elements(slot_bytes));
 }
 
 /* Of pieces, the gradients and the rounded weights of a loan. */
@@ -59,8 +59,8 @@ enum status offload_lend_open(struct offload *o)
 {
 	struct kernels *k = o->k;
 	uint64_t rows, at = 0;
-	count_loans(&o->config, o->buckets, o->bucket_count, &o->always_lent, &rows);
-	o->borrowed_elements = o->always_lent + rows;
+	count_loans(&o->config, o->buckets, o->bucket_count, &o->whole_elements, &rows);
+	o->borrowed_elements = o->whole_elements + rows;
 	o->loan_elements = loan_elements(o->slot_elements * (dtype_bytes(k->grad) + dtype_bytes(k->act)));
 	for (int i = 0; i < o->bucket_count; i++) {
 		o->buckets[i].borrowed = at;
@@ -133,7 +133,6 @@ static void push_loans(struct offload *o, enum offload_kind kind, struct offload
 		if (b->wte)
 			job.pieces = some_pieces(pieces, &loan);
 		offload_push(o, &job);
-		o->loans_asked += kind == OFFLOAD_LEND ? loan.elements : 0;
 	}
 }
 
@@ -144,18 +143,20 @@ static void lend_rows(struct offload *o, struct offload_bucket *b, uint64_t *use
 	uint64_t total = smaller(late.count * KERNELS_PIECE, o->borrowed_elements - *used);
 	b->borrowed = *used;
 	*used += total;
+	o->loans_asked += total;
 	push_loans(o, OFFLOAD_LEND, b, total, late);
 }
 
 void offload_lend(struct offload *o)
 {
-	uint64_t used = o->always_lent;
+	uint64_t used = o->whole_elements;
 	if (!o->borrowed_elements)
 		return;
 	pthread_mutex_lock(&o->lock);
 	for (int i = 0; i < o->bucket_count; i++) { /* the first layers are wanted first */
 		struct offload_bucket *b = &o->buckets[i];
-		if (b->lent)
+		o->loans_asked += b->lent ? b->whole.elements : 0;
+		if (b->lent && !b->away)
 			push_loans(o, OFFLOAD_LEND, b, b->whole.elements, (struct lookups_list){0});
 		else if (b->wte && b->has_shadow && o->speculating && o->step.lookups)
 			lend_rows(o, b, &used);
@@ -197,7 +198,7 @@ static void update_whole(struct offload *o, struct offload_bucket *b, const stru
 /* What is next to be looked up again is not the conductor's to read: it gets a list of its own. */
 static void keep_list(struct offload *o, const struct offload_bucket *b, struct lookups_list late)
 {
-	memcpy(o->taken_back + (b->borrowed - o->always_lent) / KERNELS_PIECE, late.pieces,
+	memcpy(o->taken_back + (b->borrowed - o->whole_elements) / KERNELS_PIECE, late.pieces,
 		b->there / KERNELS_PIECE * sizeof *late.pieces);
 }
 
@@ -230,8 +231,9 @@ void offload_update_borrowed(struct offload *o, double clip)
 	k->event_await(k, o->lent, NULL);
 	for (int i = 0; i < o->bucket_count; i++) {
 		struct offload_bucket *b = &o->buckets[i];
-		b->there = b->lent ? (b->on_loan == b->whole.elements ? b->on_loan : 0)
-				   : (b->committed ? b->on_loan : 0);
+		bool usable = b->lent ? b->on_loan == b->whole.elements : b->committed;
+		b->there = usable ? b->on_loan : 0;
+		b->away = b->lent && b->there;
 		if (b->there)
 			(b->lent ? update_whole : update_rows)(o, b, &args);
 		o->loans_updated += b->there;
@@ -239,13 +241,23 @@ void offload_update_borrowed(struct offload *o, double clip)
 	k->event_record(k, o->updated, NULL);
 }
 
+void offload_take_rows_back(struct offload *o)
+{
+	for (int i = 0; i < o->bucket_count; i++) {
+		struct offload_bucket *b = &o->buckets[i];
+		if (!b->wte || !b->there)
+			continue;
+		const uint32_t *list = o->taken_back + (b->borrowed - o->whole_elements) / KERNELS_PIECE;
+		push_loans(o, OFFLOAD_TAKE_BACK, b, b->there, (struct lookups_list){.pieces = list});
+	}
+}
+
 void offload_take_back(struct offload *o)
 {
 	for (int i = 0; i < o->bucket_count; i++) {
 		struct offload_bucket *b = &o->buckets[i];
-		struct lookups_list rows = {0};
-		if (b->wte && b->there)
-			rows.pieces = o->taken_back + (b->borrowed - o->always_lent) / KERNELS_PIECE;
-		push_loans(o, OFFLOAD_TAKE_BACK, b, b->there, rows);
+		if (b->away)
+			push_loans(o, OFFLOAD_TAKE_BACK, b, b->whole.elements, (struct lookups_list){0});
+		b->away = false;
 	}
 }

@@ -14,7 +14,7 @@ struct offload_bucket {
 	uint64_t own; /* where it begins in `flat` */
 	int layer;
 	bool wte;
-	bool has_shadow, lent;  /* lent: as a whole, in each step */
+	bool has_shadow, lent;  /* lent: as a whole */
 	uint64_t shadow;        /* where it begins among the shadows, elements */
 	uint64_t borrowed;      /* where its state begins in `borrowed`: of wte, in this step */
 	struct event *uploaded; /* the latest copy */
@@ -24,12 +24,13 @@ struct offload_bucket {
 	float *now[OFFLOAD_STATES], *next[OFFLOAD_STATES];
 	/* Under the lock. */
 	bool landed;      /* no update is under way: the rounded weights' copy is queued */
-	uint64_t on_loan; /* elements whose state is on its way to the device, in this step */
+	uint64_t on_loan; /* elements whose state is on its way to the device, or there */
 	/* The caller's. */
 	bool arrived;   /* the default stream has been made to wait for the weights */
 	bool committed; /* the weights that are to arrive are in `incoming` */
 	bool delayed;   /* so are these, for the next finish */
 	bool tried;     /* speculated on in this step */
+	bool away;      /* lent as a whole, and updated there since: the state is the device's */
 	uint64_t there; /* elements that the device has updated in this step: of wte, of the late pieces */
 };
 
@@ -89,12 +90,12 @@ struct offload {
 	void *gathered /* grad; down */, *scattered /* act; up */;
 	uint64_t staged_elements;
 	/* State that the device borrows, on the device: [3][borrowed_elements], in loans of loan_elements at most, each
-	 * [3][its elements]: first what is lent in each step, then pieces of wte. */
+	 * [3][its elements]: first the buckets that are lent as a whole, then pieces of wte. */
 	float *borrowed;
-	uint64_t borrowed_elements, always_lent, loan_elements;
+	uint64_t borrowed_elements, whole_elements, loan_elements;
 	void *borrowed_gradients, *borrowed_weights; /* grad, act [staged_loan], there: of pieces */
 	uint64_t staged_loan;
-	uint32_t *taken_back;         /* [borrowed_elements - always_lent, in pieces] which these are */
+	uint32_t *taken_back;         /* [borrowed_elements - whole_elements, in pieces] which these are */
 	struct event *lent, *updated; /* it is there; it is updated */
 	uint64_t lending;             /* counts the steps. Under the lock */
 	struct event **final;         /* [layers + 1]: a layer's gradients, in this step */
@@ -138,7 +139,8 @@ void offload_lend_close(struct offload *o);
 void offload_lend(struct offload *o);
 /* At the decision, of what has come: the device updates it, of wte where the step commits. Sets `there`. */
 void offload_update_borrowed(struct offload *o, double clip);
-/* With the lock held, behind all updates. */
+/* With the lock held, behind all updates: the pieces of wte; and the buckets that are lent as a whole. */
+void offload_take_rows_back(struct offload *o);
 void offload_take_back(struct offload *o);
 
 /* ---- the conductor's side ---- */
