@@ -169,14 +169,16 @@ def measure(ferry, data, out, name, place, flags, steps):
         child = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=RUN_SECONDS)
     except subprocess.TimeoutExpired:
         memory.ended.set()
-        return {"refused": f"not done in {RUN_SECONDS} s"}
+        return {"failed": f"not done in {RUN_SECONDS} s"}
     log = child.stdout
     memory.ended.set()
     memory.join()
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     open(f"{out}/offload-{name}-{place.replace(', ', '-').replace(' ', '-')}.log", "w").write(log)
     if child.returncode:
-        return {"refused": log.strip().splitlines()[-1][-300:] if log.strip() else f"exit {child.returncode}"}
+        said = [line for line in log.splitlines() if line.startswith("ferry train: ")]
+        kind = "refused" if child.returncode == 2 else "failed"  # 2: what cannot fit, above all
+        return {kind: said[-1][:300] if said else f"exit {child.returncode}"}
     lines = [LINE.search(line) for line in log.splitlines()]
     late = [m for m in lines if m and int(m[1]) > steps // 3]
     middle = lambda group: statistics.median(float(m[group]) for m in late)
@@ -212,10 +214,14 @@ def bench(ferry, out, work):
         results.append(result)
         json.dump(results, open(out + "/offload.json", "w"), indent=1)
         guess = (result.get("foretold") or {}).get("step_ms")
-        said = result.get("refused") or (f"{result['ms']:9.1f} ms (foretold {guess}) {result['tokens_per_s']:9,} tokens/s, "
+        said = result.get("failed") or result.get("refused") or (f"{result['ms']:9.1f} ms (foretold {guess}) {result['tokens_per_s']:9,} tokens/s, "
                                          f"MFU {result['mfu']}, {result['share_of_gpu']} of the GPU's, {result['device_bytes'] / 1e9:.1f} GB")
         print(f"# {name:20} {place:20} {said}", flush=True)
-    check(any("ms" in r for r in results), "benchmark of the optimizer's places")
+    for r in results:
+        if "failed" in r:
+            check(False, f"{r['name']}, {r['optimizer']}: {r['failed']}")
+    measured = {r["optimizer"] for r in results if "ms" in r}
+    check({"gpu", "cpu"} <= measured, f"benchmark of the optimizer's places: {len(measured)} of {len(PLACES)} measured")
 
 
 if __name__ == "__main__":
