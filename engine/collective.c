@@ -178,6 +178,7 @@ enum status collective_find_place(struct collective *c, struct collective_place 
 		out->local_rank += here && r < c->rank;
 		CPU_AND(&both, &all[r].processors, &own.processors);
 		out->sharing += here && r != c->rank && CPU_COUNT(&both) > 0;
+		out->turn += here && r < c->rank && CPU_COUNT(&both) > 0;
 		if (here)
 			CPU_OR(&processors, &processors, &all[r].processors);
 	}

@@ -67,8 +67,9 @@ void collective_name_host(char *out, size_t room);
 struct collective_place {
 	int hosts;
 	int local_rank, local_ranks; /* among the ranks of its host */
-	int sharing;                 /* ranks that may run on one of this rank's processors, itself too */
-	int processors;              /* that any rank of its host may run on */
+	int sharing,
+		turn; /* ranks that may run on one of this rank's processors, itself too; which of them it is, from 0 */
+	int processors; /* that any rank of its host may run on */
 };
 enum status collective_find_place(struct collective *c, struct collective_place *out) MUST_USE;
 /* The ranks of this host that found what they call `thing`. "": it alone. */

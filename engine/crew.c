@@ -20,6 +20,7 @@ struct member {
 
 struct crew {
 	int members, started; /* threads: members - 1 when open */
+	int first;            /* processor */
 	struct member *list;  /* [members]; 0 has no thread */
 	cpu_set_t allowed;
 	bool bound;
@@ -34,7 +35,6 @@ struct crew {
 	uint64_t piece;
 };
 
-/* The n-th of the processors that this process may use. */
 void crew_bind(const struct crew *c, int member)
 {
 	if (!c->bound)
@@ -42,7 +42,7 @@ void crew_bind(const struct crew *c, int member)
 	cpu_set_t one;
 	CPU_ZERO(&one);
 	for (int cpu = 0, seen = 0; cpu < CPU_SETSIZE; cpu++) {
-		if (!CPU_ISSET(cpu, &c->allowed) || seen++ != member)
+		if (!CPU_ISSET(cpu, &c->allowed) || seen++ != c->first + member)
 			continue;
 		CPU_SET(cpu, &one);
 		(void)pthread_setaffinity_np(pthread_self(), sizeof one, &one);
@@ -98,7 +98,7 @@ static enum status start(struct crew *c)
 	return STATUS_OK;
 }
 
-enum status crew_open(int members, struct crew **out)
+enum status crew_open(int members, int first, struct crew **out)
 {
 	struct crew *c;
 	*out = NULL;
@@ -106,8 +106,9 @@ enum status crew_open(int members, struct crew **out)
 		members = threads_available();
 	TRY(memory_alloc((void **)&c, 1, sizeof *c, "the optimizer's threads"));
 	c->members = members;
+	c->first = first;
 	c->bound = sched_getaffinity(0, sizeof c->allowed, &c->allowed) == 0 &&
-		   CPU_COUNT(&c->allowed) >= members;
+		   CPU_COUNT(&c->allowed) >= first + members;
 	pthread_mutex_init(&c->mutex, NULL);
 	pthread_cond_init(&c->begin, NULL);
 	pthread_cond_init(&c->end, NULL);

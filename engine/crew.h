@@ -1,8 +1,8 @@
 /*
  * crew.h: threads that stay, for short pieces of work that come again and again (the optimizer on the host).
  *
- * Each member has a processor of its own, where this process may use at least as many; whoever waits sleeps
- * on a condition variable. One caller at a time.
+ * Each member has a processor of its own, where this process may use as many; whoever waits sleeps on a condition
+ * variable. One caller at a time.
  */
 #ifndef ENGINE_CREW_H
 #define ENGINE_CREW_H
@@ -13,8 +13,12 @@
 
 struct crew;
 
-/* The caller of crew_run is member 0, so `members` - 1 threads are started; 0: one a processor. */
-enum status crew_open(int members, struct crew **out) MUST_USE;
+/*
+ * The caller of crew_run is member 0, so `members` - 1 threads are started; 0: one a processor. Their processors are, of those
+ * that this process may use, the ones from number `first` on, from 0: another process may have those before. Where
+ * there are not so many, nobody is bound to one.
+ */
+enum status crew_open(int members, int first, struct crew **out) MUST_USE;
 void crew_close(struct crew *crew);
 int crew_members(const struct crew *crew);
 
@@ -27,7 +31,7 @@ int crew_members(const struct crew *crew);
 typedef void crew_work(void *context, uint64_t from, uint64_t to);
 void crew_run(struct crew *crew, uint64_t total, uint64_t unit, crew_work *work, void *context);
 
-/* Binds the calling thread to the processor of `member`; nothing where there are too few. */
+/* Binds the calling thread to the processor of `member`. */
 void crew_bind(const struct crew *crew, int member);
 
 #endif

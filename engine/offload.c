@@ -253,7 +253,7 @@ static enum status open_parts(struct offload *o, const struct optimizer_part *pa
 	TRY(open_staging(o));
 	TRY(offload_lend_open(o));
 	TRY(open_streams(o));
-	TRY(crew_open(o->config.threads, &o->crew));
+	TRY(crew_open(o->config.threads, o->config.first_processor, &o->crew));
 	return offload_conductor_start(o);
 }
 

@@ -73,6 +73,7 @@ enum { OFFLOAD_BUCKET = 4 << 20, OFFLOAD_SLOTS = 4, OFFLOAD_RECENT = 4 };
 
 struct offload_config {
 	int threads;              /* of the host's crew; 0: one a processor */
+	int first_processor;      /* of those that this process may use, the first that is the crew's */
 	uint64_t bucket_elements; /* the most; 0: OFFLOAD_BUCKET */
 	uint64_t pinned;          /* bytes of slots, two slots at least; 0: OFFLOAD_SLOTS slots */
 	uint64_t speculation;     /* host bytes of shadows (12 an element); 0: no speculation */

@@ -297,6 +297,7 @@ static enum status compose_config(struct job *job)
 		c->threads = ranks_threads(&job->place);
 	}
 	TRY(train_config_step(s, vocabulary, &job->machine, c));
+	c->offloading.first_processor = job->place.turn * ranks_threads(&job->place);
 	TRY(choose_length(job));
 	c->train_iters = s->train_iters;
 	c->exit_interval = s->exit_interval;

@@ -108,8 +108,8 @@ static enum status open_bench(struct bench *b, enum dtype act, int threads)
 	struct kernels_config config = {.act = act, .grad = act, .threads = 1};
 	struct kernels *k = &b->k;
 	TRY(kernels_open_cpu(&config, k));
-	TRY(crew_open(threads, &b->crew));
-	TRY(crew_open(1, &b->alone));
+	TRY(crew_open(threads, 0, &b->crew));
+	TRY(crew_open(1, 0, &b->alone));
 	for (int s = 0; s < STATES; s++) {
 		TRY(k->memory_alloc(k, (void **)&b->now[s], b->elements * 4, "a state"));
 		TRY(k->memory_alloc(k, (void **)&b->next[s], b->elements * 4, "a shadow"));

@@ -7,6 +7,7 @@
 #include <stdint.h>
 #include <cmocka.h>
 #include <pthread.h>
+#include <sched.h>
 #include <stdbool.h>
 #include <string.h>
 #include <time.h>
@@ -36,7 +37,7 @@ static void each_item_is_done_once(void **state)
 	(void)state;
 	for (int members = 1; members <= 7; members++) {
 		struct crew *crew;
-		assert_int_equal(crew_open(members, &crew), STATUS_OK);
+		assert_int_equal(crew_open(members, 0, &crew), STATUS_OK);
 		assert_int_equal(crew_members(crew), members);
 		for (size_t i = 0; i < sizeof totals / sizeof *totals * 3; i++) {
 			memset(&t, 0, sizeof t);
@@ -78,7 +79,7 @@ static void the_share_of_one_who_is_held_up_is_done_by_others(void **state)
 	for (int members = 2; members <= 3; members++) {
 		struct held h = {PTHREAD_MUTEX_INITIALIZER, PTHREAD_COND_INITIALIZER, 4096, 0, false};
 		struct crew *crew;
-		assert_int_equal(crew_open(members, &crew), STATUS_OK);
+		assert_int_equal(crew_open(members, 0, &crew), STATUS_OK);
 		crew_run(crew, h.total, 1, hold_the_first, &h);
 		crew_close(crew);
 		assert_false(h.gave_up);
@@ -86,9 +87,46 @@ static void the_share_of_one_who_is_held_up_is_done_by_others(void **state)
 	}
 }
 
+static void *bind(void *argument)
+{
+	struct crew *crew = argument;
+	static cpu_set_t mine;
+	crew_bind(crew, 0);
+	if (sched_getaffinity(0, sizeof mine, &mine) != 0)
+		CPU_ZERO(&mine);
+	return &mine;
+}
+
+/* The processors before a crew's first are another's; where there are too few, it has none of its own. */
+static void processors_are_those_from_the_first_on(void **state)
+{
+	(void)state;
+	cpu_set_t all, expected;
+	assert_int_equal(sched_getaffinity(0, sizeof all, &all), 0);
+	int count = CPU_COUNT(&all);
+	for (int first = 0, cpu = 0; first <= count; first++, cpu++) {
+		struct crew *crew;
+		pthread_t thread;
+		void *bound;
+		while (first < count && !CPU_ISSET(cpu, &all))
+			cpu++;
+		expected = all;
+		if (first < count) {
+			CPU_ZERO(&expected);
+			CPU_SET(cpu, &expected);
+		}
+		assert_int_equal(crew_open(1, first, &crew), STATUS_OK);
+		assert_int_equal(pthread_create(&thread, NULL, bind, crew), 0);
+		assert_int_equal(pthread_join(thread, &bound), 0);
+		assert_true(CPU_EQUAL((cpu_set_t *)bound, &expected));
+		crew_close(crew);
+	}
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {cmocka_unit_test(each_item_is_done_once),
+		cmocka_unit_test(processors_are_those_from_the_first_on),
 		cmocka_unit_test(the_share_of_one_who_is_held_up_is_done_by_others)};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -400,20 +400,20 @@ static void other_plans(void **state)
 {
 	(void)state;
 	static const struct plan plans[] = {
-		{DTYPE_F32, DTYPE_F32, {2, 700, 1, UINT64_MAX, false, 0, 0}, 1, 1, 0.1},
-		{DTYPE_F16, DTYPE_F16, {2, 5000, 0, UINT64_MAX, false, 0, 0}, 1, 1, 0.1},
-		{DTYPE_BF16, DTYPE_BF16, {3, 64, 1 << 16, UINT64_MAX, false, 0, 0}, 1, 1, 0.1},
-		{DTYPE_BF16, DTYPE_F32, {1, 1000, 1, 120000, false, 0, 0}, 1, 1, 0.1},
-		{DTYPE_F16, DTYPE_F32, {2, 1000, 1, 0, false, 0, 0}, 1, 1, 0.3},
-		{DTYPE_F16, DTYPE_F32, {2, 1000, 0, UINT64_MAX, false, 0, 0}, 0.8, 1, 0.1},
-		{DTYPE_F16, DTYPE_F32, {2, 1000, 0, 100000, false, 0, 0}, 0.5, 1, 0.1},
-		{DTYPE_F32, DTYPE_F32, {2, 1000, 0, UINT64_MAX, false, 0, 0}, 1, 0, 0.1},
-		{DTYPE_F16, DTYPE_F32, {2, 1000, 0, UINT64_MAX, true, 0, 0}, 1, 1, 0.1},
-		{DTYPE_BF16, DTYPE_BF16, {2, 900, 1, 0, true, 0, 0}, 0.6, 1, 0.2},
-		{DTYPE_F16, DTYPE_F32, {2, 1000, 0, 0, false, 5, 0}, 1, 1, 0.2},
-		{DTYPE_BF16, DTYPE_BF16, {3, 64, 1, UINT64_MAX, false, 2, UINT64_MAX}, 1, 1, 0.1},
-		{DTYPE_F32, DTYPE_F32, {1, 5000, 1, UINT64_MAX, false, 1, 64}, 1, 0, 0.1},
-		{DTYPE_F16, DTYPE_F32, {2, 700, 0, 100000, false, 3, 500}, 0.7, 1, 0.1},
+		{DTYPE_F32, DTYPE_F32, {2, 0, 700, 1, UINT64_MAX, false, 0, 0}, 1, 1, 0.1},
+		{DTYPE_F16, DTYPE_F16, {2, 0, 5000, 0, UINT64_MAX, false, 0, 0}, 1, 1, 0.1},
+		{DTYPE_BF16, DTYPE_BF16, {3, 0, 64, 1 << 16, UINT64_MAX, false, 0, 0}, 1, 1, 0.1},
+		{DTYPE_BF16, DTYPE_F32, {1, 0, 1000, 1, 120000, false, 0, 0}, 1, 1, 0.1},
+		{DTYPE_F16, DTYPE_F32, {2, 0, 1000, 1, 0, false, 0, 0}, 1, 1, 0.3},
+		{DTYPE_F16, DTYPE_F32, {2, 0, 1000, 0, UINT64_MAX, false, 0, 0}, 0.8, 1, 0.1},
+		{DTYPE_F16, DTYPE_F32, {2, 0, 1000, 0, 100000, false, 0, 0}, 0.5, 1, 0.1},
+		{DTYPE_F32, DTYPE_F32, {2, 0, 1000, 0, UINT64_MAX, false, 0, 0}, 1, 0, 0.1},
+		{DTYPE_F16, DTYPE_F32, {2, 0, 1000, 0, UINT64_MAX, true, 0, 0}, 1, 1, 0.1},
+		{DTYPE_BF16, DTYPE_BF16, {2, 0, 900, 1, 0, true, 0, 0}, 0.6, 1, 0.2},
+		{DTYPE_F16, DTYPE_F32, {2, 0, 1000, 0, 0, false, 5, 0}, 1, 1, 0.2},
+		{DTYPE_BF16, DTYPE_BF16, {3, 0, 64, 1, UINT64_MAX, false, 2, UINT64_MAX}, 1, 1, 0.1},
+		{DTYPE_F32, DTYPE_F32, {1, 0, 5000, 1, UINT64_MAX, false, 1, 64}, 1, 0, 0.1},
+		{DTYPE_F16, DTYPE_F32, {2, 0, 700, 0, 100000, false, 3, 500}, 0.7, 1, 0.1},
 	};
 	for (size_t i = 0; i < sizeof plans / sizeof *plans; i++)
 		run_plan(&plans[i], 1000 + i, steps_wanted() / 4, (uint64_t[OFFLOAD_OUTCOMES]){0});

@@ -42,7 +42,7 @@ static enum status tell(void *user, struct collective *c)
 	struct collective_place place;
 	TRY(collective_find_place(c, &place));
 	FAIL_IF(place.hosts != 1 || place.local_rank != c->rank || place.local_ranks != c->ranks ||
-			place.sharing != c->ranks,
+			place.sharing != c->ranks || place.turn != c->rank,
 		STATUS_CORRUPT, "place: %d hosts, rank %d of %d, %d share", place.hosts, place.local_rank,
 		place.local_ranks, place.sharing);
 	return STATUS_OK;
