@@ -104,22 +104,23 @@ static const struct {
 	const char *name; /* of those that can be planned for: memory and link are known */
 	double memory, link;
 	uint64_t gib;
+	int capability; /* 90: 9.0 */
 } gpus[] = {
 	{.driver = "H100 PCIe", .flops = 756e12},
 	{.driver = "H100 NVL", .flops = 835e12},
-	{"H100", 989e12, "h100", 3.35e12, 64e9, 80},
+	{"H100", 989e12, "h100", 3.35e12, 64e9, 80, 90},
 	{.driver = "H200", .flops = 989e12},
 	{.driver = "GH200", .flops = 989e12},
 	{.driver = "B200", .flops = 2250e12},
-	{"A100", 312e12, "a100", 2.04e12, 32e9, 80},
-	{"V100", 125e12, "v100", 0.90e12, 16e9, 32},
+	{"A100", 312e12, "a100", 2.04e12, 32e9, 80, 80},
+	{"V100", 125e12, "v100", 0.90e12, 16e9, 32, 70},
 	{.driver = "L40S", .flops = 362e12},
 	{.driver = "L40", .flops = 181e12},
-	{"L4", 121e12, "l4", 0.30e12, 32e9, 24},
+	{"L4", 121e12, "l4", 0.30e12, 32e9, 24, 89},
 	{.driver = "A10G", .flops = 70e12},
 	{.driver = "A10", .flops = 125e12},
 	{.driver = "T4", .flops = 65e12},
-	{"RTX 4090", 165e12, "rtx4090", 1.01e12, 32e9, 24},
+	{"RTX 4090", 165e12, "rtx4090", 1.01e12, 32e9, 24, 89},
 	{.driver = "RTX 3090", .flops = 71e12},
 };
 enum { GPUS = sizeof gpus / sizeof *gpus };
@@ -146,6 +147,14 @@ bool plan_rates_named(const char *name, struct plan_rates *rates, uint64_t *memo
 		return true;
 	}
 	return false;
+}
+
+int plan_capability_named(const char *name)
+{
+	for (int i = 0; i < GPUS; i++)
+		if (gpus[i].name && strcmp(name, gpus[i].name) == 0)
+			return gpus[i].capability;
+	return 0;
 }
 
 double plan_peak_flops(const char *device, enum dtype act)

@@ -93,6 +93,7 @@ struct plan_rates {
 #define PLAN_MEMORY_FREE 0.97
 #define PLAN_GPUS        "h100, a100, v100, rtx4090, l4"
 bool plan_rates_named(const char *name, struct plan_rates *rates, uint64_t *memory);
+int plan_capability_named(const char *name); /* compute capability, 90: 9.0; of those alone */
 
 /* Dense two-byte products a second by the data sheet, of a GPU as its driver names it ("NVIDIA H100 80GB
  * HBM3"); 0: not known, or act is f32. For MFU. */

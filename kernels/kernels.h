@@ -54,6 +54,20 @@ static inline size_t dtype_bytes(enum dtype type)
 const char *dtype_name(enum dtype type); /* "fp32", "bf16", "fp16" */
 
 /*
+ * Does attention go by cuDNN on a GPU of this compute capability (90: 9.0), where cuDNN is found?
+ *
+ * The own kernels use mma.sync: on an H100 216 TFLOP/s forward and 137 backward (tests/gpu/results), a fifth of what its
+ * tensor cores do; those of compute capability 9.0 and later are at full speed by instructions of their own alone (wgmma,
+ * tcgen05), which cuDNN's kernels use. On 8.x cuDNN has mma.sync, too. The backward by cuDNN is the same bits every time on
+ * 9.x; what it has for 10.0 and later is not known to be. A rule, and no race of the two, since the way decides bits. It is
+ * yet to be confirmed by tests/gpu/run's benchmark.
+ */
+static inline bool kernels_prefer_cudnn(int capability, enum dtype act, bool backward)
+{
+	return act != DTYPE_F32 && capability >= 90 && (!backward || capability < 100);
+}
+
+/*
  * Dropout is counter-based (kernels/dropout.h): element e of a sequence is kept if word e of
  * Philox(key = seed; window number in the run, layer, site) is at least p * 2^32, and is then scaled by
  * 1/(1-p). So it is the same on every backend, batching and number of ranks, forward and backward. p = 0 is

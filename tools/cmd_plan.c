@@ -179,6 +179,15 @@ static enum status measure_machine(struct job *job)
 	return STATUS_OK;
 }
 
+/* With cuDNN, which not all machines will have: FERRY_CUDNN=off plans for those too. */
+static uint64_t count_attention(const struct job *job)
+{
+	const char *library = getenv("FERRY_CUDNN");
+	bool off = library && strcmp(library, "off") == 0;
+	int capability = plan_capability_named(job->flags.machine);
+	return !off && kernels_prefer_cudnn(capability, job->config.precision, true) ? KERNELS_ATTENTION : 0;
+}
+
 static enum status choose_machine(struct job *job)
 {
 	const struct train_settings *s = &job->options.settings;
@@ -193,10 +202,10 @@ static enum status choose_machine(struct job *job)
 		job->machine.device.unused = job->flags.device_memory;
 	if (job->flags.device_memory || job->flags.machine)
 		job->machine.device.alone = job->machine.device.unused;
-	if (job->flags.machine) { /* as the backend does (kernels.h), with cuDNN, which not all will have */
+	if (job->flags.machine) { /* as the backend does (kernels.h) */
 		job->machine.device.logits =
 			s->logits_memory ? s->logits_memory : job->machine.device.unused / 80;
-		job->machine.device.attention = KERNELS_ATTENTION;
+		job->machine.device.attention = count_attention(job);
 	}
 	if (job->flags.host_memory)
 		host_memory = job->flags.host_memory;

@@ -3,7 +3,7 @@
  * looks (LD_LIBRARY_PATH, beside CUDA's libraries, the system's folders); FERRY_CUDNN=off: ferry's own kernels alone.
  *
  * A shape's way (a direction's, for that matter) is chosen at its first use and kept: cuDNN's plan where cuDNN is the
- * faster, or the own kernels; is_faster has the rule. That there is no cuDNN, that it is too old, refuses the graph or has no
+ * faster, or the own kernels; kernels_prefer_cudnn (kernels.h) has the rule. That there is no cuDNN, that it is too old, refuses the graph or has no
  * plan within the bytes that are counted for it (KERNELS_ATTENTION) is no failure: the own kernels are the way then, and the
  * log says why. The backward goes by so many sequences at a time that its workspace (cudnn_plan.cuh) keeps within that;
  * sequences have nothing to do with each other, so the results are the same.
@@ -52,18 +52,6 @@ struct cudnn {
 	std::vector<struct attention_way> ways; /* by shape */
 };
 
-/*
- * The own kernels use mma.sync: on an H100 216 TFLOP/s forward and 137 backward (tests/gpu/results), a fifth of what its
- * tensor cores do; those of compute capability 9.0 and later are at full speed by instructions of their own alone (wgmma,
- * tcgen05), which cuDNN's kernels use. On 8.x cuDNN has mma.sync, too. The backward by cuDNN is the same bits every time on
- * 9.x; what it has for 10.0 and later is not known to be. A rule, and no race of the two, since the way decides bits. It is
- * yet to be confirmed by tests/gpu/run's benchmark.
- */
-static bool is_faster(int capability, bool backward)
-{
-	return capability >= 90 && (!backward || capability < 100);
-}
-
 /* ---- the library ---- */
 
 static bool find_library(struct cudnn *c, char why[CUDNN_REASON])
@@ -96,7 +84,7 @@ enum status cudnn_open(struct backend *b, struct kernels *table)
 {
 	char why[CUDNN_REASON], *name = table->attention;
 	snprintf(name, KERNELS_ATTENTION_NAME, "ferry's own kernels");
-	if (b->act == DTYPE_F32 || !is_faster(b->capability, false))
+	if (!kernels_prefer_cudnn(b->capability, b->act, false))
 		return STATUS_OK;
 	b->cudnn = new (std::nothrow) cudnn();
 	if (!b->cudnn)
@@ -107,7 +95,7 @@ enum status cudnn_open(struct backend *b, struct kernels *table)
 	}
 	snprintf(name, KERNELS_ATTENTION_NAME, "%s where dropout is 0 and documents see each other",
 		b->cudnn->name);
-	table->attention_bytes = is_faster(b->capability, true) ? b->attention_bytes : 0;
+	table->attention_bytes = kernels_prefer_cudnn(b->capability, b->act, true) ? b->attention_bytes : 0;
 	return STATUS_OK;
 }
 
@@ -143,7 +131,7 @@ static int group_of(const struct backend *b, const struct cudnn_shape *shape, ch
 	}
 	if (!shape->backward)
 		return shape->B;
-	if (!is_faster(b->capability, true)) {
+	if (!kernels_prefer_cudnn(b->capability, b->act, true)) {
 		snprintf(why, CUDNN_REASON, "it is not known to give the same bits every time on this GPU");
 		return 0;
 	}

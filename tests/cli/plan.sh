@@ -65,6 +65,18 @@ test_that "four ranks: the embedding's rows that nobody looks up are updated ear
 run plan --machine h100 --model gpt2 --ranks 4 --hosts 3
 test_that "ranks that hosts do not share out evenly are refused" err_has "--hosts: 4 ranks"
 
+# cuDNN's attention takes memory in the backward where it is used: 260 MiB beside 32 MiB of logits.
+scratch() { # MACHINE FLAGS...: MiB
+	run plan --machine "$1" --preset reference --global-batch-size 24 --batch-size 24 --logits-memory 32M --attention-dropout 0 "${@:2}"
+	sed -nE 's/^memory .*scratch ([0-9.]+) MiB.*/\1/p' "$dir/out"
+}
+with=$(scratch h100 --bf16)
+test_that "an H100's attention is by cuDNN, in memory that is counted ($with MiB)" [ "$with" = 324.0 ]
+for flags in "a100 --bf16" "v100 --fp16" "l4 --bf16" "rtx4090 --bf16" "h100 --fp32"; do
+	test_that "... which $flags does not take" awk -v m="$(scratch $flags)" 'BEGIN { exit !(m > 64 && m < 200) }'
+done
+test_that "... nor FERRY_CUDNN=off" awk -v m="$(FERRY_CUDNN=off scratch h100 --bf16)" 'BEGIN { exit !(m > 64 && m < 200) }'
+
 run plan --machine a100 --shapes --device-memory 40G
 test_that "lists the shapes that fit" [ "$(grep -cE '^(reference|gpt[23])' "$dir/out")" = 8 ]
 
