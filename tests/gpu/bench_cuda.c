@@ -271,10 +271,10 @@ static void bench_operations(bool attention_alone)
 		printf("], \"attention\": \"%s\"}\n", attention_way(&b->k, way));
 		return;
 	}
-	printf("{\"device\": \"%s\", \"shape\": \"B 24, T 1024, C 1024, H 16, V 50257, bf16, gradients fp32, "
-	       "dropout "
-	       "0.1 where said\", \"ops\": [",
-		b->k.name);
+	printf("{\"device\": \"%s\", \"shape\": \"B %d, T %d, C %d, H %d, V %d, bf16, gradients fp32, "
+	       "dropout 0.1 "
+	       "where said\", \"ops\": [",
+		b->k.name, B, T, C, H, V);
 	time_operation(b, "copy", run_copy, 0, 8 * p);
 	time_operation(b, "embedding_forward, dropout", run_embedding_forward, 0, 2 * p);
 	time_operation(b, "embedding_backward, dropout", run_embedding_backward, 0, 3 * p);
