@@ -185,7 +185,8 @@ static enum status measure_state(const struct trainer_config *c, const struct pa
 		return STATUS_OK;
 	}
 	TRY(offload_measure(&c->offloading, table, part, c->precision, c->gradients, &m));
-	out->shadows = m.host - 12 * (all - part->there);
+	out->away = 12 * (all - part->there);
+	out->shadows = m.host - out->away;
 	out->pinned = m.pinned;
 	out->incoming = m.device + m.staging;
 	out->lent = m.lent;
@@ -261,9 +262,8 @@ enum status trainer_measure(const struct trainer_config *c, struct trainer_memor
 	TRY(status);
 	*(c->open_device ? &out->device : &out->host) +=
 		out->working + out->gradients + out->activations + out->batch + out->scratch;
-	out->host += out->packing + out->data + out->inputs;
-	if (c->open_device)
-		out->host += STAGING_BYTES + largest; /* fresh weights, before they are copied */
+	out->fresh = c->open_device ? STAGING_BYTES + largest : 0;
+	out->host += out->packing + out->data + out->inputs + out->fresh;
 	return STATUS_OK;
 }
 

@@ -168,13 +168,17 @@ struct trainer_events {
 	enum status (*saved)(void *user, const struct trainer_saved *saved);
 };
 
-/* Bytes; of one rank. On a device all but packing, data, pinned, inputs, exchange and shadows lie there; weights and moments in
- * part. */
+/* Bytes; of one rank. */
 struct trainer_memory {
-	uint64_t weights, working, gradients, moments, activations, batch, packing, data;
-	uint64_t shadows, pinned, incoming, lent; /* of the offload */
-	uint64_t inputs;                          /* the layers', where they are on the host (pinned) */
-	uint64_t scratch; /* of the operations; a GPU's logits where the bound is given */
+	/* The device's, where there is one. `away` is not: of weights and moments, 4 and 8 bytes a parameter, the host's part. */
+	uint64_t weights, working, gradients, moments, away, activations, batch;
+	uint64_t scratch;        /* of the operations; a GPU's logits where the bound is given */
+	uint64_t incoming, lent; /* of the offload */
+	/* The host's in any case. */
+	uint64_t packing, data;
+	uint64_t inputs;          /* the layers', where they are there (pinned) */
+	uint64_t shadows, pinned; /* of the offload */
+	uint64_t fresh;           /* at the start: weights on their way to a device */
 	/* What goes from rank to rank: pinned, and on the device. At most: GPUs that reach each other take no pinned
 	 * memory for it, others none of theirs. What NCCL takes itself is not known. */
 	uint64_t exchange, exchange_device;

@@ -10,6 +10,7 @@
 #include "tools/terminal.h"
 #include "tools/train_config.h"
 #include "tools/train_forecast.h"
+#include "tools/train_memory.h"
 #include "tools/train_offload.h"
 
 #include <inttypes.h>
@@ -295,17 +296,13 @@ static void print_fit(const char *what, uint64_t needed, uint64_t there)
 
 static void print_memory(const struct job *job, const struct trainer_memory *m)
 {
-	bool several = job->config.ranks;
-	printf("memory   %sweights %s, gradients %s, moments %s, activations %s, scratch %s, batches %s",
-		several ? "of a rank: " : "", human_bytes((double)(m->weights + m->working)).text,
-		human_bytes((double)m->gradients).text, human_bytes((double)m->moments).text,
-		human_bytes((double)m->activations).text, human_bytes((double)m->scratch).text,
-		human_bytes((double)(m->batch + m->data)).text);
-	if (several)
-		printf(", exchange %s", human_bytes((double)m->exchange).text);
-	if (m->exchange_device)
-		printf(" and %s of the GPU's", human_bytes((double)m->exchange_device).text);
-	printf("\n");
+	const char *of = job->config.ranks ? "of a rank: " : "";
+	char list[TRAIN_MEMORY_LIST];
+	train_memory_list(m, true, list, sizeof list);
+	if (m->device)
+		printf("memory   %son the GPU %s\n", of, list);
+	train_memory_list(m, false, list, sizeof list);
+	printf("%s %s%s%s\n", m->device ? "        " : "memory  ", of, m->device ? "on the host " : "", list);
 	char where[300];
 	train_offload_describe(&job->config, m, where, sizeof where);
 	if (*where)

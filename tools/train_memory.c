@@ -4,6 +4,7 @@
 #include "tools/terminal.h"
 
 #include <stdio.h>
+#include <string.h>
 
 enum status train_memory_share(struct train_machine *m, struct collective *ranks, int host_ranks)
 {
@@ -58,31 +59,47 @@ enum status train_memory_check(const struct train_machine *machine, const struct
 	return STATUS_OK;
 }
 
+void train_memory_list(const struct trainer_memory *m, bool device, char *text, size_t room)
+{
+	bool all = device || !m->device; /* what is the device's where there is one */
+	uint64_t weights = all ? m->weights + m->working - m->away / 3 : m->away / 3;
+	uint64_t moments = all ? m->moments - m->away / 3 * 2 : m->away / 3 * 2;
+	const struct {
+		const char *name;
+		uint64_t bytes;
+	} kinds[] = {{"weights", weights}, {"moments", moments}, {"gradients", all ? m->gradients : 0},
+		{"activations", all ? m->activations : 0}, {"scratch", all ? m->scratch : 0},
+		{"weights that come up", device ? m->incoming : 0}, {"borrowed state", device ? m->lent : 0},
+		{"second copies", device ? 0 : m->shadows}, {"pinned slots", device ? 0 : m->pinned},
+		{"layers' inputs", device ? 0 : m->inputs}, {"packed copies", device ? 0 : m->packing},
+		{"exchange", device ? m->exchange_device : m->exchange},
+		{"batches", (all ? m->batch : 0) + (device ? 0 : m->data)},
+		{"fresh weights", device ? 0 : m->fresh}};
+	text[0] = 0;
+	for (size_t i = 0; i < sizeof kinds / sizeof *kinds; i++) {
+		size_t length = strlen(text);
+		if (kinds[i].bytes)
+			snprintf(text + length, room - length, "%s%s %s", length ? ", " : "", kinds[i].name,
+				human_bytes((double)kinds[i].bytes).text);
+	}
+}
+
 void train_memory_tell(struct train_log *log, const struct train_machine *machine,
 	const struct trainer_config *c, const struct train_settings *s, const struct trainer_memory *m,
 	uint64_t available)
 {
 	bool gpu = machine->device.gpu;
-	uint64_t exchange = gpu ? 0 : m->exchange;
+	char text[TRAIN_MEMORY_LIST];
 	if (*machine->device.why)
 		train_log_line(log, " > on the CPU: %s", machine->device.why);
-	train_log_line(log,
-		" > memory%s: %s (weights %s, gradients %s, moments %s, activations %s, packed copies %s, "
-		"scratch %s%s%s); "
-		"%s "
-		"available",
-		gpu ? " of the GPU" : "", human_bytes((double)(gpu ? m->device : m->host)).text,
-		human_bytes((double)(m->weights + m->working)).text, human_bytes((double)m->gradients).text,
-		human_bytes((double)m->moments).text, human_bytes((double)m->activations).text,
-		human_bytes((double)m->packing).text, human_bytes((double)m->scratch).text,
-		exchange ? ", exchange " : "", exchange ? human_bytes((double)exchange).text : "",
-		human_bytes((double)(gpu ? machine->device.unused : available)).text);
+	train_memory_list(m, true, text, sizeof text);
 	if (gpu)
-		train_log_line(log, " > memory of the host: %s%s%s; %s available",
-			human_bytes((double)m->host).text,
-			m->exchange ? ", of it for the exchange between ranks " : "",
-			m->exchange ? human_bytes((double)m->exchange).text : "",
-			human_bytes((double)available).text);
+		train_log_line(log, " > memory of the GPU: %s (%s); %s available",
+			human_bytes((double)m->device).text, text,
+			human_bytes((double)machine->device.unused).text);
+	train_memory_list(m, false, text, sizeof text);
+	train_log_line(log, " > memory%s: %s (%s); %s available", gpu ? " of the host" : "",
+		human_bytes((double)m->host).text, text, human_bytes((double)available).text);
 	if (!gpu && s->cpu_checkpointing)
 		train_log_text(log, " > on the CPU the layers' inputs are in the host's memory anyhow: "
 				    "--cpu-checkpointing has no effect");
@@ -93,7 +110,6 @@ void train_memory_tell(struct train_log *log, const struct train_machine *machin
 			"effect");
 	if (*machine->reason)
 		train_log_line(log, " > --optimizer-on auto: %s", machine->reason);
-	char text[300];
 	train_offload_describe(c, m, text, sizeof text);
 	if (*text)
 		train_log_line(log, " > %s", text);

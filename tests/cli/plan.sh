@@ -16,6 +16,27 @@ test_that "gradients in fp32 go down the link, weights in bf16 up" out_has "474.
 run plan --machine h100 --model gpt2 --bf16 --half-gradients
 test_that "... with --half-gradients, half of it" out_has "237.4 MiB down, 237.4 MiB up"
 
+# Bytes by kind, on the GPU and on the host: they are all that each takes.
+adds_up() { # GPU|host
+	awk -v side="$1" 'function mib(n, unit) { return n * (unit ~ /^GiB/ ? 1024 : unit ~ /^KiB/ ? 1 / 1024 : unit ~ /^MiB/ ? 1 : 1 / 1048576) }
+		$0 ~ "^(memory)? +(of a rank: )?on the " side " " { for (i = 2; i <= NF; i++) if ($i ~ /^[KMG]iB,?$|^B,?$/) { sum += mib($(i - 1), $i); kinds++ } }
+		$1 == side { total = mib($2, $3) }
+		END { print "# " side ": " kinds " kinds, " sum " of " total " MiB"; exit !(kinds > 1 && (sum - total) ^ 2 < .6 ^ 2) }' "$dir/out"
+}
+small="--machine h100 --num-layers 4 --hidden-size 256 --num-attention-heads 4 --seq-length 128 --batch-size 4 --global-batch-size 8 --vocab-size 5000
+	--bf16 --logits-memory 8M"
+for flags in "--optimizer-on gpu" "--cpu-optimizer" "--optimizer-on 0.4 --checkpoint-activations --cpu-checkpointing --half-gradients" \
+	"--optimizer-on 0.4 --delayed-update" "--cpu-optimizer --ranks 2 --hosts 2"; do
+	run plan $small $flags
+	test_that "bytes by kind on the GPU add up ($flags)" adds_up GPU
+	test_that "... and on the host" adds_up host
+done
+run plan $small --cpu-optimizer
+test_that "moments are told where they are: on the host" eval '! grep -q "on the GPU.* moments" "$dir/out" && grep -q "on the host .*moments" "$dir/out"'
+run plan $small --optimizer-on 0.5
+moments() { sed -nE "s/.*on the $1 .*moments ([0-9.]+ [KMG]iB).*/\1/p" "$dir/out"; }
+test_that "... or half of them on each ($(moments GPU), $(moments host))" [ -n "$(moments GPU)" -a "$(moments GPU)" = "$(moments host)" ]
+
 run plan --machine=h100 --model gpt2-xl --bf16 --batch-size 1 --device-memory 8G
 test_that "says what does not fit" out_has "8.0 GiB: does not fit"
 

@@ -145,6 +145,8 @@ shape=${shape/--num-layers 1/} FERRY_EMU_MEMORY=$((said + 2)) on_gpu inputs-tigh
 test_that "$said MiB were said to be needed: a GPU of 2 more is enough" same_tensors inputs-tight inputs-there step-00000003
 shape=${shape/--num-layers 1/} FERRY_EMU_MEMORY=$((said - 1)) on_gpu inputs-lack $inputs --cpu-checkpointing --cpu-optimizer
 test_that "one of 1 less is refused at once" grep -q "of the GPU's memory and .* are free" "$dir/inputs-lack.out"
+test_that "the log has the moments where they are" eval 'grep -q "memory of the GPU: .*moments" "$dir/inputs-there.out" &&
+	! grep -q "memory of the GPU: .*moments" "$dir/inputs-here.out" && grep -q "memory of the host: .*moments" "$dir/inputs-here.out"'
 
 shape=${shape/--num-layers 1/} on_gpu pieces-there $inputs --layer-batch-size 1 &
 shape=${shape/--num-layers 1/} FERRY_EMU_MEMORY=$((said + 2)) on_gpu pieces-here $inputs --layer-batch-size 1 --cpu-checkpointing --cpu-optimizer

@@ -183,7 +183,7 @@ def measure(ferry, data, out, name, place, flags, steps):
     late = [m for m in lines if m and int(m[1]) > steps // 3]
     middle = lambda group: statistics.median(float(m[group]) for m in late)
     told = re.search(r"memory of the GPU: ([^(]*)\(", log)
-    host = re.search(r"memory of the host: ([^;]*);", log)
+    host = re.search(r"memory of the host: ([^(]*)\(", log)
     return {"ms": middle(2), "tokens_per_s": round(middle(3)), "tflops": middle(4),
             "mfu": round(middle(5) / 100, 4) if late[0][5] else None, "steps": len(late),
             "device_bytes": memory.most, "device_foretold": told[1].strip() if told else None,
