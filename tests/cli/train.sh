@@ -25,6 +25,13 @@ run train $quick
 test_that "trains and saves to ./run" [ $code -eq 0 -a -d run/step-00000020 -a -L run/best -a -s run/metrics.jsonl -a -s run/log.txt ]
 cp out log
 test_that "log.txt has what was printed" cmp -s log run/log.txt
+test_that "a short run foretells nothing at its end" eval '! out_has foretells'
+FERRY_FORECAST_FROM=0 run train $quick --save forecast
+took=$(sed -nE 's/^a step took ([0-9.]+) ms \(mean of ([0-9]+)\); `ferry plan` foretells ([0-9.]+) ms, bound by .*/\1 \2 \3/p' out)
+test_that "... a longer one what its steps took, and should have ($took)" awk '{ exit !($1 > 0 && $2 == 18 && $3 < 20 * $1 && $1 < 20 * $3) }' <<<"$took"
+test_that "... by the metrics' times but for the first two steps" awk -F'[:,]' -v took="${took%% *}" '
+	/"type": "train"/ && $2 > 2 { for (i = 1; i < NF; i++) if ($i ~ /"ms"/) { sum += $(i + 1); n++ } }
+	END { exit !(n == 18 && (sum / n - took) ^ 2 < .06 ^ 2) }' forecast/metrics.jsonl
 [ -e /dev/nvidiactl -o -e /dev/dxg -o -n "$FERRY_CUDA" ] ||
 	test_that "where there is no GPU, it does not say how to build for one" out_has "on the CPU: this machine has no NVIDIA GPU"
 number='[-+0-9.]+E[-+][0-9]+'

@@ -141,8 +141,10 @@ shape=${shape/--num-layers 1/} on_gpu inputs-there $inputs
 shape=${shape/--num-layers 1/} on_gpu inputs-here $inputs --cpu-checkpointing --cpu-optimizer
 test_that "--cpu-checkpointing: the same weights and moments, byte for byte" same_tensors inputs-here inputs-there step-00000003
 said=$(sed -n 's/^ > memory of the GPU: \([0-9]*\)\.[0-9] MiB .*/\1/p' "$dir/inputs-here.out")
-shape=${shape/--num-layers 1/} FERRY_EMU_MEMORY=$((said + 2)) on_gpu inputs-tight $inputs --cpu-checkpointing --cpu-optimizer
+shape=${shape/--num-layers 1/} FERRY_FORECAST_FROM=0 FERRY_EMU_MEMORY=$((said + 2)) on_gpu inputs-tight $inputs --cpu-checkpointing --cpu-optimizer
 test_that "$said MiB were said to be needed: a GPU of 2 more is enough" same_tensors inputs-tight inputs-there step-00000003
+test_that "... for what is measured at the end too: $(sed -n 's/^a step took.*foretells/a step is foretold to take/p' "$dir/inputs-tight.out")" \
+	grep -qE '^a step took [0-9.]+ ms .mean of 1.; `ferry plan` foretells [0-9]*[1-9.]+[0-9]* ms, bound by ' "$dir/inputs-tight.out"
 shape=${shape/--num-layers 1/} FERRY_EMU_MEMORY=$((said - 1)) on_gpu inputs-lack $inputs --cpu-checkpointing --cpu-optimizer
 test_that "one of 1 less is refused at once" grep -q "of the GPU's memory and .* are free" "$dir/inputs-lack.out"
 test_that "the log has the moments where they are" eval 'grep -q "memory of the GPU: .*moments" "$dir/inputs-there.out" &&
