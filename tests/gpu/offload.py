@@ -23,6 +23,7 @@ import time
 
 DRY = bool(os.environ.get("GPU_DRY_RUN"))
 RUN_SECONDS = 180  # the most that a run of the benchmark takes
+WORKSPACE = 64 << 20  # bytes that every run takes for matrix products (kernels.h)
 FAILED = 0
 
 
@@ -199,6 +200,9 @@ def bench(ferry, out, work):
     first = [p for p in PLACES if p in ("gpu", "cpu")]
     order = [(n, p) for places in (first, [p for p in PLACES if p not in first]) for n in wanted for p in places]
     results, plain = [], {}
+    # What CUDA itself has of the device: all that a run takes which needs the products' workspace and nearly nothing else.
+    least = ["--device", "gpu", "--bf16", *map(str, shape_flags(1, 16, 1, 16, 1, 1, 0))]
+    cuda = max(0, measure(ferry, data, out, "least", "gpu", least, 4 if DRY else 2000).get("device_bytes", 0) - WORKSPACE)
     for name, place in order:
         *shape, steps, more = SHAPES[name]
         # Unclipped, as a run is but for its first steps: the updates are begun early.
@@ -208,6 +212,7 @@ def bench(ferry, out, work):
                       measure(ferry, data, out, name, place, flags, steps))
         if "ms" in result:
             result["foretold"] = foretold(ferry, flags)
+            result["device_bytes_beside_cuda"] = max(0, result["device_bytes"] - cuda)
             if place == "gpu":
                 plain[name] = result["tokens_per_s"]
             result["share_of_gpu"] = round(result["tokens_per_s"] / plain[name], 3) if name in plain else None
@@ -215,7 +220,7 @@ def bench(ferry, out, work):
         json.dump(results, open(out + "/offload.json", "w"), indent=1)
         guess = (result.get("foretold") or {}).get("step_ms")
         said = result.get("failed") or result.get("refused") or (f"{result['ms']:9.1f} ms (foretold {guess}) {result['tokens_per_s']:9,} tokens/s, "
-                                         f"MFU {result['mfu']}, {result['share_of_gpu']} of the GPU's, {result['device_bytes'] / 1e9:.1f} GB")
+                                         f"MFU {result['mfu']}, {result['share_of_gpu']} of the GPU's, {result['device_bytes'] / 1e9:.2f} GB, {result['device_bytes_beside_cuda'] / 1e9:.2f} without CUDA's own")
         print(f"# {name:20} {place:20} {said}", flush=True)
     for r in results:
         if "failed" in r:
