@@ -9,9 +9,13 @@
 
 /* Elements of C a token and layer that the passes between matrix products read and write. */
 enum { FORWARD_PASSES = 12, BACKWARD_PASSES = 20, OUTPUT_PASSES = 12, LOGIT_PASSES = 3 };
-/* Steps until the pipeline repeats itself: an upload delays the next step's forward, which delays its
- * downloads. */
+/* Steps until the pipeline repeats itself, or every second step does: an upload delays the next step's forward, which delays
+ * its downloads; state that comes back late is not lent in the next. */
 enum { PIPELINE_STEPS = 8 };
+/* Of an element's state, over the link; and of the host's memory, read and written. */
+enum { STATE_BYTES = 12, STATE_COPY_BYTES = 24 };
+/* What is left of a bucket where rounding alone leaves something. */
+#define NOTHING 1e-9
 
 /* ---- work ---- */
 
@@ -180,12 +184,23 @@ static double latest(double a, double b)
 	return a > b ? a : b;
 }
 
+static double sum(const double *values, int count)
+{
+	double total = 0;
+	for (int i = 0; i < count; i++)
+		total += values[i];
+	return total;
+}
+
 /* When each resource is free, and when each bucket's gradients are final and its weights are up. All in seconds
  * from the beginning. */
 struct line {
 	const struct plan_buckets *b;
 	double compute, down, host, up, network;
+	double begun;           /* when the last micro-batch's forward is */
 	double decided;         /* when the norm is known */
+	double borrowed;        /* when the pieces that it borrows are on the device */
+	double lent;            /* of the pieces that are to be lent, the part that is */
 	double *final, *usable; /* [count]; final: of bucket 0, the early part; of several ranks, summed */
 	double *updated;        /* [count] shares that are done ahead of the decision, and stay */
 };
@@ -205,7 +220,9 @@ static void walk_compute(struct line *line)
 	const struct plan_buckets *b = line->b;
 	for (int i = 0; i < b->count; i++)
 		line->compute = latest(line->compute, line->usable[i]) + b->forward[i];
-	line->compute += b->before + b->between; /* it was the first micro-batch's forward that waited */
+	line->compute += b->before; /* it was the first micro-batch's forward that waited */
+	line->begun = line->compute - sum(b->forward, b->count);
+	line->compute += b->between;
 	line->final[0] = walk_reduce(line, 0, b->dense);
 	for (int i = b->count; i-- > 0;) {
 		line->compute += b->backward[i];
@@ -239,38 +256,88 @@ static void walk_early(struct line *line, int bucket)
 	line->updated[bucket] = share;
 }
 
+/* Pieces' state copied and on its way to the device, of what has been copied by the decision. */
+static void walk_lend(struct line *line)
+{
+	const struct plan_loans *lent = &line->b->lent;
+	double begin = latest(line->host, line->begun), copy = lent->pieces.copy;
+	double time = lent->pieces.share > 0 ? line->decided - begin : 0;
+	line->lent = time <= 0 ? 0 : time < copy ? time / copy : 1;
+	if (time <= 0)
+		return;
+	line->host = begin + line->lent * copy;
+	line->up = latest(line->up, line->host) + line->lent * lent->pieces.up;
+	line->borrowed = line->up;
+}
+
+static double share_lent(const struct line *line, int bucket)
+{
+	const struct plan_loans *lent = &line->b->lent;
+	return (lent->share ? lent->share[bucket] : 0) + (bucket ? 0 : line->lent * lent->pieces.share);
+}
+
+/* The device's part, before the next forward. */
+static void walk_borrowed(struct line *line)
+{
+	const struct plan_loans *lent = &line->b->lent;
+	int count = line->b->count;
+	double seconds = line->lent * lent->pieces.device + (lent->device ? sum(lent->device, count) : 0);
+	if (seconds <= 0)
+		return;
+	line->compute = latest(line->compute, line->decided);
+	line->compute = latest(line->compute, line->lent > 0 ? line->borrowed : 0) + seconds;
+	for (int i = 0; i < count; i++)
+		if (share_lent(line, i) > 0)
+			line->usable[i] = latest(line->usable[i], line->compute);
+}
+
+/* Of a bucket, what neither speculation nor the device has updated. */
+static void walk_rest(struct line *line, int bucket)
+{
+	double rest = 1 - line->updated[bucket] - share_lent(line, bucket);
+	if (rest > NOTHING)
+		walk_update(line, bucket, rest, line->decided);
+}
+
+/* Behind all that the decision had left to do. */
+static void walk_back(struct line *line)
+{
+	const struct plan_loans *lent = &line->b->lent;
+	if (line->lent <= 0)
+		return;
+	line->down = latest(line->down, line->compute) + line->lent * lent->pieces.down;
+	line->host = latest(line->host, line->down) + line->lent * lent->pieces.copy;
+}
+
 static void walk_updates(struct line *line)
 {
 	const struct plan_buckets *b = line->b;
+	walk_lend(line);
 	walk_early(line, 0);
 	for (int i = b->count; i-- > 1;)
 		walk_early(line, i);
+	if (b->early > 0 && line->updated[0] <= 0)
+		line->lent = 0;
 	for (int i = 0; i < b->count; i++)
-		if (line->updated[i] < 1)
-			walk_update(line, i, 1 - line->updated[i], line->decided);
+		walk_rest(line, i);
+	walk_borrowed(line);
+	walk_back(line);
 	for (int i = 0; i < b->count && b->share; i++) { /* to the other ranks, and theirs */
 		line->network = latest(line->network, line->usable[i]) + b->share[i];
 		line->usable[i] = line->network;
 	}
 }
 
+/* From one backward's end to the next, on average of the last two steps. */
 static double walk(struct line *line)
 {
-	double before_last = 0;
+	double ends[PIPELINE_STEPS];
 	for (int step = 0; step < PIPELINE_STEPS; step++) {
-		before_last = line->compute;
 		walk_compute(line);
+		ends[step] = line->compute;
 		walk_updates(line);
 	}
-	return line->compute - before_last;
-}
-
-static double sum(const double *values, int count)
-{
-	double total = 0;
-	for (int i = 0; i < count; i++)
-		total += values[i];
-	return total;
+	return (ends[PIPELINE_STEPS - 1] - ends[PIPELINE_STEPS - 3]) / 2;
 }
 
 static double buckets_compute(const struct plan_buckets *b)
@@ -288,6 +355,7 @@ enum status plan_pipeline(const struct plan_buckets *b, enum plan_schedule sched
 		.b = b, .final = times, .updated = times + b->count, .usable = times + 2 * b->count};
 	there.down = there.host = there.up = times + 3 * b->count;
 	there.early = 0;
+	there.lent = (struct plan_loans){0};
 	if (schedule != PLAN_EXACT)
 		line.b = &there;
 	*step = walk(&line);
@@ -337,9 +405,7 @@ static double input_bytes(const struct plan_shape *shape)
 	       (double)dtype_bytes(shape->act);
 }
 
-/* Of the token embedding, the rows that the last micro-batch of all ranks looks up. Distinct ids of n tokens of English text
- * are about 12 n^0.62 (Heaps' law; 6,300 of 24,576). */
-static double looked_up_share(const struct plan_shape *shape)
+double plan_looked_up(const struct plan_shape *shape)
 {
 	double rows = shape->model.vocabulary_padded;
 	double tokens = ranks_of(shape) * (double)(shape->micro_batch * shape->window_tokens);
@@ -353,9 +419,15 @@ static int bucket_of(const struct plan_buckets *b, int layer)
 	return layer + 1 < b->count ? layer + 1 : b->count - 1;
 }
 
-/* Elements of each bucket whose optimizer is on the host, and those of them with a shadow, to shares. */
-static enum status fill_shadows(const struct plan_shape *shape, const struct parameter_table *table,
-	const struct offload_config *offloading, uint64_t first, struct plan_buckets *b, double *shadow)
+/* Elements of each bucket, of all ranks: whose optimizer is on the host, and of these, which have a shadow, and which are
+ * lent as a whole. All [layers + 1]. And those of the token embedding's pieces that are lent. */
+struct away {
+	double *all, *shadowed, *lent;
+	double pieces;
+};
+
+static enum status count_shadowed(const struct plan_shape *shape, const struct parameter_table *table,
+	const struct offload_config *offloading, uint64_t first, const struct plan_buckets *b, double *out)
 {
 	uint64_t *shadows; /* [layers + 2] */
 	int layers = shape->model.layers;
@@ -367,21 +439,55 @@ static enum status fill_shadows(const struct plan_shape *shape, const struct par
 	together.speculation = room < (double)(UINT64_MAX / 2) ? (uint64_t)room : UINT64_MAX;
 	enum status status = offload_count_shadows(&together, table, &part, shadows);
 	for (int layer = -1; layer <= layers && status == STATUS_OK; layer++)
-		shadow[bucket_of(b, layer)] += (double)shadows[layer + 1];
+		out[bucket_of(b, layer)] += (double)shadows[layer + 1];
 	free(shadows);
-	TRY(status);
+	return status;
+}
+
+/* `first`: of the flat array, the elements that stay. */
+static enum status count_away(const struct plan_shape *shape, const struct parameter_table *table,
+	const struct offload_config *offloading, uint64_t first, const struct plan_buckets *b,
+	struct away *out)
+{
+	TRY(count_shadowed(shape, table, offloading, first, b, out->shadowed));
+	for (int p = 0; p < table->count; p++) {
+		uint64_t begin = table->items[p].offset, end = begin + parameter_span(table, p);
+		int layer = table->items[p].layer, bucket = bucket_of(b, layer);
+		double away = end > first ? (double)(end - (begin > first ? begin : first)) : 0;
+		out->all[bucket] += away;
+		if (p != PARAMETER_WTE && layer + 2 <= offloading->lent && !offloading->delayed)
+			out->lent[bucket] += away;
+	}
+	double rows = (double)offloading->lent_rows * ranks_of(shape);
+	double late = out->shadowed[0] * plan_looked_up(shape);
+	out->pieces = offloading->delayed ? 0 : late < rows ? late : rows;
+	return STATUS_OK;
+}
+
+/* To shares and times. `arrays`: [3][count]. */
+static void fill_host(const struct plan_shape *shape, const struct plan_rates *rates, const struct away *away,
+	struct plan_buckets *b, double *arrays)
+{
+	double *shadow = arrays, *share = shadow + b->count, *device = share + b->count;
+	double adamw = over(optimizer_bytes(shape), rates->memory_bytes);
+	double ranks = ranks_of(shape), pieces = away->pieces / ranks;
 	for (int i = 0; i < b->count; i++) {
-		double away = 0;
-		for (int p = 0; p < table->count; p++) {
-			uint64_t begin = table->items[p].offset, end = begin + parameter_span(table, p);
-			if (bucket_of(b, table->items[p].layer) == i && end > first)
-				away += (double)(end - (begin > first ? begin : first));
-		}
-		shadow[i] = away > 0 ? shadow[i] / away : 0;
+		if (away->all[i] <= 0)
+			continue;
+		shadow[i] = away->shadowed[i] / away->all[i];
+		share[i] = away->lent[i] / away->all[i];
+		device[i] = away->lent[i] / ranks * adamw;
 	}
 	b->shadow = shadow;
-	b->early = shadow[0] * (1 - looked_up_share(shape));
-	return STATUS_OK;
+	b->early = shadow[0] * (1 - plan_looked_up(shape));
+	b->lent = (struct plan_loans){.share = share, .device = device};
+	if (pieces <= 0)
+		return;
+	b->lent.pieces.share = away->pieces / away->all[0];
+	b->lent.pieces.copy = over(pieces * STATE_COPY_BYTES, rates->host_bytes);
+	b->lent.pieces.up = over(pieces * STATE_BYTES, rates->up_bytes);
+	b->lent.pieces.down = over(pieces * STATE_BYTES, rates->down_bytes);
+	b->lent.pieces.device = pieces * adamw;
 }
 
 /* buckets' arrays, seven of them one after another; `first`: of the flat array, the elements that stay. */
@@ -432,7 +538,7 @@ static void fill_buckets(const struct plan_shape *shape, const struct parameter_
 		b->reduce = reduce;
 		b->share = share;
 		if (rates->down_bytes > 0)
-			b->dense = wte / (wte + wpe) * (1 - looked_up_share(shape));
+			b->dense = wte / (wte + wpe) * (1 - plan_looked_up(shape));
 	}
 }
 
@@ -443,7 +549,30 @@ static void find_bound(struct plan_time *out, const double *parts)
 			out->bound = (enum plan_bound)i;
 }
 
-/* `arrays`: [8][layers + 1], zeroed. */
+/* Of what is done for all buckets, what is left beside loans. */
+static double not_lent(const struct plan_buckets *b, const double *seconds)
+{
+	double left = sum(seconds, b->count) - b->lent.pieces.share * seconds[0];
+	for (int i = 0; i < b->count && b->lent.share; i++)
+		left -= b->lent.share[i] * seconds[i];
+	return left;
+}
+
+/* What is busy in a step, and how long; with the device's AdamW, but for what it borrows, in its compute. */
+static void sum_up(const struct plan_buckets *b, double on_device, struct plan_time *out)
+{
+	const struct plan_loans *lent = &b->lent;
+	out->compute = buckets_compute(b) - on_device;
+	out->optimizer = on_device + lent->pieces.device + (lent->device ? sum(lent->device, b->count) : 0);
+	out->optimizer = latest(out->optimizer, not_lent(b, b->host) + 2 * lent->pieces.copy);
+	out->down = not_lent(b, b->down) + lent->pieces.down;
+	out->up = not_lent(b, b->up) + lent->pieces.up;
+	out->network = b->reduce ? sum(b->reduce, b->count) + sum(b->share, b->count) : 0;
+	out->exposed = out->step - out->compute;
+	find_bound(out, (double[]){out->compute, out->optimizer, out->down, out->up, out->network});
+}
+
+/* `arrays`: [13][layers + 1], zeroed. */
 static enum status predict(const struct plan_shape *shape, const struct plan_rates *rates,
 	const struct parameter_table *table, const struct offload_config *offloading, double device_share,
 	double *arrays, struct plan_time *out)
@@ -451,22 +580,22 @@ static enum status predict(const struct plan_shape *shape, const struct plan_rat
 	struct plan_buckets b = {.count = shape->model.layers + 1};
 	double first = (offloading ? device_share : 1) * (double)table->elements;
 	double on_device = over(optimizer_bytes(shape) * first / ranks_of(shape), rates->memory_bytes);
+	double *host = arrays + 7 * (size_t)b.count, *counts = host + 3 * (size_t)b.count;
+	struct away away = {counts, counts + b.count, counts + 2 * (size_t)b.count, 0};
 	uint64_t cut = (uint64_t)first / PARAMETER_ALIGNED * PARAMETER_ALIGNED;
 	fill_buckets(shape, table, rates, first, &b, arrays);
-	if (offloading)
-		TRY(fill_shadows(shape, table, offloading, cut, &b, arrays + 7 * (size_t)b.count));
+	if (offloading) {
+		TRY(count_away(shape, table, offloading, cut, &b, &away));
+		fill_host(shape, rates, &away, &b, host);
+	}
 	TRY(plan_pipeline(&b,
 		!offloading           ? PLAN_ON_DEVICE
 		: offloading->delayed ? PLAN_DELAYED
 				      : PLAN_EXACT,
 		&out->step));
-	out->compute = buckets_compute(&b) - on_device;
-	out->optimizer = latest(on_device, sum(b.host, b.count));
-	out->down = sum(b.down, b.count);
-	out->up = sum(b.up, b.count);
-	out->network = b.reduce ? sum(b.reduce, b.count) + sum(b.share, b.count) : 0;
-	out->exposed = out->step - out->compute;
-	find_bound(out, (double[]){out->compute, out->optimizer, out->down, out->up, out->network});
+	out->pieces = away.pieces / ranks_of(shape);
+	out->lent = sum(away.lent, b.count) / ranks_of(shape) + out->pieces;
+	sum_up(&b, on_device, out);
 	return STATUS_OK;
 }
 
@@ -478,7 +607,7 @@ enum status plan_predict(const struct plan_shape *shape, const struct plan_rates
 	*out = (struct plan_time){0};
 	TRY(model_config_check(&shape->model));
 	TRY(parameter_table_open(&shape->model, &table));
-	enum status status = memory_alloc((void **)&arrays, 8 * ((size_t)shape->model.layers + 1),
+	enum status status = memory_alloc((void **)&arrays, 13 * ((size_t)shape->model.layers + 1),
 		sizeof *arrays, "the plan of a step");
 	if (status == STATUS_OK)
 		status = predict(shape, rates, &table, offloading, device_share, arrays, out);

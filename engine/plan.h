@@ -35,6 +35,13 @@
  *
  * In both a layer's forward waits for that layer's weights alone.
  *
+ * What the device borrows of the state (offload.h; PLAN_EXACT alone) it updates at the decision, before it does anything else.
+ * Buckets that are lent as a whole it has all the time. Pieces of the token embedding the host lends from the last
+ * micro-batch's forward on, when it is done with the step before, and before it begins with gradients: what it has copied by
+ * the decision goes up, and the device waits for that; the rest is the host's to update. The state follows the gradients
+ * that still go down then, and the host has it back when it has updated what is left of the step. 24 bytes an element of the
+ * host's memory each time (12 read and written), 12 over the link.
+ *
  * Several ranks (engine/shards.h; R of them, at one rate): each computes its part of the windows, and has the optimizer of
  * n / R elements. What it has of the exchange, out and in alike, is (R - 1) / R of all gradients, on their way to their
  * owners as the backward goes on, and of all weights, on their way to all as the next forward comes to them. That is a
@@ -105,17 +112,35 @@ const char *plan_bound_name(enum plan_bound bound); /* "compute", "the optimizer
 
 struct plan_time {
 	double compute;        /* forward and backward, seconds a step; waits for layers' inputs too */
-	double optimizer;      /* AdamW, on whichever side; both where they share it: the longer */
-	double down, up;       /* transfers, each way */
+	double optimizer;      /* AdamW, lending and taking back, on whichever side; on both: the longer */
+	double down, up;       /* transfers, each way: gradients, weights, state that the device borrows */
 	double network;        /* gradients to their owners, weights to all ranks */
 	double step;           /* all of it, overlapped as the schedule allows */
+	double lent, pieces;   /* elements of a rank's that the device borrows; of these, in each step anew */
 	double exposed;        /* step less compute: what the optimizer, the link and the network add */
 	enum plan_bound bound; /* the longest of the five, which no overlap can beat */
 };
+/* Of the token embedding's elements, a share: those whose gradients are final last of all (lookups.h), for the rows that the
+ * last micro-batch of all ranks looks up. Distinct ids of n tokens of English text are about 12 n^0.62 (Heaps' law; 6,300 of
+ * 24,576). */
+double plan_looked_up(const struct plan_shape *shape);
 /* With the optimizer as offload_open would have it for `offloading`, but for the first elements, a share of each rank's
  * in [0, 1); NULL: all on the device. */
 enum status plan_predict(const struct plan_shape *shape, const struct plan_rates *rates,
 	const struct offload_config *offloading, double device_share, struct plan_time *out) MUST_USE;
+
+/* What the device borrows: buckets, whose host, down and up it then does without, and pieces of bucket 0 in each step in which
+ * its early part was early. */
+struct plan_loans {
+	const double *share,
+		*device; /* [count] shares of buckets; AdamW on these there, seconds. NULL: none */
+	struct {
+		double share;    /* of bucket 0 */
+		double copy;     /* seconds on the host, each way */
+		double up, down; /* of their state */
+		double device;   /* AdamW there */
+	} pieces;
+};
 
 /* plan_predict's last part, for times that are known: `compute` seconds, parts of it by work. */
 struct plan_buckets {
@@ -130,6 +155,7 @@ struct plan_buckets {
 	double before;        /* micro-batches before the last */
 	const double *reduce,
 		*share; /* [count] seconds: gradients and weights between ranks; NULL: one process */
+	struct plan_loans lent;
 };
 enum status plan_pipeline(
 	const struct plan_buckets *buckets, enum plan_schedule schedule, double *step /* seconds */) MUST_USE;

@@ -203,6 +203,115 @@ static void schedules_of_ranks(void **state)
 	assert_pipeline(&b, PLAN_EXACT, 29.5);
 }
 
+/* The first two buckets again; 1 has a shadow and is not long on the host. */
+static void schedules_of_loans(void **state)
+{
+	(void)state;
+	const double forward[] = {1, 2}, backward[] = {3, 4}, down[] = {1, 1}, up[] = {1, 1};
+	const double shadow[] = {0, 1}, host[] = {2, 1}, slow_host[] = {2, 5};
+	const double none[] = {0, 0}, first[] = {1, 0}, second[] = {0, 1};
+	const double on_first[] = {.5, 0}, on_second[] = {0, .5};
+	struct plan_buckets b = {.count = 2,
+		.forward = forward,
+		.backward = backward,
+		.down = down,
+		.host = host,
+		.up = up,
+		.between = 10,
+		.shadow = shadow,
+		.lent = {.share = none, .device = none}};
+	/* Nothing: 0 is down at 21, on the host to 23 and up at 24. */
+	assert_pipeline(&b, PLAN_EXACT, 24);
+	/* All of 0: 1 is on the host from 18 to 19, up at 20, when the norm is known; the device's half second is left. */
+	b.lent = (struct plan_loans){.share = first, .device = on_first};
+	assert_pipeline(&b, PLAN_EXACT, 20.5);
+	assert_pipeline(&b, PLAN_ON_DEVICE, 20 + 3);
+	assert_pipeline(&b, PLAN_DELAYED, 20);
+	/* 1 without a shadow, which would be on the host from 23 to 28 and up at 29: 0 alone, up at 24, holds the forward. */
+	struct plan_buckets other = b;
+	other.host = slow_host;
+	other.shadow = NULL;
+	other.lent = (struct plan_loans){.share = none, .device = none};
+	assert_pipeline(&other, PLAN_EXACT, 28);
+	other.lent = (struct plan_loans){.share = second, .device = on_second};
+	assert_pipeline(&other, PLAN_EXACT, 24);
+}
+
+/* The same; half of 0 is early, and half, or another part, lent in pieces. */
+static void schedules_of_pieces_lent(void **state)
+{
+	(void)state;
+	const double forward[] = {1, 2}, backward[] = {3, 4}, down[] = {1, 1}, host[] = {2, 1}, up[] = {1, 1};
+	const double shadow[] = {0, 1};
+	struct plan_buckets b = {.count = 2,
+		.forward = forward,
+		.backward = backward,
+		.down = down,
+		.host = host,
+		.up = up,
+		.between = 10,
+		.early = .5,
+		.shadow = shadow,
+		.lent.pieces = {.share = .5, .copy = 1, .up = 2, .down = 2, .device = .5}};
+	/* Copied at 1, there at 3; the early half on the host from 13.5 to 14.5, 1 from 18 to 19, up at 20, when the norm is known.
+	 * The device's half second is left; the state is down at 22.5 and back at 23.5, when the forward is at its end. */
+	assert_pipeline(&b, PLAN_EXACT, 20.5);
+	assert_pipeline(&b, PLAN_DELAYED, 20);
+	/* Slow up: what has come at A is updated at A + .5, down at A + 2.5 and back at A + 3.5; copied again, it is there at
+	 * A + 29.5. (1's weights, behind it, are up at A + 1.5, as its forward begins; the norm is known at A + 20.5.) */
+	b.lent.pieces.up = 25;
+	assert_pipeline(&b, PLAN_EXACT, 29.5);
+	b.lent.pieces.up = 2;
+	/* Slow down: lent in the step that ends at 20, the state is down at 42.5 and back at 43.5. The next backward ends at 40.5:
+	 * nothing of that is lent or early, for the host waits. 0 is down at 43.5, on the host to 45.5, up at 46.5, its
+	 * forward to 47.5; 1 on the host to 46.5, up at 47.5, to 49.5, and 66.5 is the end. From 46.5 on it is lent again. */
+	b.lent.pieces.down = 22;
+	assert_pipeline(&b, PLAN_EXACT, 46.5 / 2);
+	b.lent.pieces.down = 2;
+	/* Not before the last micro-batch: from 100 to the norm at 120 half is copied, but then nothing is early. So it is all the
+	 * host's: 0 from 121 to 123, up at 124, forward to 125; 1 is up at 125 too: to 127, which is 4 late. */
+	b.before = 100;
+	b.lent.pieces.copy = 40;
+	assert_pipeline(&b, PLAN_EXACT, 124);
+	/* All of 0 is to be lent, nothing early: the half is there at 121 and updated at 121.25. The other half is on the host from
+	 * 120.5 to 121.5, up at 122; 1 to 122.5, up at 123.5: forward to 125.5, which is 2.5 late. */
+	b.early = 0;
+	b.lent.pieces.share = 1;
+	assert_pipeline(&b, PLAN_EXACT, 122.5);
+	/* In time, and a quarter of 0 is left for the host: down at 120.25, to 120.75, up at 121. */
+	b.early = .5;
+	b.lent.pieces.copy = 1;
+	b.lent.pieces.share = .25;
+	assert_pipeline(&b, PLAN_EXACT, 121);
+	/* The device has that quarter as a whole: half a second each. */
+	const double quarter[] = {.25, 0}, there[] = {.5, 0};
+	b.lent.share = quarter;
+	b.lent.device = there;
+	assert_pipeline(&b, PLAN_EXACT, 121);
+}
+
+/* 1 is summed from 17 to 19, on the host from 20 to 21 and up at 22; 0 summed from 20 to 21, when the norm is known, the
+ * device's to 21.5, with all at 22.5, and its forward to 23.5. 1 is with all then, and to 25.5: 22.5 from end to end. */
+static void schedules_of_loans_of_ranks(void **state)
+{
+	(void)state;
+	const double forward[] = {1, 2}, backward[] = {3, 4}, down[] = {1, 1}, host[] = {2, 1}, up[] = {1, 1};
+	const double reduce[] = {1, 2}, share[] = {1, 1}, shadow[] = {0, 1};
+	const double lent[] = {1, 0}, device[] = {.5, 0};
+	struct plan_buckets b = {.count = 2,
+		.forward = forward,
+		.backward = backward,
+		.down = down,
+		.host = host,
+		.up = up,
+		.between = 10,
+		.shadow = shadow,
+		.reduce = reduce,
+		.share = share,
+		.lent = {.share = lent, .device = device}};
+	assert_pipeline(&b, PLAN_EXACT, 22.5);
+}
+
 static double draw(uint32_t *counter)
 {
 	return philox_4x32_10((*counter)++, 0, 0, 0, 1, 2).word[0] / 4294967296.0;
@@ -371,6 +480,61 @@ static void fewer_shadows_speculate_less(void **state)
 	assert_true(time.step <= previous.step);
 }
 
+/* gpt2's layer 0 has 7,087,872 parameters, wpe 1024 x 768. What is lent leaves gradients and weights where they are; pieces
+ * take 12 bytes an element up and down, and 48 of the host's. */
+static void lends_what_is_wanted_first(void **state)
+{
+	(void)state;
+	struct plan_shape shape = shape_of("gpt2", 1024, 32);
+	struct plan_rates rates;
+	uint64_t memory;
+	struct offload_config c = {.speculation = UINT64_MAX};
+	struct plan_time none, time;
+	assert_true(plan_rates_named("h100", &rates, &memory));
+	rates.host_bytes = 100e9;
+	assert_int_equal(plan_predict(&shape, &rates, &c, 0, &none), STATUS_OK);
+	assert_true(none.lent == 0);
+	c.lent = 2;
+	c.lent_rows = 1000000;
+	double pieces = 1000000, whole = 1024 * 768 + 7087872;
+	assert_int_equal(plan_predict(&shape, &rates, &c, 0, &time), STATUS_OK);
+	assert_near(time.pieces, pieces, 1e-9);
+	assert_near(time.lent, pieces + whole, 1e-9);
+	assert_near(time.up, none.up + (12 * pieces - 2 * time.lent) / rates.up_bytes, 1e-9);
+	assert_near(time.down, none.down + (12 * pieces - 2 * time.lent) / rates.down_bytes, 1e-9);
+	assert_near(time.optimizer, none.optimizer + (48 * pieces - 28 * time.lent) / 100e9, 1e-9);
+	assert_near(time.compute, none.compute, 1e-9);
+	assert_true(time.step < none.step);
+	/* No more rows than are looked up, and none without shadows. */
+	double late = plan_looked_up(&shape) * 50304 * 768;
+	assert_near(late, 12 * pow(32 * 1024, .62) * 768, 1e-9);
+	c.lent_rows = UINT64_MAX;
+	assert_int_equal(plan_predict(&shape, &rates, &c, 0, &time), STATUS_OK);
+	assert_near(time.pieces, late, 1e-9);
+	/* All that is exposed now is the device's pass, by its memory: 28 bytes an element. */
+	assert_near(time.exposed, 28 * time.lent / rates.memory_bytes, 1e-6);
+	c.speculation = 0;
+	assert_int_equal(plan_predict(&shape, &rates, &c, 0, &time), STATUS_OK);
+	assert_true(time.pieces == 0);
+	assert_near(time.lent, whole, 1e-9);
+	/* Not what stays on the device: 35% are wte, wpe and some of layer 0. */
+	assert_int_equal(plan_predict(&shape, &rates, &c, .35, &time), STATUS_OK);
+	assert_true(time.lent > 0 && time.lent < 7087872);
+	c.lent = 1;
+	assert_int_equal(plan_predict(&shape, &rates, &c, .35, &time), STATUS_OK);
+	assert_true(time.lent == 0);
+	c.delayed = true;
+	assert_int_equal(plan_predict(&shape, &rates, &c, 0, &time), STATUS_OK);
+	assert_true(time.lent == 0);
+	/* Of four ranks a quarter each, of the rows that all of them look up. */
+	c = (struct offload_config){.speculation = UINT64_MAX, .lent = 2, .lent_rows = 1000000};
+	shape.ranks = 4;
+	shape.global_batch *= 4;
+	assert_int_equal(plan_predict(&shape, &rates, &c, 0, &time), STATUS_OK);
+	assert_near(time.pieces, pieces, 1e-9);
+	assert_near(time.lent, pieces + whole / 4, 1e-9);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -379,11 +543,15 @@ int main(void)
 		cmocka_unit_test(knows_the_peak_of_a_gpu_by_its_drivers_name),
 		cmocka_unit_test(schedules_of_two_buckets),
 		cmocka_unit_test(schedules_of_ranks),
+		cmocka_unit_test(schedules_of_loans),
+		cmocka_unit_test(schedules_of_pieces_lent),
+		cmocka_unit_test(schedules_of_loans_of_ranks),
 		cmocka_unit_test(no_schedule_beats_its_busiest_resource),
 		cmocka_unit_test(shares_and_refusals),
 		cmocka_unit_test(ranks_share_the_optimizer),
 		cmocka_unit_test(inputs_on_the_host_take_the_link),
 		cmocka_unit_test(fewer_shadows_speculate_less),
+		cmocka_unit_test(lends_what_is_wanted_first),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
