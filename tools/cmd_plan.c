@@ -17,7 +17,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { LARGEST_BATCH = 4096 };
+enum { LARGEST_BATCH = 4096, STATE_BYTES = 12 /* master and moments, of a parameter */ };
 #define GIGA 1e9
 #define TERA 1e12
 
@@ -236,6 +236,28 @@ static enum status choose_ranks(struct job *job)
 
 /* ---- what is printed ---- */
 
+static enum status print_traffic(const struct job *job, const struct plan_work *work)
+{
+	const struct trainer_config *s = &job->config;
+	struct plan_time time = {0};
+	if (s->offload && job->machine.rates.matrix_flops > 0)
+		TRY(train_forecast(s, &job->machine.rates, &time));
+	printf("traffic  %sactivations %s, optimizer %s", s->ranks ? "of a rank: " : "",
+		human_bytes(work->activation_bytes).text, human_bytes(work->optimizer_bytes).text);
+	if (job->machine.device.gpu)
+		printf("; with the optimizer on the host %s down, %s up", human_bytes(work->down_bytes).text,
+			human_bytes(work->up_bytes).text);
+	if (work->input_bytes > 0)
+		printf("; layers' inputs %s down and up again", human_bytes(work->input_bytes).text);
+	if (s->ranks)
+		printf("; to other ranks %s, and as much from them", human_bytes(work->network_bytes).text);
+	if (time.pieces > 0)
+		printf("; state lent to the GPU %s up and down again",
+			human_bytes(STATE_BYTES * time.pieces).text);
+	printf("\n");
+	return STATUS_OK;
+}
+
 static enum status print_work(const struct job *job)
 {
 	const struct trainer_config *s = &job->config;
@@ -260,17 +282,7 @@ static enum status print_work(const struct job *job)
 	printf("work     %.3f TFLOP of the model (%.1f MFLOP a token); %.3f TFLOP carried out\n",
 		work.model_flops / TERA, work.model_flops / 1e6 / (double)work.tokens,
 		(work.matrix_flops + work.attention_flops) / TERA);
-	printf("traffic  %sactivations %s, optimizer %s", s->ranks ? "of a rank: " : "",
-		human_bytes(work.activation_bytes).text, human_bytes(work.optimizer_bytes).text);
-	if (job->machine.device.gpu)
-		printf("; with the optimizer on the host %s down, %s up", human_bytes(work.down_bytes).text,
-			human_bytes(work.up_bytes).text);
-	if (work.input_bytes > 0)
-		printf("; layers' inputs %s down and up again", human_bytes(work.input_bytes).text);
-	if (s->ranks)
-		printf("; to other ranks %s, and as much from them", human_bytes(work.network_bytes).text);
-	printf("\n");
-	return STATUS_OK;
+	return print_traffic(job, &work);
 }
 
 static void print_rates(const struct job *job)
@@ -303,7 +315,7 @@ static void print_memory(const struct job *job, const struct trainer_memory *m)
 		printf("memory   %son the GPU %s\n", of, list);
 	train_memory_list(m, false, list, sizeof list);
 	printf("%s %s%s%s\n", m->device ? "        " : "memory  ", of, m->device ? "on the host " : "", list);
-	char where[300];
+	char where[400];
 	train_offload_describe(&job->config, m, where, sizeof where);
 	if (*where)
 		printf("         %s\n", where);
@@ -337,7 +349,7 @@ static void print_time(
 		plan_bound_name(t->bound));
 }
 
-/* All of it on the host, with the shadows that memory gives. */
+/* All of it on the host, with the shadows that memory gives; then with what is lent. */
 static enum status print_speculative(
 	const struct job *job, const struct plan_work *work, struct trainer_config config)
 {
@@ -350,6 +362,12 @@ static enum status print_speculative(
 	snprintf(label, sizeof label, "on the host, speculative %.0f%%",
 		100 * (double)m.shadows / 3 / (double)m.weights);
 	print_time(job, work, label, &t);
+	TRY(train_offload_lend(&job->machine, &config));
+	TRY(train_forecast(&config, &job->machine.rates, &t));
+	snprintf(label, sizeof label, "on the host, lending %.0f%%",
+		100 * t.lent * job->flags.ranks / (double)work->parameters);
+	if (t.lent > 0)
+		print_time(job, work, label, &t);
 	return STATUS_OK;
 }
 
@@ -486,12 +504,12 @@ static enum status plan(struct job *job)
 	TRY(train_config_step(
 		&job->options.settings, (int)job->flags.vocabulary, &job->machine, &job->config));
 	TRY(trainer_measure(&job->config, &memory)); /* checks all: what cannot be has no plan */
+	if (!job->flags.machine && !job->flags.shapes)
+		TRY(measure_machine(job));
 	TRY(print_work(job));
 	print_memory(job, &memory);
 	if (job->flags.shapes)
 		return print_shapes(job);
-	if (!job->flags.machine)
-		TRY(measure_machine(job));
 	print_rates(job);
 	return print_times(job);
 }

@@ -296,9 +296,9 @@ static enum status compose_config(struct job *job)
 		c->device = job->machine.device.number;
 		c->threads = ranks_threads(&job->place);
 	}
+	TRY(choose_length(job)); /* before the optimizer's place: what is measured for that must pay */
 	TRY(train_config_step(s, vocabulary, &job->machine, c));
 	c->offloading.first_processor = job->place.turn * ranks_threads(&job->place);
-	TRY(choose_length(job));
 	c->train_iters = s->train_iters;
 	c->exit_interval = s->exit_interval;
 	c->schedule = (struct schedule){.style = (enum schedule_style)s->decay_style,
@@ -534,7 +534,7 @@ static enum status train(struct job *job)
 	enum status status = trainer_run(job->trainer);
 	release_signals();
 	TRY(status);
-	char text[300];
+	char text[400];
 	train_offload_summarize(trainer_offload(job->trainer), text, sizeof text);
 	if (*text)
 		train_log_line(job->log, " > %s", text);

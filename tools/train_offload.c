@@ -5,6 +5,7 @@
 #include "tools/train_forecast.h"
 
 #include <inttypes.h>
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -13,7 +14,11 @@ enum {
 	STATE_BYTES = 12, /* master and moments, of a parameter */
 	SHARES = 16,      /* that auto tries */
 };
-#define ALIKE 1.01 /* the model is no more exact than that */
+#define ALIKE       1.01  /* the model is no more exact than that */
+#define ALIKE_LOANS 1.002 /* of what differs in nothing else, it is */
+#define ROOM_FOR    1.25  /* times the rows that a step of English looks up */
+/* Half a minute at 1 PFLOP/s, more than a GPU reaches: what is measured for a run of less is not won back. */
+#define MEASURED_FROM 3e16
 
 struct wish {
 	bool automatic;
@@ -52,7 +57,8 @@ enum status train_offload_speculate(const struct train_machine *machine, struct 
 {
 	struct trainer_memory m;
 	uint64_t available = machine->host_memory, room = room_of(&machine->device);
-	c->offloading.speculation = 0;
+	c->offloading.speculation = c->offloading.lent_rows = 0;
+	c->offloading.lent = 0;
 	TRY(trainer_measure(c, &m));
 	uint64_t most = available > m.host ? (available - m.host) / 2 : 0;
 	uint64_t elements = (room > m.device ? room - m.device : 0) / dtype_bytes(c->precision);
@@ -60,6 +66,124 @@ enum status train_offload_speculate(const struct train_machine *machine, struct 
 		most = elements * STATE_BYTES;
 	c->offloading.speculation = most;
 	return STATUS_OK;
+}
+
+static enum status fits(const struct train_machine *machine, const struct trainer_config *c, bool *out)
+{
+	struct trainer_memory m;
+	TRY(trainer_measure(c, &m));
+	*out = !machine->device.unused || m.device <= room_of(&machine->device);
+	return STATUS_OK;
+}
+
+/* A rank's part of the rows that are looked up. */
+static uint64_t count_rows(const struct trainer_config *c)
+{
+	struct plan_shape shape = train_forecast_shape(c);
+	double all = (double)c->model.vocabulary_padded * c->model.hidden / shape.ranks;
+	double late = ROOM_FOR * plan_looked_up(&shape);
+	return (uint64_t)((late < 1 ? late : 1) * all);
+}
+
+/* The first layer with something on the host; the embeddings' are the first layer's. */
+static enum status find_first_away(const struct trainer_config *c, int *layer)
+{
+	struct parameter_table table;
+	TRY(parameter_table_open(&c->model, &table));
+	int p = PARAMETER_LAYERS;
+	while (p + 1 < table.count &&
+		(double)table.items[p + 1].offset <= c->device_share * (double)table.elements)
+		p++;
+	*layer = table.items[p].layer;
+	parameter_table_close(&table);
+	return STATUS_OK;
+}
+
+/* The rows, and `lent` of what can be lent as a whole; -1: nothing. */
+static void set_loans(struct trainer_config *c, int lent)
+{
+	c->offloading.lent = lent > 0 ? lent : 0;
+	c->offloading.lent_rows = lent < 0 ? 0 : count_rows(c);
+}
+
+/* Seconds of a step; INFINITY: it does not fit. */
+static enum status try_loans(
+	const struct train_machine *machine, struct trainer_config c, int lent, double *seconds)
+{
+	struct plan_time time;
+	bool room;
+	set_loans(&c, lent);
+	*seconds = INFINITY;
+	TRY(fits(machine, &c, &room));
+	if (!room && lent >= 0)
+		return STATUS_OK;
+	TRY(train_forecast(&c, &machine->rates, &time));
+	*seconds = time.step;
+	return STATUS_OK;
+}
+
+/* The least that is as quick as the quickest. */
+static enum status choose_quickest_loans(
+	const struct train_machine *machine, struct trainer_config *c, int most)
+{
+	double quickest = INFINITY, seconds;
+	for (int lent = -1; lent <= most; lent++) {
+		TRY(try_loans(machine, *c, lent, &seconds));
+		quickest = fmin(quickest, seconds);
+	}
+	seconds = INFINITY;
+	for (int lent = -1; seconds > ALIKE_LOANS * quickest; lent++) {
+		TRY(try_loans(machine, *c, lent, &seconds));
+		set_loans(c, lent);
+	}
+	return STATUS_OK;
+}
+
+/* What is wanted first, as far as it fits. */
+static enum status choose_usual_loans(
+	const struct train_machine *machine, struct trainer_config *c, int first)
+{
+	bool room = false;
+	for (int lent = first + 2; lent >= 0 && !room; lent--) {
+		set_loans(c, lent);
+		TRY(fits(machine, c, &room));
+	}
+	if (!room)
+		set_loans(c, -1);
+	return STATUS_OK;
+}
+
+enum status train_offload_lend(const struct train_machine *machine, struct trainer_config *c)
+{
+	int first;
+	TRY(find_first_away(c, &first));
+	if (!(machine->rates.matrix_flops > 0))
+		return choose_usual_loans(machine, c, first);
+	return choose_quickest_loans(machine, c, first + 1 + (c->model.layers - first + 1) / 2);
+}
+
+/* Is the run long beside a second? Without steps it is a plan, which is of rates. */
+static enum status is_worth_measuring(
+	const struct train_settings *s, const struct trainer_config *c, bool *out)
+{
+	struct plan_shape shape = train_forecast_shape(c);
+	struct plan_work work;
+	TRY(plan_work(&shape, &work));
+	*out = !s->train_iters || work.model_flops * (double)s->train_iters >= MEASURED_FROM;
+	return STATUS_OK;
+}
+
+/* Shadows, then loans. */
+static enum status choose_extras(
+	const struct train_settings *s, struct train_machine *machine, struct trainer_config *c)
+{
+	bool worth;
+	char name[96];
+	TRY(train_offload_speculate(machine, c));
+	TRY(is_worth_measuring(s, c, &worth));
+	if (worth && !machine->rates.matrix_flops)
+		TRY(train_forecast_measure(c, &machine->rates, name));
+	return train_offload_lend(machine, c);
 }
 
 /* The largest share that leaves everything else its room. */
@@ -84,6 +208,7 @@ static enum status try_share(
 	struct plan_time time;
 	c.device_share = share;
 	TRY(train_offload_speculate(machine, &c));
+	TRY(train_offload_lend(machine, &c));
 	TRY(train_forecast(&c, &machine->rates, &time));
 	*seconds = time.step;
 	return STATUS_OK;
@@ -194,7 +319,7 @@ enum status train_offload_choose(
 	c->offload = wish.share < 1;
 	c->device_share = c->offload ? wish.share : 0;
 	TRY(choose_inputs(device, c));
-	return c->offload && !s->delayed_update ? train_offload_speculate(machine, c) : STATUS_OK;
+	return c->offload && !s->delayed_update ? choose_extras(s, machine, c) : STATUS_OK;
 }
 
 enum status train_offload_agree(struct train_machine *machine, struct trainer_config *c)
@@ -202,11 +327,15 @@ enum status train_offload_agree(struct train_machine *machine, struct trainer_co
 	struct {
 		bool offload, inputs_on_host, keep_outputs;
 		double device_share;
+		int lent;
+		uint64_t lent_rows;
 		char reason[sizeof machine->reason];
 	} choice = {.offload = c->offload,
 		.inputs_on_host = c->inputs_on_host,
 		.keep_outputs = c->keep_outputs,
-		.device_share = c->device_share};
+		.device_share = c->device_share,
+		.lent = c->offloading.lent,
+		.lent_rows = c->offloading.lent_rows};
 	if (!c->ranks)
 		return STATUS_OK;
 	memcpy(choice.reason, machine->reason, sizeof choice.reason);
@@ -217,8 +346,11 @@ enum status train_offload_agree(struct train_machine *machine, struct trainer_co
 	c->keep_outputs = choice.keep_outputs;
 	c->device_share = choice.device_share;
 	c->offloading.speculation = 0; /* was sized for this rank's own choice */
-	return collective_agree(c->ranks,
-		c->offload && !c->offloading.delayed ? train_offload_speculate(machine, c) : STATUS_OK);
+	TRY(collective_agree(c->ranks,
+		c->offload && !c->offloading.delayed ? train_offload_speculate(machine, c) : STATUS_OK));
+	c->offloading.lent = choice.lent;
+	c->offloading.lent_rows = choice.lent_rows;
+	return STATUS_OK;
 }
 
 void train_offload_describe(
@@ -240,6 +372,10 @@ void train_offload_describe(
 		snprintf(text + length, room - length, " on %.3g%% of these (%s more)",
 			100 * (double)m->shadows / own, human_bytes((double)m->shadows).text);
 	length = strlen(text);
+	if (m->lent)
+		snprintf(text + length, room - length, ", up to %.3g%% lent to the GPU (%s there)",
+			100 * (double)m->lent / own, human_bytes((double)m->lent).text);
+	length = strlen(text);
 	if (m->inputs)
 		snprintf(text + length, room - length, "%slayers' inputs: %s of them on the host, pinned",
 			length ? "; " : "", human_bytes((double)m->inputs).text);
@@ -253,14 +389,22 @@ void train_offload_describe(
 
 void train_offload_summarize(const struct offload *offload, char *text, size_t room)
 {
+	uint64_t asked, updated;
 	text[0] = 0;
-	if (offload)
-		snprintf(text, room,
-			"optimizer on the host: %" PRIu64 " updates begun before the norm was known, %" PRIu64
-			" of them done over for clipping, %" PRIu64 " dropped for overflow; %" PRIu64
-			" steps waited for it",
-			offload_count(offload, OFFLOAD_COMMITTED) + offload_count(offload, OFFLOAD_REDONE) +
-				offload_count(offload, OFFLOAD_DROPPED),
-			offload_count(offload, OFFLOAD_REDONE), offload_count(offload, OFFLOAD_DROPPED),
-			offload_count(offload, OFFLOAD_SERIAL));
+	if (!offload)
+		return;
+	snprintf(text, room,
+		"optimizer on the host: %" PRIu64 " updates begun before the norm was known, %" PRIu64
+		" of them done over for clipping, %" PRIu64 " dropped for overflow; %" PRIu64
+		" steps waited for it",
+		offload_count(offload, OFFLOAD_COMMITTED) + offload_count(offload, OFFLOAD_REDONE) +
+			offload_count(offload, OFFLOAD_DROPPED),
+		offload_count(offload, OFFLOAD_REDONE), offload_count(offload, OFFLOAD_DROPPED),
+		offload_count(offload, OFFLOAD_SERIAL));
+	offload_count_loans(offload, &asked, &updated);
+	size_t length = strlen(text);
+	if (asked)
+		snprintf(text + length, room - length,
+			"; %.3g%% of what was to be lent to the GPU was updated there",
+			100 * (double)updated / (double)asked);
 }

@@ -9,7 +9,7 @@ test_that "... and FLOPs a token" out_has "636.2 MFLOP a token"
 # 603,189 tokens/s were measured (tests/gpu/results/2026-11-22-h100.json, reference-24-recompute-fp16).
 rate=$(sed -n 's/^optimizer on the GPU.* \([0-9]*,[0-9]*\)  .*/\1/p' "$dir/out" | tr -d ,)
 test_that "foretells an H100's rate within a tenth" [ $((rate > 543000 && rate < 663000)) = 1 ]
-test_that "has the three schedules of the offloaded optimizer" [ "$(grep -c '^on the host' "$dir/out")" = 3 ]
+test_that "has the four schedules of the offloaded optimizer" [ "$(grep -c '^on the host' "$dir/out")" = 4 ]
 
 run plan --machine h100 --model gpt2 --bf16
 test_that "gradients in fp32 go down the link, weights in bf16 up" out_has "474.8 MiB down, 237.4 MiB up"
@@ -50,12 +50,27 @@ test_that "... not where it would be in vain" [ -z "$(grep "layers' inputs" "$di
 run plan $reference --layer-batch-size 8 --cpu-checkpointing --logits-memory 32M --device-memory 1144M # 1.2 GB
 test_that "a micro-batch of 24 x 1024 fits into 1.2 GB" eval 'out_has "1.1 GiB of 1.1 GiB" && ! out_has "does not fit"'
 test_that "... with all that the host does early" grep -q 'speculating on \(99\|100\)%' "$dir/out"
+test_that "... which the GPU's memory is for before anything is lent to it" eval '! out_has "lent to the GPU"'
+# Steps of 32 x 1024 tokens: the issue's goal for exact offload is 98% of the speed without it; without loans it is 92%.
+run plan --machine h100 --preset reference --bf16 --batch-size 32 --global-batch-size 32 --host-bandwidth 150 --cpu-optimizer
+steps() { sed -nE "s/^$1 .* ([0-9]+\.[0-9]+) +[0-9]+,.*/\1/p" "$dir/out"; }
+test_that "state that is lent keeps 98% of the speed: $(steps 'optimizer on the GPU') ms on the GPU, $(steps 'as it is') on the host" \
+	awk -v gpu="$(steps 'optimizer on the GPU')" -v here="$(steps 'as it is')" -v none="$(steps 'on the host, speculative')" \
+	'BEGIN { exit !(gpu > 50 && gpu >= .98 * here && gpu < .95 * none) }'
+# wpe, layer 0 and the 7,564 rows that English looks up by rule: 21% of all; 12 bytes x 7,564 x 1024 are 88.6 MiB.
+test_that "... and says what is lent, and what of it takes the link" \
+	eval 'out_has "state lent to the GPU 88.6 MiB up and down again" && out_has "on the host, lending 21%" && out_has "up to 23.6% lent to the GPU"'
+# wpe, two layers of four and 882 rows: 26.4%.
+run plan --machine h100 --preset reference --bf16 --batch-size 1 --global-batch-size 1 --host-bandwidth 10 --cpu-optimizer
+test_that "... no more than half of the layers, however far the host is behind" out_has "on the host, lending 26%"
+run plan --machine h100 --preset reference --bf16 --host-bandwidth 150 --cpu-optimizer --delayed-update
+test_that "... nor with a delay" eval '! out_has "lent to the GPU"'
 # Of 30 GiB, part of the optimizer fits; the more of it, the fewer weights of what the host speculates on.
 large="--machine h100 --model gpt3-2.7b --bf16 --half-gradients --batch-size 8 --global-batch-size 32 --checkpoint-activations"
 run plan $large --device-memory 30G
 foretold() { sed -nE 's/.*auto: ([0-9.]+)% on the GPU, ([0-9.]+) ms a step foretold \(none: ([0-9.]+) ms; ([0-9.]+)%, as much as fits: ([0-9.]+) ms\).*/\1 \2 \3 \4 \5/p' "$dir/out"; }
 test_that "auto takes less on the GPU than fits, where that is quicker ($(foretold))" \
-	awk '{ exit !($1 > 0 && $1 < $4 && $2 < .95 * $3 && $2 < .95 * $5) }' <<<"$(foretold)"
+	awk -v none="$(steps 'on the host, speculative')" '{ exit !($1 > 0 && $1 < $4 && $2 < .95 * none && $2 < $3 && $2 < .95 * $5) }' <<<"$(foretold)"
 test_that "... which is what is planned with" [ "$(sed -n 's/^as it is .* \([0-9]*\.[0-9]\)[0-9] .*,.*/\1/p' "$dir/out")" = "$(foretold | cut -d' ' -f2)" ]
 test_that "... and speculates on nearly all of the rest" grep -qE 'speculating on (9[0-9.]*|100)% of these' "$dir/out"
 run plan $large --device-memory 30G --host-memory 14G

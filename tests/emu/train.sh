@@ -116,6 +116,8 @@ same_anywhere() {
 			same_tensors "$name-$place" "$name-gpu" step-00000016
 		set -- $(outcomes "$name-$place")
 		test_that "$name, --optimizer-on $place: begun early $1, done over $2, dropped $3" [ "${!outcome:-0}" -gt 0 ]
+		test_that "$name, --optimizer-on $place: some is updated on the GPU all the same" \
+			grep -q '; [1-9][0-9.]*% of what was to be lent to the GPU was updated there' "$dir/$name-$place.out"
 	done
 }
 same_anywhere committed 1 --clip-grad 0
