@@ -1,6 +1,6 @@
 /*
  * Peers (kernels/peers.h) by NCCL, which is looked for at run time: the file that $FERRY_NCCL names, else libnccl.so.2
- * where the loader looks (LD_LIBRARY_PATH, beside CUDA's libraries, the system's folders).
+ * where the loader looks (LD_LIBRARY_PATH, beside CUDA's libraries, the system's folders); FERRY_NCCL=off: through the hosts.
  *
  * A block's way: one group of ncclSend and ncclRecv to and from every rank, this one too, as bytes. NCCL adds nothing:
  * sums are rank_sums', in the order of the ranks, whatever way the parts took.
@@ -49,6 +49,8 @@ static enum status load(const struct library_host *host, struct nccl_functions *
 {
 	const char *named = getenv("FERRY_NCCL");
 	bool given = named && *named;
+	if (given && strcmp(named, "off") == 0)
+		return host->error_set(STATUS_UNSUPPORTED, "FERRY_NCCL=off");
 	void *library = dlopen(given ? named : "libnccl.so.2", RTLD_NOW | RTLD_LOCAL);
 	if (!library)
 		return host->error_set(STATUS_UNSUPPORTED, "no NCCL: %s%s", dlerror(),
