@@ -55,6 +55,20 @@ static enum status check_dropout(const char *name, float p)
 	return STATUS_OK;
 }
 
+/* More than no machine has memory for: planning for them would only take long. */
+static enum status check_total(const struct model_config *c)
+{
+	const double most = 1e12;
+	double hidden = c->hidden, rows = (double)c->vocabulary_padded + c->positions;
+	double total = c->layers * hidden * (12 * hidden + 13) + rows * hidden;
+	FAIL_IF(total > most, STATUS_USAGE,
+		"a model of %.3g parameters; at most %.0e: give a smaller --hidden-size (%d), --num-layers "
+		"(%d), "
+		"--max-position-embeddings (%d) or vocabulary (%d)",
+		total, most, c->hidden, c->layers, c->positions, c->vocabulary);
+	return STATUS_OK;
+}
+
 enum status model_config_check(const struct model_config *c)
 {
 	/* Limits keep every product of sizes within int (3 * hidden, 4 * hidden) and layers within 16 bits of
@@ -81,7 +95,7 @@ enum status model_config_check(const struct model_config *c)
 	FAIL_IF(!(c->layernorm_epsilon > 0 && c->layernorm_epsilon < 1), STATUS_USAGE,
 		"LayerNorm's epsilon is %g; it must be above 0 and below 1 (--layernorm-epsilon)",
 		(double)c->layernorm_epsilon);
-	return STATUS_OK;
+	return check_total(c);
 }
 
 /* ---- the table ---- */

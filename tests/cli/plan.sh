@@ -127,6 +127,9 @@ test_that "threads that would only wait for each other are refused" [ $code -eq 
 run plan --machine h100 --model gpt2 --threads 4096
 test_that "... but of another machine" [ $code -eq 0 ]
 
+run plan --machine h100 --bf16 --num-layers 1000 --hidden-size 65536 --num-attention-heads 256
+test_that "a model that no machine holds is refused, not reckoned with for minutes" eval '[ $code -eq 2 ] && err_has "--hidden-size (65536)"'
+
 run plan --machine h1000
 test_that "an unknown machine is refused" [ "$code" = 2 ]
 test_that "... with those that are known" err_has "h100, a100"

@@ -173,6 +173,12 @@ static void impossible_shapes(void **state)
 	c = reference_config();
 	c.layers = 0;
 	assert_int_equal(model_config_check(&c), STATUS_USAGE);
+	c = reference_config();
+	c.layers = 1000;
+	c.hidden = 8192; /* 0.8 trillion */
+	assert_ok(model_config_check(&c));
+	c.hidden = 16384;
+	assert_int_equal(model_config_check(&c), STATUS_USAGE);
 }
 
 int main(void)
