@@ -7,12 +7,13 @@
 
 enum { ROUNDS = 3, COPY_BYTES = 64 << 20, EXCHANGES = 4 };
 #define ROUND_SECONDS 0.05
+#define LONG_SECONDS  0.5
 
 /* One operation to time. */
 struct trial {
 	struct kernels *k;
 	const struct plan_shape *shape;
-	int rows;                  /* of the matrix products; of the attention, whole windows */
+	int rows, window;          /* of the matrix products; of the attention, whole windows of so many */
 	size_t parameters, copied; /* of AdamW; bytes that a copy moves */
 	void *blocks[6];
 	size_t bytes[6];
@@ -42,7 +43,7 @@ static enum status time_trial(struct trial *trial, double *out)
 		TRY(run_times(trial, times, &seconds));
 	}
 	*out = seconds / times;
-	for (int round = 1; round < ROUNDS; round++) {
+	for (int round = 1; round < ROUNDS && *out < LONG_SECONDS; round++) {
 		TRY(run_times(trial, times, &seconds));
 		*out = seconds / times < *out ? seconds / times : *out;
 	}
@@ -86,7 +87,7 @@ static enum status prepare_linear(struct trial *t)
 static void run_attention(struct trial *t)
 {
 	const struct model_config *m = &t->shape->model;
-	int T = (int)t->shape->window_tokens, B = t->rows / T, D = m->hidden / m->heads;
+	int T = t->window, B = t->rows / T, D = m->hidden / m->heads;
 	struct dropout drop = {.p = m->attention_dropout, .site = DROPOUT_ATTENTION};
 	t->k->attention_forward(
 		t->k, NULL, t->blocks[0], t->blocks[1], t->blocks[2], NULL, B, T, m->heads, D, &drop);
@@ -153,14 +154,10 @@ static enum status prepare_copy_out(struct trial *t)
 
 /* ---- rates ---- */
 
-/* Whole windows where a window is asked for; PROBE_ROWS at most, but one window at least. */
-static int choose_rows(const struct plan_shape *shape, bool windows)
+static int choose_rows(const struct plan_shape *shape)
 {
-	uint64_t T = shape->window_tokens, all = shape->micro_batch * T;
-	uint64_t rows = all < PROBE_ROWS ? all : PROBE_ROWS;
-	if (windows)
-		rows = rows > T ? rows / T * T : T;
-	return (int)rows;
+	uint64_t all = shape->micro_batch * shape->window_tokens;
+	return (int)(all < PROBE_ROWS ? all : PROBE_ROWS);
 }
 
 /* What `amount` of work takes, to a rate. */
@@ -203,14 +200,13 @@ enum status probe_rates(
 	const struct plan_shape *shape, struct kernels *k, struct kernels *host, struct plan_rates *out)
 {
 	const struct model_config *m = &shape->model;
-	double C = m->hidden, T = (double)shape->window_tokens;
-	int windows = choose_rows(shape, true);
-	struct trial trial = {.k = k, .shape = shape, .rows = choose_rows(shape, false)};
+	double C = m->hidden;
+	int T = (int)at_most(shape->window_tokens, PROBE_WINDOW);
+	struct trial trial = {.k = k, .shape = shape, .rows = choose_rows(shape), .window = T};
 	*out = (struct plan_rates){0};
 	TRY(model_config_check(m));
-	struct kernel_shapes shapes = {
-		.batch = (trial.rows + (int)shape->window_tokens - 1) / (int)shape->window_tokens,
-		.sequence = (int)shape->window_tokens,
+	struct kernel_shapes shapes = {.batch = (trial.rows + T - 1) / T,
+		.sequence = T,
 		.hidden = m->hidden,
 		.heads = m->heads,
 		.vocabulary = m->vocabulary,
@@ -219,8 +215,8 @@ enum status probe_rates(
 	TRY(k->reserve(k, &shapes));
 	TRY(measure(trial, 2 * 4 * C * C * trial.rows, prepare_linear, &out->matrix_flops));
 	struct trial whole = trial;
-	whole.rows = windows;
-	double attention = (1 + PLAN_ATTENTION_BACKWARD) * 2 * C * T * windows;
+	whole.rows = trial.rows / T * T;
+	double attention = (1 + PLAN_ATTENTION_BACKWARD) * 2 * C * T * whole.rows;
 	TRY(measure(whole, attention, prepare_attention, &out->attention_flops));
 	TRY(choose_sizes(&trial)); /* the operations' own memory is taken by now */
 	TRY(measure(trial, optimizer_bytes(&trial), prepare_adamw, &out->memory_bytes));

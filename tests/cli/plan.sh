@@ -1,6 +1,7 @@
 #!/bin/bash
 # ferry plan: the reference run's counts and an H100's measured rate; this machine; what is refused.
 . "$(dirname "$0")/tap.bash"
+. "$(dirname "$0")/peak.bash"
 
 run plan --machine h100 --preset reference --bf16
 test_that "names the reference run's parameters" out_has "102,946,816 parameters"
@@ -122,6 +123,9 @@ test_that "measures this machine" out_has ", measured"
 test_that "... and counts packed weights (1.5 MiB) only where that memory is plenty" out_has "4.1 MiB of 4.2 MiB"
 test_that "... and its matrix products" grep -qE 'matrix products [0-9.e-]+ TFLOP/s' "$dir/out"
 
+run_peak plan --device cpu --num-layers 1 --hidden-size 64 --num-attention-heads 1 --seq-length 131072 --max-position-embeddings 131072 \
+	--batch-size 1 --vocab-size 500 --host-memory 1T
+test_that "... by a short window in a long one's place ($((peak >> 10)) MiB)" [ $code -eq 0 -a "$peak" -gt 8192 -a "$peak" -lt 196608 ]
 run plan --threads 4096
 test_that "threads that would only wait for each other are refused" [ $code -eq 2 ]
 run plan --machine h100 --model gpt2 --threads 4096
