@@ -465,8 +465,6 @@ static void arrive(struct offload *o, struct offload_bucket *b, bool from_incomi
 {
 	struct kernels *k = o->k;
 	k->event_await(k, b->uploaded, stream);
-	if (b->there)
-		k->event_await(k, o->updated, stream);
 	if (from_incoming)
 		k->copy(k, stream, weights_at(o, b), b->incoming, bucket_bytes(o, b));
 }

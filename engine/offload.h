@@ -145,7 +145,8 @@ enum status offload_finish(struct offload *offload, bool overflow, double clip) 
 /* model_layer_needed: before a layer's weights are read on the device's default stream. Waits until they are
  * on their way, and makes the stream wait for them. */
 enum status offload_gate(void *offload, int layer) MUST_USE;
-/* The same of weights that are read on a stream; what is done to them there comes after what is queued on it. */
+/* The same of weights that are read on a stream, which comes after what the default stream had queued at offload_finish; what
+ * is done to them there comes after what is queued on it. */
 enum status offload_land(struct offload *offload, int layer, struct stream *stream) MUST_USE;
 /* All updates are done: the host's copies are those of the last finish and lie in the arrays above, the
  * device's weights are theirs. */

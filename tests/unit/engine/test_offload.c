@@ -45,6 +45,8 @@ struct bench {
 	struct optimizer *device; /* measures, and has the first elements */
 	struct offload *offload;
 	struct lookups *lookups;
+	struct stream *other; /* that weights land on at times */
+	struct event *landed;
 	float *device_master;
 	char *weights, *arrays[2], *source, *seen;
 	void *pinned_gradients, *pinned_seen;
@@ -86,6 +88,8 @@ static void open_device(struct bench *b, const struct optimizer_config *adam)
 	struct optimizer_part part = {&all, 1, b->first};
 	assert_ok(optimizer_open_part(adam, &b->table, &part, NULL, k, &b->device));
 	assert_ok(lookups_open(k, &b->table, NULL, &b->lookups));
+	assert_ok(k->stream_open(k, &b->other));
+	assert_ok(k->event_open(k, &b->landed));
 	assert_ok(offload_open(&b->plan.config, adam, &b->table, &part, k, b->weights, &b->offload));
 	memcpy(offload_master(b->offload) + b->first, b->master + b->first, (b->n - b->first) * 4);
 	memcpy(b->device_master, b->master, b->first * 4);
@@ -121,6 +125,8 @@ static void close_bench(struct bench *b)
 {
 	struct kernels *k = &b->k, *plain = &b->plain;
 	offload_close(b->offload);
+	k->event_close(k, b->landed);
+	k->stream_close(k, b->other);
 	lookups_close(b->lookups);
 	optimizer_close(b->device);
 	k->host_free(k, b->pinned_gradients, bytes_of(b, b->plan.grad));
@@ -192,19 +198,30 @@ static void layer_range(const struct bench *b, int layer, uint64_t *from, uint64
 	}
 }
 
+/* What is queued on a stream from now on comes after what another has. */
+static void follow(struct bench *b, struct stream *first, struct stream *then)
+{
+	b->k.event_record(&b->k, b->landed, first);
+	b->k.event_await(&b->k, b->landed, then);
+}
+
+/* At times weights land on, and are read by, another stream than the default one, as they do with ranks. */
 static enum status fake_forward(struct bench *b)
 {
 	struct kernels *k = &b->k;
 	size_t size = dtype_bytes(k->act);
-	uint64_t head = b->table.items[PARAMETER_LAYERS].offset;
-	TRY(offload_gate(b->offload, -1));
-	k->copy(k, NULL, b->seen, b->weights, head * size);
-	for (int l = 0; l <= small.layers; l++) {
-		uint64_t from, to;
-		layer_range(b, l, &from, &to);
-		TRY(offload_gate(b->offload, l));
-		k->copy(k, NULL, b->seen + from * size, b->weights + from * size, (to - from) * size);
+	struct stream *stream = draw(b, 3) ? NULL : b->other;
+	if (stream)
+		follow(b, NULL, stream);
+	for (int l = -1; l <= small.layers; l++) {
+		uint64_t from = 0, to = b->table.items[PARAMETER_LAYERS].offset;
+		if (l >= 0)
+			layer_range(b, l, &from, &to);
+		TRY(stream ? offload_land(b->offload, l, stream) : offload_gate(b->offload, l));
+		k->copy(k, stream, b->seen + from * size, b->weights + from * size, (to - from) * size);
 	}
+	if (stream)
+		follow(b, stream, NULL);
 	return STATUS_OK;
 }
 
@@ -503,6 +520,8 @@ static void failing_operations(void **state)
 		}
 		if (status == STATUS_OK)
 			status = b->k.stream_wait(&b->k, NULL);
+		if (status == STATUS_OK)
+			status = b->k.stream_wait(&b->k, b->other);
 		told += status != STATUS_OK;
 		if (status != STATUS_OK)
 			assert_string_equal(error_message(), "a kernel failed");
