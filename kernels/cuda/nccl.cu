@@ -50,7 +50,7 @@ static enum status load(const struct library_host *host, struct nccl_functions *
 	const char *named = getenv("FERRY_NCCL");
 	bool given = named && *named;
 	if (given && strcmp(named, "off") == 0)
-		return host->error_set(STATUS_UNSUPPORTED, "FERRY_NCCL=off");
+		return host->error_set(STATUS_UNSUPPORTED, "no NCCL: FERRY_NCCL=off");
 	void *library = dlopen(given ? named : "libnccl.so.2", RTLD_NOW | RTLD_LOCAL);
 	if (!library)
 		return host->error_set(STATUS_UNSUPPORTED, "no NCCL: %s%s", dlerror(),
