@@ -535,7 +535,8 @@ static enum status train(struct job *job)
 	release_signals();
 	TRY(status);
 	char text[400];
-	train_offload_summarize(trainer_offload(job->trainer), text, sizeof text);
+	train_offload_summarize(
+		trainer_offload(job->trainer), job->config.offloading.delayed, text, sizeof text);
 	if (*text)
 		train_log_line(job->log, " > %s", text);
 	print_end(job);

@@ -272,18 +272,49 @@ static enum status choose_outputs(const struct device_choice *device, struct tra
 	return STATUS_OK;
 }
 
-/* The layers' inputs to the host where all does not fit on the GPU, and would with that. */
-static enum status choose_inputs(const struct device_choice *device, struct trainer_config *c)
+/* Where the optimizer is, with the layers' inputs where they are. `seconds` of a step; 0: its rates are not known. */
+static enum status choose_optimizer(const struct train_settings *s, struct train_machine *machine,
+	const struct wish *wish, struct trainer_config *c, double *seconds)
 {
-	struct trainer_memory m;
-	if (c->inputs_on_host || !c->checkpoint_activations || !device->unused)
+	struct plan_time time;
+	double share = wish->share;
+	*seconds = 0;
+	if (wish->automatic)
+		TRY(choose_share(machine, c, &share));
+	c->offload = share < 1;
+	c->device_share = c->offload ? share : 0;
+	if (c->offload && !s->delayed_update)
+		TRY(choose_extras(s, machine, c));
+	if (machine->rates.matrix_flops > 0) {
+		TRY(train_forecast(c, &machine->rates, &time));
+		*seconds = time.step;
+	}
+	return STATUS_OK;
+}
+
+/* The layers' inputs to the host: where nothing fits otherwise, and where what they leave to the optimizer makes a step
+ * quicker. */
+static enum status choose_places(const struct train_settings *s, struct train_machine *machine,
+	const struct wish *wish, struct trainer_config *c)
+{
+	struct train_machine other = *machine;
+	struct trainer_config away = *c;
+	struct trainer_memory here, there;
+	double seconds, seconds_away;
+	uint64_t unused = machine->device.unused;
+	TRY(choose_optimizer(s, machine, wish, c, &seconds));
+	TRY(trainer_measure(c, &here));
+	if (c->inputs_on_host || !c->checkpoint_activations || !unused ||
+		(here.device <= unused && (!c->offload || seconds <= 0)))
 		return STATUS_OK;
-	TRY(trainer_measure(c, &m));
-	if (m.device <= device->unused)
+	other.rates = machine->rates;
+	away.inputs_on_host = true;
+	TRY(choose_optimizer(s, &other, wish, &away, &seconds_away));
+	TRY(trainer_measure(&away, &there));
+	if (there.device > unused || (here.device <= unused && seconds_away * ALIKE > seconds))
 		return STATUS_OK;
-	c->inputs_on_host = true;
-	TRY(trainer_measure(c, &m));
-	c->inputs_on_host = m.device <= device->unused;
+	*machine = other;
+	*c = away;
 	return STATUS_OK;
 }
 
@@ -314,12 +345,7 @@ enum status train_offload_choose(
 		"give "
 		"--cpu-optimizer or --optimizer-on SHARE as well, or leave it out");
 	TRY(choose_outputs(device, c));
-	if (wish.automatic)
-		TRY(choose_share(machine, c, &wish.share));
-	c->offload = wish.share < 1;
-	c->device_share = c->offload ? wish.share : 0;
-	TRY(choose_inputs(device, c));
-	return c->offload && !s->delayed_update ? choose_extras(s, machine, c) : STATUS_OK;
+	return choose_places(s, machine, &wish, c);
 }
 
 enum status train_offload_agree(struct train_machine *machine, struct trainer_config *c)
@@ -356,13 +382,13 @@ enum status train_offload_agree(struct train_machine *machine, struct trainer_co
 void train_offload_describe(
 	const struct trainer_config *c, const struct trainer_memory *m, char *text, size_t room)
 {
-	double own = (1 - c->device_share) * STATE_BYTES * (double)m->weights / 4;
+	double own = (double)m->away;
 	text[0] = 0;
-	if (c->offload)
+	if (own > 0)
 		snprintf(text, room,
 			"optimizer: %.3g%% of %s parameters on the host (%s, %d thread%s, %s pinned), %s",
-			100 * (1 - c->device_share), c->ranks ? "a rank's" : "the", human_bytes(own).text,
-			c->offloading.threads, c->offloading.threads == 1 ? "" : "s",
+			100 * own / (double)(m->weights + m->moments), c->ranks ? "a rank's" : "the",
+			human_bytes(own).text, c->offloading.threads, c->offloading.threads == 1 ? "" : "s",
 			human_bytes((double)m->pinned).text,
 			c->offloading.delayed ? "one step late"
 			: m->shadows          ? "speculating"
@@ -387,11 +413,11 @@ void train_offload_describe(
 			length ? "; " : "");
 }
 
-void train_offload_summarize(const struct offload *offload, char *text, size_t room)
+void train_offload_summarize(const struct offload *offload, bool delayed, char *text, size_t room)
 {
 	uint64_t asked, updated;
 	text[0] = 0;
-	if (!offload)
+	if (!offload || delayed)
 		return;
 	snprintf(text, room,
 		"optimizer on the host: %" PRIu64 " updates begun before the norm was known, %" PRIu64

@@ -27,8 +27,9 @@
  * so that a run may choose otherwise when it goes on. A delay is the exception, for what is on the host sees it
  * alone: with --delayed-update the place must be said.
  *
- * The layers' inputs (--checkpoint-activations) go to the host where that is asked for, and where nothing
- * fits otherwise.
+ * The layers' inputs (--checkpoint-activations) go to the host where that is asked for, where nothing fits otherwise, and
+ * where the room that they leave on the GPU to an optimizer of which a part is on the host makes a step quicker, by the
+ * plan, by a percent or more.
  */
 #ifndef TOOLS_TRAIN_OFFLOAD_H
 #define TOOLS_TRAIN_OFFLOAD_H
@@ -63,7 +64,7 @@ enum status train_offload_lend(const struct train_machine *machine, struct train
  * again ..."; "" where none of it is so. */
 void train_offload_describe(
 	const struct trainer_config *config, const struct trainer_memory *memory, char *text, size_t room);
-/* How the steps of a run that ends went; "" where there was no offload. */
-void train_offload_summarize(const struct offload *offload, char *text, size_t room);
+/* How the steps of a run that ends went; "" where there was no offload, and where every update came a step late. */
+void train_offload_summarize(const struct offload *offload, bool delayed, char *text, size_t room);
 
 #endif

@@ -149,7 +149,8 @@ static void fill_table(struct train_options *o)
 			"keep only each layer's input and compute the rest again: less memory, slower")},
 		{OPTION_FLAG("--cpu-checkpointing", &s->cpu_checkpointing,
 			"with a GPU and --checkpoint-activations: these inputs wait in the host's memory, "
-			"all but two layers'; on its own where they would not fit on the GPU")},
+			"all but two layers'; on its own where they would not fit on the GPU, or leave the "
+			"optimizer too little of it")},
 		{OPTION_U64("--layer-batch-size", &s->layer_batch, 0, 1 << 20, "N",
 			 "with --checkpoint-activations: windows that a layer takes at a time, so that its "
 			 "working memory is of these; adds gradients up in another order"),

@@ -48,6 +48,8 @@ run plan $reference --device-memory 1400M
 test_that "... and go to the host where they make it" out_has "layers' inputs 96.0 MiB down and up again"
 run plan $reference --device-memory 1G
 test_that "... not where it would be in vain" [ -z "$(grep "layers' inputs" "$dir/out")" ]
+run plan --machine h100 --model gpt3-2.7b --bf16 --half-gradients --batch-size 32 --global-batch-size 128 --checkpoint-activations --device-memory 20G
+test_that "... and where the optimizer is quicker with what they leave it" eval 'out_has "inputs: 4.7 GiB of them on the host" && ! out_has "does not fit"'
 run plan $reference --layer-batch-size 8 --cpu-checkpointing --logits-memory 32M --device-memory 1144M # 1.2 GB
 test_that "a micro-batch of 24 x 1024 fits into 1.2 GB" eval 'out_has "1.1 GiB of 1.1 GiB" && ! out_has "does not fit"'
 test_that "... with all that the host does early" grep -q 'speculating on \(99\|100\)%' "$dir/out"
