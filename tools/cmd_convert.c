@@ -8,6 +8,7 @@
 #include "data/preprocess.h"
 #include "tools/command.h"
 #include "tools/options.h"
+#include "tools/output.h"
 #include "tools/terminal.h"
 
 #include <inttypes.h>
@@ -117,6 +118,7 @@ static enum status import_files(const struct settings *settings)
 	enum token_format format = (enum token_format)settings->from;
 	for (size_t i = 0; i < settings->inputs.count; i++)
 		TRY(refuse_folder(settings->inputs.items[i]));
+	TRY(output_check(OUTPUT_CORPUS, "--output", settings->output));
 	if (!format)
 		TRY(find_format(settings->inputs.items[0], &format));
 	FAIL_IF(settings->vocab_file && !settings->merge_file, STATUS_USAGE,

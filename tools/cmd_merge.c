@@ -5,6 +5,7 @@
 #include "data/corpus_merge.h"
 #include "tools/command.h"
 #include "tools/options.h"
+#include "tools/output.h"
 #include "tools/terminal.h"
 
 #include <inttypes.h>
@@ -24,6 +25,7 @@ static bool show_progress(void *user, uint64_t done, uint64_t total)
 
 static enum status merge(struct corpus_merge_config *config)
 {
+	TRY(output_check(OUTPUT_CORPUS, "--output", config->output));
 	struct progress_line line = progress_line_start(stderr, "merge");
 	struct corpus_merge_result result;
 	config->progress = show_progress;

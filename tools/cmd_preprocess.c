@@ -5,6 +5,7 @@
 #include "data/minhash.h"
 #include "data/preprocess.h"
 #include "tools/options.h"
+#include "tools/output.h"
 #include "tools/part.h"
 #include "tools/terminal.h"
 
@@ -198,6 +199,7 @@ static enum status preprocess(const struct settings *settings, struct preprocess
 	struct tokenizer *tokenizer;
 	struct display display = {0};
 	struct preprocess_result result;
+	TRY(output_check(OUTPUT_CORPUS, "--output", config->output));
 	TRY(open_tokenizer(settings, &tokenizer));
 	config->tokenizer = tokenizer;
 	config->progress = show;

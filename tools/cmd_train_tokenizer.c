@@ -6,6 +6,7 @@
 #include "tokenizer/tokenizer.h"
 #include "tools/command.h"
 #include "tools/options.h"
+#include "tools/output.h"
 #include "tools/terminal.h"
 
 #include <inttypes.h>
@@ -50,6 +51,7 @@ static void print_result(
 static enum status train(struct train_tokenizer_config *config)
 {
 	struct train_tokenizer_result result;
+	TRY(output_check(OUTPUT_TOKENIZER, "--output", config->output));
 	struct progress_line line = progress_line_start(stderr, "counting");
 	config->progress = show_progress;
 	config->user = &line;

@@ -2,6 +2,7 @@
 
 #include "common/file.h"
 #include "common/log.h"
+#include "tools/output.h"
 #include "tools/terminal.h"
 
 #include <inttypes.h>
@@ -39,7 +40,7 @@ enum status train_run_choose(
 	else
 		out->directory = strdup(wanted);
 	FAIL_IF(!out->directory, STATUS_MEMORY, "no memory for a path");
-	return STATUS_OK;
+	return train_run_goes_on(out) ? STATUS_OK : output_check(OUTPUT_RUN, "--save", out->directory);
 }
 
 static enum status lock_run(struct train_run *run)

@@ -15,7 +15,8 @@ struct train_run {
 	int lock;      /* descriptor of directory/lock; -1: none */
 };
 
-/* Where it will be: --save, or where the checkpoint that goes on lies. Nothing is touched. `from` must outlive it. */
+/* Where it will be: --save, or where the checkpoint that goes on lies. Nothing is touched. `from` must outlive it.
+ * STATUS_USAGE: something else than a run is there. */
 enum status train_run_choose(
 	const struct train_options *options, const struct checkpoint *from, struct train_run *out) MUST_USE;
 /* Makes it, and locks it while the run is open; deletes what a crash left. STATUS_USAGE: checkpoints are in the way.

@@ -95,6 +95,19 @@ losses run/metrics.jsonl >straight
 
 # ---- going on ----
 refused "an existing run is not overwritten" "ferry train --load run" $quick
+# A directory holds one thing.
+refused "a run in a corpus" "--save text: holds a corpus" $quick --save text
+refused "a run in a checkpoint" "--save run/best: holds a model" $quick --save run/best --overwrite
+mkdir begun && : >begun/metrics.jsonl # of a run without a checkpoint yet
+for where in "run:a run" "run/best:a model" "begun:a run"; do
+	for command in "preprocess text.jsonl" "merge text other" "train-tokenizer text.jsonl" "convert text/00000.bin --from megatron"; do
+		run $command --output ${where%:*} --overwrite
+		test_that "${command%% *}: not into ${where#*:}" eval '[ $code -eq 2 ] && err_has "holds ${where#*:}"'
+	done
+done
+run train-tokenizer text.jsonl --output text
+test_that "train-tokenizer: not into a corpus" eval '[ $code -eq 2 ] && err_has "holds a corpus"'
+test_that "... and nothing was written" [ ! -e text/vocab.json -a ! -e run/corpus.json -a ! -e text/lock ]
 mkdir run/step-00000016.tmp-1-1 && rm run/best # as a kill after the last checkpoint leaves it
 run train --load run
 test_that "a finished run: nothing to do, and says how to go on" [ $code -eq 0 ]
