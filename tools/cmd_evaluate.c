@@ -271,7 +271,8 @@ static enum status run(int argc, char **argv, struct collective *ranks)
 		{OPTION_INT("--batch-size", &s->batch, 1, 65536, "B", "windows at a time")},
 		{OPTION_CHOICE("--device", &s->device, DEVICE_CHOICES, DEVICE_HELP)},
 		{OPTION_FLAG("--bf16", &s->bf16, "weights and activations in bfloat16")},
-		{OPTION_INT("--threads", &s->threads, 1, 4096, "N", "threads"), .default_text = "all"},
+		{OPTION_INT("--threads", &s->threads, 1, 4096, "N", "threads"),
+			.default_text = "all; of several processes, each its share"},
 		{OPTION_FLAG("--json", &s->json, "the result as one line of JSON")},
 	};
 	struct options options = OPTIONS(table, "evaluate",

@@ -126,8 +126,8 @@ static void print_summary(const struct preprocess_config *config, const struct p
 			human_seconds(seconds).text, human_seconds(result->seconds[0]).text,
 			human_seconds(result->seconds[1]).text,
 			ratio((double)result->input_bytes / 1e6, seconds));
-	printf("\nNext:\n  ferry inspect %s\n  ferry train --train-data %s\n", config->output,
-		config->output);
+	struct shell_word output = shell_word(config->output);
+	printf("\nNext:\n  ferry inspect %s\n  ferry train --train-data %s\n", output.text, output.text);
 }
 
 /* Of a process that had a part in it. */
@@ -145,7 +145,7 @@ static void print_part(const struct preprocess_config *config, const struct prep
 	else
 		printf("missing     none of the parts\n");
 	printf("\nNext%s:\n  ferry preprocess --finish --output %s\n",
-		result->parts_missing ? ", when all parts are done" : "", config->output);
+		result->parts_missing ? ", when all parts are done" : "", shell_word(config->output).text);
 }
 
 /* Where the time went: each stage over all workers, then each worker. */

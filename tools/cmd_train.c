@@ -442,6 +442,7 @@ static void print_end(struct job *job)
 	if (!run)
 		return;
 	bool has_best = train_run_has_best(&job->run);
+	struct shell_word word = shell_word(run);
 	train_log_line(job->log, "%s at iteration %" PRIu64 "; checkpoints in %s",
 		finished ? "finished" : "stopped", s->step, run);
 	if (s->overfitting.evaluations)
@@ -449,10 +450,10 @@ static void print_end(struct job *job)
 			s->overfitting.best_loss, s->overfitting.best_step, has_best ? ": " : "",
 			has_best ? run : "", has_best ? "/best" : "");
 	if (!finished)
-		train_log_line(job->log, "To go on:\n  ferry train --load %s", run);
+		train_log_line(job->log, "To go on:\n  ferry train --load %s", word.text);
 	train_log_line(job->log,
 		"%s\n  ferry evaluate --load %s --data %s\n  ferry generate --load %s --prompt 'Once'",
-		finished ? "Next:" : "Or:", run, job->directories[0], run);
+		finished ? "Next:" : "Or:", word.text, shell_word(job->directories[0]).text, word.text);
 }
 
 /* ---- all of it ---- */

@@ -45,7 +45,9 @@ static void print_result(
 	printf("time        %s (counting %s, merging %s)\n",
 		human_seconds(result->seconds[0] + result->seconds[1]).text,
 		human_seconds(result->seconds[0]).text, human_seconds(result->seconds[1]).text);
-	printf("\nNext:\n  ferry preprocess ... --merge-file %s/merges.txt\n", config->output);
+	char path[4096];
+	snprintf(path, sizeof path, "%s/merges.txt", config->output);
+	printf("\nNext:\n  ferry preprocess ... --merge-file %s\n", shell_word(path).text);
 }
 
 static enum status train(struct train_tokenizer_config *config)

@@ -148,3 +148,30 @@ struct human human_grouped(uint64_t count)
 	human.text[out] = 0;
 	return human;
 }
+
+static bool is_plain(const char *word)
+{
+	for (const char *c = word; *c; c++)
+		if (!((*c >= 'a' && *c <= 'z') || (*c >= 'A' && *c <= 'Z') || (*c >= '0' && *c <= '9') ||
+			    *c & 0x80 || strchr("_./+,:@%=-", *c)))
+			return false;
+	return *word;
+}
+
+struct shell_word shell_word(const char *word)
+{
+	struct shell_word quoted;
+	size_t length = 0, room = sizeof quoted.text - 6; /* one more character, the last quote, the end */
+	if (is_plain(word)) {
+		snprintf(quoted.text, sizeof quoted.text, "%s", word);
+		return quoted;
+	}
+	quoted.text[length++] = '\'';
+	for (; *word && length < room; word++) {
+		const char *piece = *word == '\'' ? "'\\''" : (char[]){*word, 0};
+		memcpy(quoted.text + length, piece, strlen(piece));
+		length += strlen(piece);
+	}
+	memcpy(quoted.text + length, "'", 2);
+	return quoted;
+}

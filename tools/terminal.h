@@ -43,4 +43,10 @@ struct human human_count(double count);     /* 950, 12.3k, 4.56M, 1.2G */
 struct human human_seconds(double seconds); /* 0.4 s, 12 s, 3 min 20 s, 2 h 05 min */
 struct human human_grouped(uint64_t count); /* 1,234,567 */
 
+/* A word of a command line that is shown to be copied: as it is, or quoted where a shell would read something else. */
+struct shell_word {
+	char text[4608]; /* what is longer is cut */
+};
+struct shell_word shell_word(const char *word);
+
 #endif

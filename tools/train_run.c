@@ -91,12 +91,12 @@ static enum status check_room(
 			"%s: has checkpoints after iteration %" PRIu64 " (up to %" PRIu64
 			"); go on from the newest with --load %s, give another --save, or delete them with "
 			"--overwrite",
-			run->directory, from, steps[count - 1], run->directory);
+			run->directory, from, steps[count - 1], shell_word(run->directory).text);
 	return error_set(STATUS_USAGE,
 		"%s: holds a run already (iteration %" PRIu64
 		"); go on with `ferry train --load %s`, give another --save, or delete its checkpoints with "
 		"--overwrite",
-		run->directory, steps[count - 1], run->directory);
+		run->directory, steps[count - 1], shell_word(run->directory).text);
 }
 
 /* A crash may have come between a checkpoint and its mark. */

@@ -34,6 +34,23 @@ static void human_forms(void **state)
 	assert_string_equal(human_grouped(UINT64_MAX).text, "18,446,744,073,709,551,615");
 }
 
+static void words_for_a_shell(void **state)
+{
+	(void)state;
+	assert_string_equal(shell_word("run/step-00000010").text, "run/step-00000010");
+	assert_string_equal(shell_word("caf\xc3\xa9").text, "caf\xc3\xa9");
+	assert_string_equal(shell_word("").text, "''");
+	assert_string_equal(shell_word("a run").text, "'a run'");
+	assert_string_equal(shell_word("~/$x;(*)").text, "'~/$x;(*)'");
+	assert_string_equal(shell_word("it's").text, "'it'\\''s'");
+	char long_word[6000];
+	memset(long_word, '\'', sizeof long_word - 1);
+	long_word[sizeof long_word - 1] = 0;
+	struct shell_word cut = shell_word(long_word);
+	assert_in_range(strlen(cut.text), 4000, sizeof cut.text - 1);
+	assert_true(cut.text[strlen(cut.text) - 1] == '\'');
+}
+
 /* In a file: whole lines, few of them, no control characters. */
 static void plain_lines(void **state)
 {
@@ -57,6 +74,7 @@ static void plain_lines(void **state)
 
 int main(void)
 {
-	const struct CMUnitTest tests[] = {cmocka_unit_test(human_forms), cmocka_unit_test(plain_lines)};
+	const struct CMUnitTest tests[] = {cmocka_unit_test(human_forms), cmocka_unit_test(words_for_a_shell),
+		cmocka_unit_test(plain_lines)};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
