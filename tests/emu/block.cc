@@ -70,8 +70,8 @@ struct processor {
 
 enum { fence_bytes = 64, shared_bytes = 256 << 10 };
 
-thread_local const struct emu_place *emu_here;
-static thread_local struct processor *p;
+EMU_QUICK_LOCAL const struct emu_place *emu_here;
+static EMU_QUICK_LOCAL struct processor *p;
 
 static unsigned chance(unsigned below)
 {
@@ -85,7 +85,7 @@ static unsigned chance(unsigned below)
 
 static const char *kernel_name(void)
 {
-	static thread_local char name[400];
+	static char name[400];
 	Dl_info info;
 	int status = 1;
 	char *plain = NULL;
@@ -104,8 +104,8 @@ static const char *kernel_name(void)
 
 static const char *place_name(const struct thread *t)
 {
-	static thread_local char names[4][160];
-	static thread_local unsigned next;
+	static char names[4][160];
+	static unsigned next;
 	char *name = names[next++ % 4];
 	const dim3 &b = t->place.block, &i = t->place.thread;
 	snprintf(name, 160, "block (%u,%u,%u) thread (%u,%u,%u)", b.x, b.y, b.z, i.x, i.y, i.z);
@@ -114,8 +114,8 @@ static const char *place_name(const struct thread *t)
 
 static const char *what_of(const struct thread *t)
 {
-	static thread_local char names[4][600];
-	static thread_local unsigned next;
+	static char names[4][600];
+	static unsigned next;
 	char *name = names[next++ % 4];
 	if (t->state == ENDED)
 		snprintf(name, 600, "has ended");
@@ -425,13 +425,12 @@ void emu_warp_barrier(unsigned mask, struct emu_site site)
 	emu_acquire(order);
 }
 
-void emu_shuffle(unsigned mask, void *value, size_t bytes, int from_lane, struct emu_site site)
+uint64_t emu_shuffle(unsigned mask, uint64_t bits, int from_lane, struct emu_site site)
 {
-	uint64_t mine = 0, theirs = 0;
-	__builtin_memcpy(&mine, value, bytes);
+	uint64_t theirs;
 	p->running->from_lane = from_lane;
-	meet(SHUFFLE, mask, &mine, &theirs, site);
-	__builtin_memcpy(value, &theirs, bytes);
+	meet(SHUFFLE, mask, &bits, &theirs, site);
+	return theirs;
 }
 
 int emu_reduce_min(unsigned mask, int value, struct emu_site site)

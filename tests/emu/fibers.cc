@@ -28,7 +28,7 @@ struct fiber {
 enum { stack_bytes = 128 << 10, page = 4096 };
 
 /* The one that was just switched to. */
-static thread_local struct fiber *current;
+static EMU_QUICK_LOCAL struct fiber *current;
 
 /* Where every fiber's stack begins. */
 static void begin(void)

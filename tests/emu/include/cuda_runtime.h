@@ -36,7 +36,8 @@ struct alignas(16) uint4 {
 struct emu_place {
 	dim3 thread, block, threads, blocks;
 };
-extern thread_local const struct emu_place *emu_here;
+#define EMU_QUICK_LOCAL __attribute__((tls_model("initial-exec"))) thread_local
+extern EMU_QUICK_LOCAL const struct emu_place *emu_here;
 #define threadIdx (emu_here->thread)
 #define blockIdx  (emu_here->block)
 #define blockDim  (emu_here->threads)
@@ -53,7 +54,7 @@ struct emu_site {
 
 int emu_barrier(int predicate, struct emu_site site); /* how many threads gave true */
 void emu_warp_barrier(unsigned mask, struct emu_site site);
-void emu_shuffle(unsigned mask, void *value, size_t bytes, int from_lane, struct emu_site site);
+uint64_t emu_shuffle(unsigned mask, uint64_t bits, int from_lane, struct emu_site site);
 int emu_reduce_min(unsigned mask, int value, struct emu_site site);
 unsigned emu_ballot(unsigned mask, int predicate, struct emu_site site);
 unsigned emu_lane(void);
@@ -70,15 +71,22 @@ static inline void __syncwarp(unsigned mask = 0xffffffffu, EMU_HERE)
 {
 	emu_warp_barrier(mask, {function, file, line});
 }
+template <typename T>
+static inline T emu_shuffled(unsigned mask, T value, int from_lane, const char *function, const char *file, int line)
+{
+	uint64_t bits = 0;
+	__builtin_memcpy(&bits, &value, sizeof value);
+	bits = emu_shuffle(mask, bits, from_lane, {function, file, line});
+	__builtin_memcpy(&value, &bits, sizeof value);
+	return value;
+}
 template <typename T> static inline T __shfl_sync(unsigned mask, T value, int lane, EMU_HERE)
 {
-	emu_shuffle(mask, &value, sizeof value, lane & 31, {function, file, line});
-	return value;
+	return emu_shuffled(mask, value, lane & 31, function, file, line);
 }
 template <typename T> static inline T __shfl_xor_sync(unsigned mask, T value, int bits, EMU_HERE)
 {
-	emu_shuffle(mask, &value, sizeof value, (int)emu_lane() ^ bits, {function, file, line});
-	return value;
+	return emu_shuffled(mask, value, (int)emu_lane() ^ bits, function, file, line);
 }
 static inline int __reduce_min_sync(unsigned mask, int value, EMU_HERE)
 {
