@@ -8,6 +8,7 @@
 B ?= build
 MODE ?= opt
 O := $(B)/$(MODE)
+S := $(B)/shared
 PREFIX ?= /usr/local
 Q := $(if $(V),,@)
 comma := ,
@@ -191,27 +192,33 @@ EMU := $(B)/emu$(if $(filter-out opt,$(MODE)),/$(MODE))
 EMU_OPTIMIZE_opt := -O2
 EMU_OPTIMIZE_asan := -O1 -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer
 EMU_OPTIMIZE_tsan := -O1 -fsanitize=thread
-EMU_FLAGS = -std=c++20 -g1 $(MATH) $(WARNINGS) -Wno-shadow -Wno-unknown-pragmas -fPIC -pthread -MMD -MP -Itests/emu/include -I. $(EMU_FLAGS_$(MODE))
-EMU_FLAGS_asan := -DEMU_ASAN
-EMU_FLAGS_tsan := -DEMU_TSAN
-# The emulator itself is not instrumented, but for its cuBLASLt, which is the device's work. It comes first: of a
-# template that both use, its own is taken.
-EMU_OBJECTS = $(patsubst %.cc,$(O)/emu/%.o,$(wildcard tests/emu/*.cc)) $(patsubst %.cu,$(O)/emu/%.o,$(wildcard kernels/cuda/*.cu))
-$(O)/emu/tests/emu/cublaslt.o $(O)/emu/tests/emu/cudnn_graph.o: EMU_EXTRA = $(EMU_OPTIMIZE_$(MODE))
-$(O)/emu/tests/emu/%.o: tests/emu/%.cc
+EMU_FLAGS = -std=c++20 -g1 $(MATH) $(WARNINGS) -Wno-shadow -Wno-unknown-pragmas -fPIC -pthread -MMD -MP -Itests/emu/include -I.
+# The emulator itself is not instrumented, and the same in all modes, but for the products of its cuBLASLt and cuDNN, which
+# are the device's work. It comes first: of a template that both use, its own is taken.
+EMU_PRODUCTS := $(O)/emu/tests/emu/cublaslt.o $(O)/emu/tests/emu/cudnn_graph.o
+EMULATOR := $(filter-out $(EMU_PRODUCTS:$(O)/emu/%=$(S)/%),$(patsubst %.cc,$(S)/%.o,$(wildcard tests/emu/*.cc)))
+EMU_OBJECTS = $(EMULATOR) $(EMU_PRODUCTS) $(patsubst %.cu,$(O)/emu/%.o,$(wildcard kernels/cuda/*.cu))
+$(S)/tests/emu/%.o: tests/emu/%.cc
 	@mkdir -p $(@D)
-	$(Q)$(CXX) $(EMU_FLAGS) -O2 $(EMU_EXTRA) -c -o $@ $<
+	$(Q)$(CXX) $(EMU_FLAGS) -O2 -c -o $@ $<
+$(EMU_PRODUCTS): $(O)/emu/%.o: %.cc
+	@mkdir -p $(@D)
+	$(Q)$(CXX) $(EMU_FLAGS) -O2 $(EMU_OPTIMIZE_$(MODE)) -c -o $@ $<
 $(O)/emu/%.o: %.cu
 	@mkdir -p $(@D)
 	$(Q)$(CXX) $(EMU_FLAGS) $(EMU_OPTIMIZE_$(MODE)) -x c++ -c -o $@ $<
 $(EMU)/ferry-cuda.so: $(EMU_OBJECTS)
 	@mkdir -p $(@D)
 	$(Q)$(CXX) -shared $(EMU_OPTIMIZE_$(MODE)) -o $@ $^ -ldl -pthread
-$(O)/tests/emu/test_ops_emu $(O)/tests/emu/test_cudnn_emu: %: %.o $(O)/kernels/cuda.o $(O)/kernels/kernels.o $(LIBS_common)
+# The op tester's own work (formulas in fp64, and what it gives to copies) is not what is watched here: one for all modes.
+$(S)/tests/ops/%.o: tests/ops/%.c
+	@mkdir -p $(@D)
+	$(Q)$(CC) -std=gnu11 -g1 -O2 $(MATH) $(WARNINGS) $(C_WARNINGS) -MMD -MP $(CPPFLAGS) -c -o $@ $<
+$(O)/tests/emu/test_ops_emu $(O)/tests/emu/test_cudnn_emu: %: %.o $(S)/tests/ops/op_tester.o $(O)/kernels/cuda.o $(O)/kernels/kernels.o $(LIBS_common)
 	$(Q)$(LINK) -o $@ $^ $(LDLIBS_ALL)
-$(O)/tests/emu/test_ranks_emu: $(O)/tests/emu/test_ranks_emu.o $(LIBS_engine)
+$(O)/tests/emu/test_ranks_emu: %: %.o $(O)/engine/exchange.o $(O)/engine/collective.o $(LIBS_kernels)
 	$(Q)$(LINK) -o $@ $^ $(LDLIBS_ALL)
-$(O)/tests/emu/planted $(O)/tests/emu/cudnn_rules: $(O)/tests/emu/%: $(O)/emu/tests/emu/faulty/%.o $(filter $(O)/emu/tests/emu/%,$(EMU_OBJECTS))
+$(O)/tests/emu/planted $(O)/tests/emu/cudnn_rules: $(O)/tests/emu/%: $(O)/emu/tests/emu/faulty/%.o $(EMULATOR) $(EMU_PRODUCTS)
 	@mkdir -p $(@D)
 	$(Q)$(CXX) $(EMU_OPTIMIZE_$(MODE)) -rdynamic -o $@ $^ -ldl -pthread
 # The programs of tests/gpu, for machines that may have none of ferry's Debian packages: of the sources that include
@@ -289,12 +296,14 @@ unit-of: $(call unit_tests,$(LAYER))
 
 # What tests/all builds: several modes at once, by one make, so that none waits for another's last file. PROGRAMS_MODE are
 # the targets of each; a part leaves what it said in $(B)/parts/PART.log, and PART.ok where it succeeded.
+PART_shared = $(MAKE) MODE=opt $(EMULATOR) $(S)/tests/ops/op_tester.o
 PART_opt = $(MAKE) MODE=opt $(PROGRAMS_opt)
 PART_asan = $(MAKE) MODE=asan $(PROGRAMS_asan)
 PART_tsan = $(MAKE) MODE=tsan $(PROGRAMS_tsan)
 PART_cuda = $(MAKE) MODE=opt cuda
 PART_clang = $(MAKE) MODE=opt B=$(B)/clang CC=clang CXX=clang++ CFLAGS="-O0 -g0" CXXFLAGS="-O0 -g0" compile
 PART_gpu = GPU_DRY_RUN=1 OPTIMIZE="-O0 -g0" B=$(B)/gpu-dry tests/gpu/run build
+part-opt part-asan part-tsan: | $(filter part-shared,$(MAKECMDGOALS)) # only one of them may build it
 part-%:
 	@mkdir -p $(B)/parts && rm -f $(B)/parts/$*.ok
 	+@$(PART_$*) >$(B)/parts/$*.log 2>&1 && touch $(B)/parts/$*.ok
@@ -340,4 +349,4 @@ clean: ## remove what was built
 help: ## this list
 	@sed -n 's/^\([a-z%-]*\):[^#]*## /\1\t/p' $(MAKEFILE_LIST) | sort | awk -F'\t' '{printf "  make %-14s %s\n", $$1, $$2}'
 
--include $(shell find $(O) -name '*.d' 2>/dev/null)
+-include $(shell find $(O) $(S) -name '*.d' 2>/dev/null)

@@ -189,11 +189,7 @@ static void next_thread(void)
 {
 	struct thread *from = p->running;
 	struct fiber *own = from->fiber;
-#ifdef EMU_TSAN
-	bool reuse = false; /* a fiber's threads would be in order to the sanitizer */
-#else
-	bool reuse = true;
-#endif
+	bool reuse = !emu_races_are_watched(); /* a fiber's threads would be in order to the sanitizer */
 	size_t ready = p->ready.size(), fresh = p->waiting_to_begin.size();
 	if (ready + fresh == 0) {
 		if (p->ended < p->count)
@@ -543,12 +539,11 @@ static void shared_begin(void)
 		p->shared = (char *)at;
 		emu_poison(at, shared_bytes);
 	}
-#ifdef EMU_TSAN
 	/* Other memory than the last block's, to the sanitizer. */
-	if (p->shared_used && mmap(p->shared, (p->shared_used + 4095) / 4096 * 4096, PROT_READ | PROT_WRITE,
-				      MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0) == MAP_FAILED)
+	if (emu_races_are_watched() && p->shared_used &&
+		mmap(p->shared, (p->shared_used + 4095) / 4096 * 4096, PROT_READ | PROT_WRITE,
+			MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0) == MAP_FAILED)
 		emu_die("no memory for shared memory");
-#endif
 	emu_poison(p->shared, p->shared_used);
 	p->shared_used = 0;
 	p->arrays.clear();
@@ -597,10 +592,8 @@ static void block_run(dim3 block)
 	/* In another order for the next block. */
 	p->idle.insert(p->idle.end(), p->spent.begin(), p->spent.end());
 	p->spent.clear();
-#ifdef EMU_TSAN
-	for (size_t i = p->idle.size(); i-- > 1;)
+	for (size_t i = emu_races_are_watched() ? p->idle.size() : 0; i-- > 1;)
 		std::swap(p->idle[i], p->idle[chance((unsigned)i + 1)]);
-#endif
 	shared_end();
 }
 

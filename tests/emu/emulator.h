@@ -76,29 +76,29 @@ long emu_setting(const char *name, long otherwise);
 
 /* ---- the sanitizers ---- */
 
-/* EMU_TSAN or EMU_ASAN is defined where the kernels are built with one. The emulator itself is not: what it
- * does for a thread is no access of a thread's. */
+/* The kernels and the libraries' stand-ins, which are the device's work, are built with one. The emulator itself is not:
+ * what it does for a thread is no access of a thread's. So it is built once for all modes, and which sanitizer there is
+ * shows in the functions that it has: the others are NULL. */
+extern "C" {
+__attribute__((weak)) void __tsan_acquire(void *at);
+__attribute__((weak)) void __tsan_release(void *at);
+}
+static inline bool emu_races_are_watched(void)
+{
+	return __tsan_release != NULL;
+}
 
 /* What happened before emu_release(at) in some thread happens before what follows emu_acquire(at) in this. */
-#ifdef EMU_TSAN
-extern "C" void __tsan_acquire(void *at);
-extern "C" void __tsan_release(void *at);
 static inline void emu_acquire(void *at)
 {
-	__tsan_acquire(at);
+	if (emu_races_are_watched())
+		__tsan_acquire(at);
 }
 static inline void emu_release(void *at)
 {
-	__tsan_release(at);
+	if (emu_races_are_watched())
+		__tsan_release(at);
 }
-#else
-static inline void emu_acquire(void *)
-{
-}
-static inline void emu_release(void *)
-{
-}
-#endif
 
 /* A lock that orders nothing for the thread sanitizer, as a mutex would. */
 struct quiet_lock {

@@ -5,16 +5,15 @@
 #include <stdlib.h>
 #include <sys/mman.h>
 
-#ifdef EMU_TSAN
-extern "C" void *__tsan_create_fiber(unsigned flags);
-extern "C" void __tsan_switch_to_fiber(void *f, unsigned flags);
-extern "C" void *__tsan_get_current_fiber(void);
+extern "C" {
+__attribute__((weak)) void *__tsan_create_fiber(unsigned flags);
+__attribute__((weak)) void __tsan_switch_to_fiber(void *f, unsigned flags);
+__attribute__((weak)) void *__tsan_get_current_fiber(void);
+/* Of the address sanitizer; the others have no such functions. */
+__attribute__((weak)) void __sanitizer_start_switch_fiber(void **fake, const void *bottom, size_t bytes);
+__attribute__((weak)) void __sanitizer_finish_switch_fiber(void *fake, const void **bottom, size_t *bytes);
+}
 enum { without_ordering = 1 };
-#endif
-#ifdef EMU_ASAN
-extern "C" void __sanitizer_start_switch_fiber(void **fake, const void *bottom, size_t bytes);
-extern "C" void __sanitizer_finish_switch_fiber(void *fake, const void **bottom, size_t *bytes);
-#endif
 
 struct fiber {
 	void *top; /* of the saved stack: where the registers lie */
@@ -33,9 +32,8 @@ static EMU_QUICK_LOCAL struct fiber *current;
 /* Where every fiber's stack begins. */
 static void begin(void)
 {
-#ifdef EMU_ASAN
-	__sanitizer_finish_switch_fiber(NULL, NULL, NULL);
-#endif
+	if (__sanitizer_finish_switch_fiber)
+		__sanitizer_finish_switch_fiber(NULL, NULL, NULL);
 	current->body();
 	abort();
 }
@@ -117,9 +115,8 @@ struct fiber *fiber_open(void (*body)(void))
 	f->stack = (char *)stack + page;
 	f->bytes = stack_bytes;
 	f->body = body;
-#ifdef EMU_TSAN
-	f->known = __tsan_create_fiber(0);
-#endif
+	if (emu_races_are_watched())
+		f->known = __tsan_create_fiber(0);
 	prepare(f);
 	return f;
 }
@@ -136,25 +133,21 @@ struct fiber *fiber_of_thread(void)
 		pthread_attr_destroy(&attributes);
 	}
 	f->stack = (char *)bottom;
-#ifdef EMU_TSAN
-	f->known = __tsan_get_current_fiber();
-#endif
+	if (emu_races_are_watched())
+		f->known = __tsan_get_current_fiber();
 	return f;
 }
 
 void fiber_switch(struct fiber *from, struct fiber *to)
 {
 	current = to;
-#ifdef EMU_ASAN
-	__sanitizer_start_switch_fiber(&from->fake, to->stack, to->bytes);
-#endif
-#ifdef EMU_TSAN
-	__tsan_switch_to_fiber(to->known, without_ordering);
-#endif
+	if (__sanitizer_start_switch_fiber)
+		__sanitizer_start_switch_fiber(&from->fake, to->stack, to->bytes);
+	if (emu_races_are_watched())
+		__tsan_switch_to_fiber(to->known, without_ordering);
 	switch_stacks(from, to);
-#ifdef EMU_ASAN
 	const void *bottom;
 	size_t bytes;
-	__sanitizer_finish_switch_fiber(from->fake, &bottom, &bytes);
-#endif
+	if (__sanitizer_finish_switch_fiber)
+		__sanitizer_finish_switch_fiber(from->fake, &bottom, &bytes);
 }

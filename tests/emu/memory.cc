@@ -64,25 +64,22 @@ void emu_fill(void *to, size_t bytes)
 		*at = 0xff;
 }
 
-#ifdef EMU_ASAN
-extern "C" void __asan_poison_memory_region(const volatile void *from, size_t bytes);
-extern "C" void __asan_unpoison_memory_region(const volatile void *from, size_t bytes);
+extern "C" {
+__attribute__((weak)) void __asan_poison_memory_region(const volatile void *from, size_t bytes);
+__attribute__((weak)) void __asan_unpoison_memory_region(const volatile void *from, size_t bytes);
+}
+
 void emu_poison(const void *from, size_t bytes)
 {
-	__asan_poison_memory_region(from, bytes);
+	if (__asan_poison_memory_region)
+		__asan_poison_memory_region(from, bytes);
 }
+
 void emu_unpoison(const void *from, size_t bytes)
 {
-	__asan_unpoison_memory_region(from, bytes);
+	if (__asan_unpoison_memory_region)
+		__asan_unpoison_memory_region(from, bytes);
 }
-#else
-void emu_poison(const void *, size_t)
-{
-}
-void emu_unpoison(const void *, size_t)
-{
-}
-#endif
 
 /* ---- who touched what he may not ---- */
 
@@ -188,10 +185,13 @@ cudaError_t cudaMalloc(void **out, size_t bytes)
 static void check_surroundings(const char *at, const struct block &b)
 {
 	const char *first = b.map + page, *end = b.map + b.map_bytes - page;
-	for (const char *c = first; c < end; c++)
-		if ((c < at || c >= at + b.bytes) && (unsigned char)*c != 0xff)
+	for (const char *c = first; c < end; c++) {
+		if (c == at)
+			c += b.bytes;
+		if (c < end && (unsigned char)*c != 0xff)
 			emu_die("device memory out of bounds: byte %td of a block of %zu was written", c - at,
 				b.bytes);
+	}
 }
 
 cudaError_t cudaFree(void *block)

@@ -4,11 +4,10 @@
  * and by few sequences at a time, in the same bits. short: fewer shapes, for a sanitizer.
  */
 #include "tests/ops/choices.h"
+#include "tests/ops/numbers.h"
 #include "tests/ops/op_tester.h"
 
 #include <stdlib.h>
-
-#include "tests/ops/op_tester.c"
 
 enum { B = 4, T = 21, H = 2, D = 16, C = H * D, R = B * T };
 

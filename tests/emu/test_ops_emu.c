@@ -10,8 +10,6 @@
 #include <stdlib.h>
 #include <unistd.h>
 
-#include "tests/ops/op_tester.c"
-
 /* What the classifier takes of the device is bounded, for training and for validation. */
 static bool classifier_is_bounded(void)
 {

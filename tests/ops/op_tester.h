@@ -3,8 +3,8 @@
  *
  * Data goes in and comes out by the table's own copies, so it may live on a GPU. The formulas, the rounding
  * to halves and Philox are written here a second time, from their definitions. The formulas of backward
- * passes are themselves checked by finite differences (op_test_formulas). Include op_tester.c after this in a
- * test program.
+ * passes are themselves checked by finite differences (op_test_formulas). A test program is linked with
+ * op_tester.o, or includes op_tester.c after this.
  *
  *    struct op_tester t;
  *    op_tester_open(&t, &kernels);

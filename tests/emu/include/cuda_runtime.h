@@ -72,7 +72,8 @@ static inline void __syncwarp(unsigned mask = 0xffffffffu, EMU_HERE)
 	emu_warp_barrier(mask, {function, file, line});
 }
 template <typename T>
-static inline T emu_shuffled(unsigned mask, T value, int from_lane, const char *function, const char *file, int line)
+static inline T emu_shuffled(
+	unsigned mask, T value, int from_lane, const char *function, const char *file, int line)
 {
 	uint64_t bits = 0;
 	__builtin_memcpy(&bits, &value, sizeof value);
