@@ -68,7 +68,9 @@ static void on_signal(int number)
 }
 
 /*
- * The first Ctrl-C asks; a second one ends the program at once. They come on a stack of their own: oneDNN 2.6's f32 products
+ * The first Ctrl-C asks; a second one ends the program at once. That a terminal is closed asks too (not under nohup), and
+ * that nobody reads the output any more: in `ferry train | tee log` Ctrl-C ends tee as well, and the next line's SIGPIPE
+ * would end this before it has saved. They come on a stack of their own: oneDNN 2.6's f32 products
  * keep numbers below the stack pointer, where a handler's frame would fall. (They come to this thread, the first one.)
  */
 static void catch_signals(struct trainer *trainer)
@@ -79,6 +81,9 @@ static void catch_signals(struct trainer *trainer)
 	running = trainer;
 	sigemptyset(&action.sa_mask);
 	sigaction(SIGUSR1, &action, NULL);
+	sigaction(SIGPIPE, &action, NULL);
+	if (signal(SIGHUP, SIG_IGN) != SIG_IGN)
+		sigaction(SIGHUP, &action, NULL);
 	action.sa_flags = (int)SA_RESETHAND | SA_RESTART | SA_ONSTACK;
 	sigaction(SIGINT, &action, NULL);
 	sigaction(SIGTERM, &action, NULL);
@@ -87,6 +92,8 @@ static void catch_signals(struct trainer *trainer)
 static void release_signals(void)
 {
 	signal(SIGUSR1, SIG_IGN);
+	signal(SIGPIPE, SIG_IGN);
+	signal(SIGHUP, SIG_IGN);
 	signal(SIGINT, SIG_DFL);
 	signal(SIGTERM, SIG_DFL);
 }
@@ -454,6 +461,9 @@ static void print_end(struct job *job)
 	train_log_line(job->log,
 		"%s\n  ferry evaluate --load %s --data %s\n  ferry generate --load %s --prompt 'Once'",
 		finished ? "Next:" : "Or:", word.text, shell_word(job->directories[0]).text, word.text);
+	if (ferror(stdout) && leads(job)) /* nobody saw that */
+		fprintf(stderr, "ferry train: %s at iteration %" PRIu64 "; checkpoints in %s\n",
+			finished ? "finished" : "stopped", s->step, run);
 }
 
 /* ---- all of it ---- */

@@ -239,7 +239,9 @@ static void fill_table(struct train_options *o)
 			   "  ferry train --load run                       go on where it stopped\n"
 			   "  ferry train --load run --train-iters 20000   go on for longer\n"
 			   "  ferry train --load gpt2-dir --finetune --train-data corpus --lr 1e-4\n"
-			   "Ctrl-C finishes the step, saves and ends; SIGUSR1 saves and goes on.",
+			   "Ctrl-C finishes the step, saves and ends (so do SIGTERM, a closed terminal and a "
+			   "pipe "
+			   "that nobody reads any more); SIGUSR1 saves and goes on.",
 		.table = o->table,
 		.count = sizeof table / sizeof *table};
 }

@@ -205,7 +205,9 @@ signal() { # SIGNAL: sent once a checkpoint's worth of steps has begun
 	wait $pid
 	code=$?
 }
-for name in INT TERM; do
+hangs_up=HUP # under nohup it is ignored, and stays so
+[ $((0x$(awk '/^SigIgn/ { print $2 }' /proc/self/status) & 1)) = 0 ] || hangs_up=
+for name in INT TERM $hangs_up; do
 	signal $name
 	test_that "SIG$name finishes the step, saves, exits 0" [ $code -eq 0 -a -n "$(compgen -G 'sig/step-????????')" ]
 	test_that "SIG$name: says how to go on" out_has "ferry train --load sig"
@@ -223,6 +225,14 @@ test_that "... --finetune is named" err_has "--finetune"
 run train --train-data other --split 80,15,5 --threads 1 --batch-size 2 --train-iters 2 --load model --finetune --save tuned
 test_that "--finetune starts from a model's weights, with its sizes" [ $code -eq 0 -a -d tuned/step-00000002 ]
 test_that "... at the loss that it left off, not at a guess" [ "$(awk '/^ validation loss/ { print ($10 + 0 < 8) ? "low" : "high"; exit }' out)" = low ]
+
+# `ferry train | tee log`, when Ctrl-C has ended tee.
+{
+	timeout -k 5 60 "$ferry" train --train-data text $tiny --train-iters 100000 --eval-interval 0 --log-interval 1 --save-interval 0 --save piped 2>err
+	echo $? >piped.code
+} | awk '/^ iteration/ { exit }'
+test_that "a pipe that nobody reads any more: saves and ends" [ "$(cat piped.code)" = 1 -a -n "$(compgen -G 'piped/step-????????')" ]
+test_that "... and says so where it is seen" grep -q 'stopped at iteration [0-9]*; checkpoints in piped' err
 
 # ---- values that cannot be ----
 refused "no corpus" "--train-data is missing" --num-layers 2
