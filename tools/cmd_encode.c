@@ -183,6 +183,7 @@ static enum status encode_run(int argc, char **argv)
 	TRY(options_parse(&options, argc, argv));
 	if (options.help)
 		return STATUS_OK;
+	command_note_escapes("--document-separator", settings.separator);
 	return encode_input(&settings);
 }
 

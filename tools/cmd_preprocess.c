@@ -200,6 +200,7 @@ static enum status preprocess(const struct settings *settings, struct preprocess
 	struct display display = {0};
 	struct preprocess_result result;
 	TRY(output_check(OUTPUT_CORPUS, "--output", config->output));
+	command_note_escapes("--document-separator", config->document_separator);
 	TRY(open_tokenizer(settings, &tokenizer));
 	config->tokenizer = tokenizer;
 	config->progress = show;

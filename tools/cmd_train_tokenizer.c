@@ -54,6 +54,7 @@ static enum status train(struct train_tokenizer_config *config)
 {
 	struct train_tokenizer_result result;
 	TRY(output_check(OUTPUT_TOKENIZER, "--output", config->output));
+	command_note_escapes("--document-separator", config->document_separator);
 	struct progress_line line = progress_line_start(stderr, "counting");
 	config->progress = show_progress;
 	config->user = &line;

@@ -1,6 +1,9 @@
 #include "tools/command.h"
 
+#include "tools/part.h"
+
 #include <stdio.h>
+#include <string.h>
 
 int command_finish(const char *name, enum status status)
 {
@@ -16,4 +19,13 @@ int command_finish(const char *name, enum status status)
 		fprintf(stderr, "ferry%s%s: %s\n", space, name, error_message());
 	}
 	return error_exit_code(status);
+}
+
+void command_note_escapes(const char *flag, const char *text)
+{
+	if (!text || !strstr(text, "\\n") || part_follows())
+		return;
+	fprintf(stderr,
+		"note: %s '%s': \\n is a backslash and an n here; the end of a line is $'\\n' in bash\n",
+		flag, text);
 }

@@ -53,4 +53,8 @@ COMMANDS(COMMAND_DECLARE)
  */
 int command_finish(const char *name, enum status status);
 
+/* Says on standard error where `text` (may be NULL) looks as if it were meant for a line's end: a backslash and an n are
+ * taken as they are. Of several processes the first says it. */
+void command_note_escapes(const char *flag, const char *text);
+
 #endif

@@ -56,6 +56,9 @@ printf 'a--b--a----c' >"$dir/cut.txt"
 run "$dir/cut.txt" --output "$dir/c4" --document-separator --
 test_that "--document-separator cuts" out_has "3 documents"
 test_that "and drops copies and empty pieces" out_has "1 duplicates, 1 empty"
+test_that "nothing is noted of one without a backslash" [ ! -s "$dir/err" ]
+run "$dir/cut.txt" --output "$dir/c4n" --document-separator '\n\n'
+test_that "of '\\n' that it is no end of a line" eval 'err_has "backslash and an n" && out_has "1 documents"'
 run "$dir/in/a.jsonl" --output "$dir/c5" --text-key n
 test_that "a wrong --text-key: exit 2" [ $code -eq 2 ]
 test_that "and a hint" err_has 'is --text-key (now "n") right?'
