@@ -305,7 +305,7 @@ static enum status open_named(struct opening *o, const char *path, struct checkp
 static enum status open_step(struct opening *o, const char *run, uint64_t step, struct checkpoint **out)
 {
 	char name[CHECKPOINT_NAME], *path;
-	checkpoint_step_name(step, name);
+	checkpoint_name(step, name);
 	TRY(path_join(&path, run, name));
 	enum status status = open_together(o, path, true, out);
 	free(path);

@@ -73,6 +73,9 @@
 
 enum { CHECKPOINT_NAME = 32, CHECKPOINT_SPLIT = 64 };
 
+/* step-XXXXXXXX */
+void checkpoint_name(uint64_t step, char name[CHECKPOINT_NAME]);
+
 /* A corpus that the run trains on; the ordinals of all are the run's. */
 struct checkpoint_source {
 	struct hash128 corpus;

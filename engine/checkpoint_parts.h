@@ -20,7 +20,6 @@ enum status checkpoint_take_state(const char *path, const cJSON *o, struct check
 
 /* ---- checkpoint_run.c: a run's directory ---- */
 
-void checkpoint_step_name(uint64_t step, char name[CHECKPOINT_NAME]);
 /* Deletes what nobody looks at any more. That the file system does not let it is no reason to stop, and only warned of:
  * on NFS a file that some process has open (ferry generate, of this checkpoint) keeps its directory. */
 enum status checkpoint_remove_rest(const char *temporary) MUST_USE;

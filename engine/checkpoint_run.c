@@ -14,7 +14,7 @@
 
 /* ---- names ---- */
 
-void checkpoint_step_name(uint64_t step, char name[CHECKPOINT_NAME])
+void checkpoint_name(uint64_t step, char name[CHECKPOINT_NAME])
 {
 	snprintf(name, CHECKPOINT_NAME, "step-%08" PRIu64, step);
 }
@@ -110,7 +110,7 @@ static enum status best_step(const char *run, uint64_t *step)
 static enum status remove_step(const char *run, uint64_t step)
 {
 	char name[CHECKPOINT_NAME], *path;
-	checkpoint_step_name(step, name);
+	checkpoint_name(step, name);
 	TRY(path_join(&path, run, name));
 	enum status status = checkpoint_remove_whole(path);
 	free(path);
@@ -156,7 +156,7 @@ enum status checkpoint_remove_after(const char *run, uint64_t step)
 static enum status set_aside(const char *run, uint64_t step)
 {
 	char name[CHECKPOINT_NAME], other[CHECKPOINT_NAME + 8], *path = NULL, *aside = NULL;
-	checkpoint_step_name(step, name);
+	checkpoint_name(step, name);
 	snprintf(other, sizeof other, "damaged-%s", name);
 	enum status status;
 	TRY_GOTO(status, done, path_join(&path, run, name));

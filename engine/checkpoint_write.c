@@ -155,7 +155,7 @@ enum status checkpoint_write(
 {
 	char *path = NULL, *temporary = NULL;
 	enum status status;
-	checkpoint_step_name(contents->state->step, name);
+	checkpoint_name(contents->state->step, name);
 	TRY(directory_create(run));
 	TRY_GOTO(status, done, path_join(&path, run, name));
 	TRY_GOTO(status, done, file_temporary_name(path, &temporary));

@@ -258,8 +258,11 @@ enum status trainer_measure(const struct trainer_config *c, struct trainer_memor
 		.scratch = measure_scratch(c),
 		.data = T * (20 * local_batch(c) + 8 * c->micro_batch) + looked_up};
 	enum status status = measure_part(c, &table, out);
+	if (!c->ranks || c->ranks->rank == 0)
+		out->saving = saver_bytes(&table, c->save_behind);
 	parameter_table_close(&table);
 	TRY(status);
+	out->host += out->saving;
 	*(c->open_device ? &out->device : &out->host) +=
 		out->working + out->gradients + out->activations + out->batch + out->scratch;
 	out->fresh = c->open_device ? STAGING_BYTES + largest : 0;
@@ -460,6 +463,10 @@ static enum status open_parts(struct trainer *t, struct checkpoint *from, bool w
 	TRY(find_part(c, t->table, &t->slices, &t->part));
 	TRY(take_blocks(t));
 	TRY(take_optimizer(t));
+	if (c->save && t->ranks->rank == 0) {
+		struct saver_config saving = {.run = c->save, .keep = c->keep, .behind = c->save_behind};
+		TRY(saver_open(&saving, t->table, &t->saver));
+	}
 	trainer_fresh_state(t);
 	TRY(take_weights(t, from, weights_only));
 	return trainer_open_loader(t);
@@ -551,10 +558,20 @@ static void free_blocks(struct trainer *t)
 	staging_close(t->staging);
 }
 
+/* What a run that failed has queued must be done before its memory goes; nobody asks how. */
+static void drain(struct trainer *t)
+{
+	enum status ignored = t->kernels.stream_wait(&t->kernels, NULL);
+	(void)ignored;
+}
+
 void trainer_close(struct trainer *t)
 {
 	if (!t)
 		return;
+	saver_close(t->saver);
+	if (t->kernels_open)
+		drain(t);
 	if (t->loader)
 		loader_close(t->loader);
 	offload_close(t->offload);
@@ -592,7 +609,7 @@ static enum status settle(struct trainer *t)
 	return trainer_share_due(t);
 }
 
-static enum status write_checkpoint(struct trainer *t, bool best, char name[CHECKPOINT_NAME])
+static enum status begin_checkpoint(struct trainer *t)
 {
 	struct trainer_config *c = &t->config;
 	struct checkpoint_contents contents = {.config = &c->model,
@@ -606,41 +623,60 @@ static enum status write_checkpoint(struct trainer *t, bool best, char name[CHEC
 		.file_count = c->file_count,
 		.state = &t->state};
 	TRY(trainer_record_choices(t));
-	TRY(checkpoint_write(c->save, &contents, name));
-	if (best)
-		TRY(checkpoint_mark_best(c->save, name));
-	return checkpoint_prune(c->save, c->keep);
+	return saver_begin(t->saver, &contents, t->best);
 }
 
 /* Rank 0 writes; the others send it what is theirs. */
-static enum status save(struct trainer *t, bool best)
+static enum status gather_checkpoint(struct trainer *t)
 {
-	char name[CHECKPOINT_NAME];
+	if (!t->shards)
+		return begin_checkpoint(t);
+	return t->ranks->rank == 0 ? shards_dismiss(t->shards, begin_checkpoint(t)) : shards_serve(t->shards);
+}
+
+/* The checkpoint that was begun is there, or an error on all ranks. */
+static enum status end_save(struct trainer *t)
+{
 	double start = clock_seconds();
-	TRY(settle(t)); /* a failed update is not saved */
-	if (!t->shards) {
-		TRY(write_checkpoint(t, best, name));
-	} else if (t->ranks->rank == 0) {
-		TRY(shards_dismiss(t->shards, write_checkpoint(t, best, name)));
-	} else {
-		TRY(shards_serve(t->shards));
-	}
-	TRY(collective_broadcast(t->ranks, name, sizeof name));
-	t->saved_step = t->state.step;
-	struct trainer_saved report = {
-		.step = t->state.step, .name = name, .best = best, .seconds = clock_seconds() - start};
+	if (!t->saving)
+		return STATUS_OK;
+	TRY(collective_agree(t->ranks, t->saver ? saver_end(t->saver) : STATUS_OK));
+	char name[CHECKPOINT_NAME];
+	double end = clock_seconds();
+	checkpoint_name(t->saved_step, name);
+	t->saving = false;
+	struct trainer_saved report = {.step = t->saved_step,
+		.name = name,
+		.best = t->best,
+		.seconds = end - t->begun,
+		.waited = t->config.save_behind ? t->waited + (end - start) : end - t->begun};
 	return t->events.saved ? t->events.saved(t->events.user, &report) : STATUS_OK;
 }
 
-/* What any rank was asked, by a signal or a caller, all do. To save is asked but once; NULL: not yet. */
+static enum status save(struct trainer *t, bool best)
+{
+	TRY(end_save(t));
+	t->begun = clock_seconds();
+	t->best = best;
+	t->saved_step = t->state.step;
+	TRY(settle(t)); /* a failed update is not saved */
+	TRY(gather_checkpoint(t));
+	t->saving = true;
+	t->waited = clock_seconds() - t->begun;
+	return t->config.save_behind ? STATUS_OK : end_save(t);
+}
+
+/* What any rank was asked, by a signal or a caller, all do; and all hear of a checkpoint that rank 0 has written. To save is
+ * asked but once; NULL: not yet. */
 static enum status hear(struct trainer *t, bool *save_now)
 {
-	double asked[2] = {atomic_load(&t->stop), save_now && atomic_exchange(&t->save_soon, false)};
-	TRY(collective_maximum(t->ranks, asked, 2));
+	double asked[3] = {atomic_load(&t->stop), save_now && atomic_exchange(&t->save_soon, false),
+		t->saver && saver_is_done(t->saver)};
+	TRY(collective_maximum(t->ranks, asked, 3));
 	t->stopping = asked[0] > 0;
 	if (save_now)
 		*save_now = asked[1] > 0 || t->stopping;
-	return STATUS_OK;
+	return asked[2] > 0 ? end_save(t) : STATUS_OK;
 }
 
 static bool at_multiple(uint64_t step, uint64_t interval)
@@ -679,8 +715,8 @@ enum status trainer_run(struct trainer *t)
 	TRY(settle(t));
 	/* Stopped before the first step, or between the last save and here: nothing of it is lost. */
 	if (t->config.save && t->state.step > 0 && t->saved_step != t->state.step)
-		return save(t, false);
-	return STATUS_OK;
+		TRY(save(t, false));
+	return end_save(t);
 }
 
 void trainer_stop(struct trainer *t)

@@ -21,7 +21,8 @@
  *
  * Checkpoints (save not NULL): every save_interval steps, at the end, when asked to stop or to save, and
  * whenever validation is the best yet (run/best then points there); all but the newest `keep` and the best
- * are deleted.
+ * are deleted. With save_behind they are written from a copy while training goes on (saver.h), and told when they are on the
+ * disk: after a later step, or at the end, before trainer_run returns.
  *
  * Mixed corpora: each has its split, its order and its epochs; validation and test draw from those of all, in
  * the same shares, until one of them would repeat. A corpus whose part is too short is left out of it.
@@ -111,6 +112,7 @@ struct trainer_config {
 	const char *save;       /* the run's directory; NULL: nothing is saved */
 	uint64_t save_interval; /* 0: only at the end */
 	int keep;
+	bool save_behind;                    /* rank 0 has host memory for a copy of all of the state */
 	const struct checkpoint_file *files; /* the tokenizer's, [file_count] */
 	int file_count;
 	cJSON *arguments; /* for trainer.json; may be NULL */
@@ -157,7 +159,8 @@ struct trainer_saved {
 	uint64_t step;
 	const char *name; /* step-00001000, within the run */
 	bool best;
-	double seconds;
+	double seconds; /* until it was told */
+	double waited;  /* of these, the training */
 };
 
 /* Any may be NULL. A failure ends the run. */
@@ -179,6 +182,7 @@ struct trainer_memory {
 	uint64_t inputs;          /* the layers', where they are there (pinned) */
 	uint64_t shadows, pinned; /* of the offload */
 	uint64_t fresh;           /* at the start: weights on their way to a device */
+	uint64_t saving;          /* the copy that checkpoints are written from */
 	/* What goes from rank to rank: pinned, and on the device. At most: GPUs that reach each other take no pinned
 	 * memory for it, others none of theirs. What NCCL takes itself is not known. */
 	uint64_t exchange, exchange_device;

@@ -3,6 +3,7 @@
 #define ENGINE_TRAINER_PARTS_H
 
 #include "engine/model.h"
+#include "engine/saver.h"
 #include "engine/shards.h"
 #include "engine/staging.h"
 #include "engine/trainer.h"
@@ -65,10 +66,13 @@ struct trainer {
 	uint64_t epoch[MIXTURE_LIMIT];     /* of the last window trained on, or 0 */
 	uint64_t new_epoch[MIXTURE_LIMIT]; /* the same, of the step under way */
 	double epochs[MIXTURE_LIMIT];
-	int skips; /* in a row */
-	uint64_t saved_step;
-	bool validated; /* at the present step */
-	bool stopping;  /* any rank was asked to stop */
+	int skips;            /* in a row */
+	struct saver *saver;  /* of rank 0, where something is saved */
+	uint64_t saved_step;  /* of the latest checkpoint that was begun */
+	bool saving, best;    /* it has not been told of; it is the best */
+	double begun, waited; /* when, by the clock; seconds that training has waited for it */
+	bool validated;       /* at the present step */
+	bool stopping;        /* any rank was asked to stop */
 	atomic_bool stop, save_soon;
 };
 

@@ -1,6 +1,9 @@
 #include "tools/train_config.h"
 
 #include "common/threads.h"
+#include "engine/saver.h"
+
+#include <string.h>
 
 enum status train_config_precision(struct train_options *options, struct trainer_config *c)
 {
@@ -49,6 +52,30 @@ static uint64_t choose_packing(const struct train_machine *machine, const struct
 	return bytes < machine->host_memory / 4 ? bytes : 0;
 }
 
+/* On a GPU, whose steps are short, checkpoints are written behind the training where a quarter of the memory holds the copy. */
+static enum status choose_saving(
+	const struct train_settings *s, const struct train_machine *machine, struct trainer_config *c)
+{
+	struct parameter_table table;
+	TRY(parameter_table_open(&c->model, &table));
+	c->save_behind = c->open_device && strcmp(s->save, "none") != 0 &&
+			 saver_bytes(&table, true) <= machine->host_memory / 4;
+	parameter_table_close(&table);
+	return STATUS_OK;
+}
+
+/* All else comes first. */
+static enum status is_too_much(const struct train_machine *machine, const struct trainer_config *c, bool *out)
+{
+	struct trainer_memory m;
+	*out = false;
+	if (!c->save_behind)
+		return STATUS_OK;
+	TRY(trainer_measure(c, &m));
+	*out = m.host > machine->host_memory;
+	return STATUS_OK;
+}
+
 enum status train_config_step(const struct train_settings *s, int vocabulary, struct train_machine *machine,
 	struct trainer_config *c)
 {
@@ -65,5 +92,12 @@ enum status train_config_step(const struct train_settings *s, int vocabulary, st
 		c->threads = threads_available();
 	c->open_device = machine->device.gpu ? kernels_open_cuda : NULL;
 	c->packing = choose_packing(machine, c);
+	bool too_much;
+	TRY(choose_saving(s, machine, c));
+	TRY(train_offload_choose(s, machine, c));
+	TRY(is_too_much(machine, c, &too_much));
+	if (!too_much)
+		return STATUS_OK;
+	c->save_behind = false;
 	return train_offload_choose(s, machine, c);
 }

@@ -10,6 +10,7 @@
 #include <inttypes.h>
 #include <math.h>
 #include <stdarg.h>
+#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -22,6 +23,7 @@ struct train_log {
 	FILE *line;                      /* of metrics, on its way into line_text */
 	char *line_text;
 	size_t line_bytes;
+	pthread_mutex_t printing; /* a line; warnings come from other threads too (log.h) */
 	struct progress_line progress;
 	bool live; /* there is a terminal to rewrite a line on */
 	double step_flops, peak_flops;
@@ -157,6 +159,7 @@ static void record_saved(struct train_log *log, const struct trainer_saved *s)
 	fprintf(out, "{\"step\": %" PRIu64 ", \"type\": \"checkpoint\", \"name\": \"%s\", \"best\": %s",
 		s->step, s->name, s->best ? "true" : "false");
 	put_number(out, "ms", 1e3 * s->seconds);
+	put_number(out, "ms_waited", 1e3 * s->waited);
 	end_line(log);
 }
 
@@ -180,12 +183,14 @@ void train_log_text(void *user, const char *line)
 	struct train_log *log = user;
 	if (log->config.silent)
 		return;
+	pthread_mutex_lock(&log->printing);
 	if (log->live)
 		progress_line_clear(&log->progress);
 	puts(line);
 	if (log->text)
 		write_text(log, line);
 	fflush(stdout);
+	pthread_mutex_unlock(&log->printing);
 }
 
 void train_log_line(struct train_log *log, const char *format, ...)
@@ -271,10 +276,12 @@ static void show_live(struct train_log *log, const struct trainer_step *s)
 		return;
 	double seconds = clock_seconds() - log->first_started;
 	double left = seconds / (double)log->all_steps * (double)(log->config.train_iters - s->step);
+	pthread_mutex_lock(&log->printing);
 	progress_line_update(&log->progress,
 		"iteration %" PRIu64 " of %" PRIu64 ", loss %.4f, %s tokens/s, %s left", s->step,
 		log->config.train_iters, s->loss, human_count((double)s->counted / s->seconds).text,
 		human_seconds(left).text);
+	pthread_mutex_unlock(&log->printing);
 }
 
 static enum status on_step(void *user, const struct trainer_step *s)
@@ -323,7 +330,10 @@ static enum status on_validation(void *user, const struct trainer_validation *v)
 static enum status on_saved(void *user, const struct trainer_saved *s)
 {
 	struct train_log *log = user;
-	train_log_line(log, "saved %s/%s in %.1f s%s", log->config.run, s->name, s->seconds,
+	char waited[64] = "";
+	if (s->waited < s->seconds)
+		snprintf(waited, sizeof waited, ", of which training waited for %.1f s", s->waited);
+	train_log_line(log, "saved %s/%s in %.1f s%s%s", log->config.run, s->name, s->seconds, waited,
 		s->best ? " (the best validation loss so far)" : "");
 	record_saved(log, s);
 	return STATUS_OK;
@@ -362,6 +372,7 @@ enum status train_log_open(const struct train_log_config *config, struct train_l
 	*out = NULL;
 	TRY(memory_alloc((void **)&log, 1, sizeof *log, "the log"));
 	log->config = *config;
+	pthread_mutex_init(&log->printing, NULL);
 	log->live = !config->silent && terminal_is_interactive(stderr);
 	log->progress = progress_line_start(stderr, "train");
 	enum status status = STATUS_OK;
@@ -396,5 +407,6 @@ void train_log_close(struct train_log *log)
 		progress_line_clear(&log->progress);
 	log_file_close(log->text);
 	log_file_close(log->metrics);
+	pthread_mutex_destroy(&log->printing);
 	free(log);
 }

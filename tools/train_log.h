@@ -13,13 +13,14 @@
  *     "ms", "ms_data", "ms_model" (forward and backward), "ms_forward", "ms_optimizer",
  *     "ms_optimizer_gradients", "ms_optimizer_step", "ms_optimizer_allgather" (its parts, as trainer.h has them)}
  *    {"step", "type": "valid" or "test", "loss", "ppl", "windows", "counted", "best", "ms"}
- *    {"step", "type": "checkpoint", "name", "best", "ms"}
+ *    {"step", "type": "checkpoint", "name", "best", "ms", "ms_waited" (of these, the training)}
  * A file of them that cannot be written (the disk is full) does not end the run, for what is trained is worth more
  * than its log: lines are lost, whole, and the log says when that begins and ends (log_file.h). A checkpoint
  * that cannot be written ends it.
  *
  * Resuming at step k first drops the lines of steps above k (and a last line cut short), at once, so that no
- * step is there twice. The checkpoint's own line is written after it, so it may miss after a crash.
+ * step is there twice. The checkpoint's own line is written after it, so it may miss after a crash; where checkpoints are
+ * written behind the training (trainer.h), it stands behind the lines of steps that came meanwhile.
  */
 #ifndef TOOLS_TRAIN_LOG_H
 #define TOOLS_TRAIN_LOG_H

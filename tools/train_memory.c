@@ -74,7 +74,7 @@ void train_memory_list(const struct trainer_memory *m, bool device, char *text, 
 		{"layers' inputs", device ? 0 : m->inputs}, {"packed copies", device ? 0 : m->packing},
 		{"exchange", device ? m->exchange_device : m->exchange},
 		{"batches", (all ? m->batch : 0) + (device ? 0 : m->data)},
-		{"fresh weights", device ? 0 : m->fresh}};
+		{"fresh weights", device ? 0 : m->fresh}, {"a checkpoint's copy", device ? 0 : m->saving}};
 	text[0] = 0;
 	for (size_t i = 0; i < sizeof kinds / sizeof *kinds; i++) {
 		size_t length = strlen(text);

@@ -351,7 +351,7 @@ enum status train_offload_choose(
 enum status train_offload_agree(struct train_machine *machine, struct trainer_config *c)
 {
 	struct {
-		bool offload, inputs_on_host, keep_outputs;
+		bool offload, inputs_on_host, keep_outputs, save_behind;
 		double device_share;
 		int lent;
 		uint64_t lent_rows;
@@ -359,6 +359,7 @@ enum status train_offload_agree(struct train_machine *machine, struct trainer_co
 	} choice = {.offload = c->offload,
 		.inputs_on_host = c->inputs_on_host,
 		.keep_outputs = c->keep_outputs,
+		.save_behind = c->save_behind,
 		.device_share = c->device_share,
 		.lent = c->offloading.lent,
 		.lent_rows = c->offloading.lent_rows};
@@ -370,6 +371,7 @@ enum status train_offload_agree(struct train_machine *machine, struct trainer_co
 	c->offload = choice.offload;
 	c->inputs_on_host = choice.inputs_on_host;
 	c->keep_outputs = choice.keep_outputs;
+	c->save_behind = choice.save_behind;
 	c->device_share = choice.device_share;
 	c->offloading.speculation = 0; /* was sized for this rank's own choice */
 	TRY(collective_agree(c->ranks,

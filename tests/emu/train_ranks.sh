@@ -45,7 +45,7 @@ cp -r "$dir/host" "$dir/back"
 timeout -k 5 60 mpirun -n 1 "$ferry" train --load "$dir/host" --optimizer-on 0.4 : -n 1 env FERRY_NCCL=off "$ferry" train --load "$dir/host" --optimizer-on 0.4 \
 	>"$dir/out" 2>"$dir/err" </dev/null
 test_that "where one of them has no NCCL, both go through the host" out_has "through host memory (rank 1: no NCCL: FERRY_NCCL=off)"
-test_that "the optimizer in the host's memory, all of it and then a part, is said" out_has "optimizer: 60% of a rank's parameters on the host"
+test_that "the optimizer in the host's memory, all of it and then a part, is said" grep -qE "optimizer: 60(\.[0-9])?% of a rank's parameters on the host" "$dir/out"
 test_that "... and gives the same bytes" same host
 run train --load "$dir/back"
 test_that "what two left there goes on in one process" follows back one-fp16 1e-3

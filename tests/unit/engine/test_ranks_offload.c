@@ -20,7 +20,7 @@ static struct trainer_config device_config(enum dtype precision)
 	return config;
 }
 
-/* `share` of it stays on the device; where that is nothing, it borrows what is final last. */
+/* `share` of it stays on the device; where that is nothing, it borrows what is final last, and checkpoints are written behind. */
 static struct trainer_config offloaded(struct trainer_config config, double share)
 {
 	config.offload = true;
@@ -30,6 +30,7 @@ static struct trainer_config offloaded(struct trainer_config config, double shar
 	if (share == 0) {
 		config.offloading.lent = 2;
 		config.offloading.lent_rows = 640;
+		config.save_behind = true;
 	}
 	return config;
 }
@@ -192,7 +193,7 @@ static void a_run_takes_what_was_measured(void **state)
 			config.ranks = &rank;
 			assert_ok(trainer_measure(&config, &m));
 			uint64_t least =
-				m.shadows + m.pinned + m.exchange + m.data +
+				m.shadows + m.pinned + m.exchange + m.data + m.saving +
 				(uint64_t)((1 - config.device_share) * (double)(m.weights + m.moments));
 			assert_in_range(m.host, least, least + STAGING_BYTES + 16384);
 			device += m.device - m.scratch; /* a GPU's alone */
