@@ -127,7 +127,8 @@ int main(int argc, char **argv)
 	for (int i = 0; i < (brief ? 3 : 5); i++) {
 		if (races && types[i][0] == DTYPE_BF16)
 			continue;
-		struct kernels_config config = {.act = types[i][0], .grad = types[i][1]};
+		struct kernels_config config = {
+			.act = types[i][0], .grad = types[i][1], .logits_bytes = OP_TESTER_LOGITS};
 		struct kernels k;
 		struct op_tester t;
 		if (kernels_open_cuda(&config, &k) != STATUS_OK) {

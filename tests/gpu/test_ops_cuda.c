@@ -27,7 +27,7 @@ static void opened(enum status status)
 
 static void test_small(enum dtype act, enum dtype grad, bool alone)
 {
-	struct kernels_config config = {.act = act, .grad = grad};
+	struct kernels_config config = {.act = act, .grad = grad, .logits_bytes = OP_TESTER_LOGITS};
 	struct kernels k;
 	struct op_tester t;
 	opened(kernels_open_cuda(&config, &k));
@@ -425,7 +425,9 @@ static void same_adamw(void)
 static void test_large(enum dtype act, bool alone)
 {
 	struct kernels k[2];
-	struct kernels_config config = {.act = act, .grad = DTYPE_F32}, plain = {.act = DTYPE_F32};
+	/* Logits in chunks. */
+	struct kernels_config config = {.act = act, .grad = DTYPE_F32, .logits_bytes = 32 << 20};
+	struct kernels_config plain = {.act = DTYPE_F32};
 	opened(kernels_open_cuda(&config, &k[0]));
 	opened(kernels_open_cpu(&plain, &k[1]));
 	struct pair pair = {k, 11};

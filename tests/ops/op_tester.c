@@ -40,6 +40,32 @@ static void test_rows(struct op_tester *t)
 		}
 }
 
+/* Wider than what a GPU holds of a row in a warp's registers, and than a block has threads for. */
+static void test_wide_rows(struct op_tester *t)
+{
+	static const int sizes[][3] = {{1, 5, 2104}, {3, 1, 4096}, {1, 3, 4104}};
+	for (int i = 0; i < 6; i++) {
+		const int *size = sizes[i / 2];
+		struct shape w = shape_of(size[0], size[1], size[2], 1, i % 2 ? 0.3f : 0, false, i % 2);
+		w.drop.site = DROPOUT_MLP_OUTPUT;
+		reserve(t, &w);
+		test_layernorm(t, &w, true);
+		test_layernorm(t, &w, false);
+	}
+}
+
+/* Tokens that are looked up a hundred times each: what is summed in parts has parts that neither begin nor end a sum. */
+static void test_frequent_tokens(struct op_tester *t)
+{
+	for (int C = 24; C < 26; C++) {
+		struct shape w = shape_of(5, 60, C, 1, 0.1f, false, true);
+		w.V = 3;
+		w.drop.site = DROPOUT_EMBEDDING;
+		reserve(t, &w);
+		test_embedding(t, &w, false);
+	}
+}
+
 static void test_products(struct op_tester *t)
 {
 	static const int sizes[][3] = {{1, 8, 24}, {5, 24, 72}, {33, 64, 192}, {130, 100, 36}, {70, 768, 128},
@@ -105,6 +131,10 @@ void op_test_all(struct op_tester *t)
 	for (int type = 0; type < 3; type++)
 		for (size_t pieces = 1; pieces < 200; pieces += 66)
 			test_pieces(t, (enum dtype)type, pieces);
+	if (t->brief)
+		return;
+	test_wide_rows(t);
+	test_frequent_tokens(t);
 }
 
 void op_tester_report(const struct op_tester *t, FILE *to)

@@ -20,6 +20,8 @@
 #include <stdio.h>
 
 enum { OP_TESTER_OPS = 32, OP_TESTER_BLOCKS = 64 };
+/* Bytes of logits for a GPU's table, with which the classifier has its largest shape in two chunks. */
+enum { OP_TESTER_LOGITS = 1 << 16 };
 
 struct op_result {
 	const char *op;
