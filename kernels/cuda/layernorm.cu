@@ -73,8 +73,8 @@ __global__ void __launch_bounds__(128) normalize_rows(A *out, A *residual_out, f
 	}
 }
 
-/* Any C: the row is read again from memory. */
-template <typename A>
+/* Any C: the row is read again from memory, which is the cache. */
+template <int V, typename A>
 __global__ void __launch_bounds__(128) normalize_any(A *out, A *residual_out, float *mean_out,
 	float *rstd_out, const A *residual_in, const A *branch, const A *gamma, const A *beta, int64_t R,
 	int T, int C, float eps, struct device_dropout drop)
@@ -83,21 +83,31 @@ __global__ void __launch_bounds__(128) normalize_any(A *out, A *residual_out, fl
 	int64_t r = (int64_t)blockIdx.x * 4 + threadIdx.x / 32;
 	if (r >= R)
 		return;
-	float x[1], sum = 0, squares = 0;
-	for (int c = lane; c < C; c += 32) {
+	float x[V], g[V], h[V], sum = 0, squares = 0;
+	for (int c = lane * V; c < C; c += 32 * V) {
 		residual_load(x, residual_in, branch, residual_out, r, c, T, C, drop);
-		sum += x[0];
+#pragma unroll
+		for (int e = 0; e < V; e++)
+			sum += x[e];
 	}
 	const A *row = (branch ? residual_out : residual_in) + r * C; /* each lane reads what it wrote */
 	float mean = warp_sum(sum) / C;
-	for (int c = lane; c < C; c += 32) {
-		float d = to_float(row[c]) - mean;
-		squares += d * d;
+	for (int c = lane * V; c < C; c += 32 * V) {
+		load(x, row + c);
+#pragma unroll
+		for (int e = 0; e < V; e++)
+			squares += (x[e] - mean) * (x[e] - mean);
 	}
 	float rstd = 1.0f / sqrtf(warp_sum(squares) / C + eps);
-	for (int c = lane; c < C; c += 32)
-		out[r * C + c] = from_float<A>(
-			(to_float(row[c]) - mean) * rstd * to_float(gamma[c]) + to_float(beta[c]));
+	for (int c = lane * V; c < C; c += 32 * V) {
+		load(x, row + c);
+		load(g, gamma + c);
+		load(h, beta + c);
+#pragma unroll
+		for (int e = 0; e < V; e++)
+			x[e] = (x[e] - mean) * rstd * g[e] + h[e];
+		store(out + r * C + c, x);
+	}
 	if (lane == 0) {
 		mean_out[r] = mean;
 		rstd_out[r] = rstd;
@@ -118,8 +128,10 @@ void cuda_layernorm_forward(struct kernels *k, struct stream *s, void *out, void
 			    (const A *)residual_in, (const A *)branch, (const A *)gamma, (const A *)beta, R, \
 			    T, C, eps, d)))
 #define COMMA ,
-	if (C % 8 || C > 2048)
-		NORMALIZE(normalize_any<A>);
+	if (C % 8)
+		NORMALIZE(normalize_any<1 COMMA A>);
+	else if (C > 2048)
+		NORMALIZE(normalize_any<8 COMMA A>);
 	else if (C <= 256)
 		NORMALIZE(normalize_rows<1 COMMA A>);
 	else if (C <= 768)
@@ -137,7 +149,7 @@ void cuda_layernorm_forward(struct kernels *k, struct stream *s, void *out, void
 
 /* With xhat = (x - mean) rstd and g = dout gamma:  dx = rstd (g - mean(g) - xhat mean(g xhat)). */
 
-enum { most_warps = 8, gradient_threads = 512 /* on a processor */ };
+enum { gradient_threads = 512 /* on a processor */ };
 
 /* What a thread needs of a row; of a row that is not its own, zeros. */
 template <typename A> struct row_part {
@@ -177,13 +189,13 @@ static __device__ __forceinline__ void row_unpack(
  * One thread for 8 columns, blockDim.x >= C / 8; partial[block] = dgamma [C], dbeta [C]. The rows of the next round are
  * fetched before this one's are worked on: with a barrier in each round, nothing else would hide the way to the memory.
  */
-template <typename A>
-__global__ void __launch_bounds__(256, gradient_threads / 256) normalize_gradient(A *dresidual,
+template <int MOST, typename A>
+__global__ void __launch_bounds__(MOST, gradient_threads / MOST) normalize_gradient(A *dresidual,
 	const A *dresidual_in, A *dbranch, float *partial, const A *dout, const A *x, const A *gamma,
 	const float *mean, const float *rstd, int R, int T, int C, struct device_dropout drop, int rows_each)
 {
 	constexpr int N = sizeof(A) == 2 ? 2 : 1; /* rows a round: as many as registers are for */
-	SHARED_ARRAY(float, sums, [2][N][2][most_warps]);
+	SHARED_ARRAY(float, sums, [2][N][2][MOST / 32]);
 	int warps = blockDim.x / 32, warp = threadIdx.x / 32, lane = threadIdx.x % 32;
 	int c = threadIdx.x * 8;
 	bool mine = c < C;
@@ -312,7 +324,7 @@ void cuda_layernorm_backward(struct kernels *k, struct stream *s, void *dresidua
 	struct device_dropout d = device_dropout_from(drop);
 	int R = B * T, threads = ceiling(C, 8 * 32) * 32;
 	/* Fast: as many blocks as fit on the processors, rows in whole rounds. */
-	bool fast = C % 8 == 0 && threads <= 256;
+	bool fast = C % 8 == 0 && threads <= gradient_threads;
 	int parts = fast ? b->processors * (gradient_threads / threads) : 64;
 	int rows_each = ceiling(ceiling(R, parts), 2) * 2;
 	parts = ceiling(R, rows_each);
@@ -320,10 +332,14 @@ void cuda_layernorm_backward(struct kernels *k, struct stream *s, void *dresidua
 		(float *)stream_scratch(b, s, (size_t)parts * 2 * C * sizeof(float), "layernorm gradient");
 	if (!partial)
 		return;
-	if (fast) {
-		WITH_ACT(b, (launch(normalize_gradient<A>, parts, threads, 0, s->handle, (A *)dresidual,
-				    (const A *)dresidual_in, (A *)dbranch, partial, (const A *)dout,
-				    (const A *)x, (const A *)gamma, mean, rstd, R, T, C, d, rows_each)));
+#define GRADIENT(MOST)                                                                                       \
+	WITH_ACT(b, (launch(normalize_gradient<MOST, A>, parts, threads, 0, s->handle, (A *)dresidual,       \
+			    (const A *)dresidual_in, (A *)dbranch, partial, (const A *)dout, (const A *)x,   \
+			    (const A *)gamma, mean, rstd, R, T, C, d, rows_each)))
+	if (fast && threads <= 256) {
+		GRADIENT(256);
+	} else if (fast) {
+		GRADIENT(gradient_threads);
 	} else {
 		/* The sums first: dresidual may be dout's neighbour, never dout or x themselves. */
 		WITH_ACT(b, (launch(normalize_sums_any<A>, dim3(ceiling(C, 128), parts), 128, 0, s->handle,
@@ -332,6 +348,7 @@ void cuda_layernorm_backward(struct kernels *k, struct stream *s, void *dresidua
 				    (const A *)dresidual_in, (A *)dbranch, (const A *)dout, (const A *)x,
 				    (const A *)gamma, mean, rstd, T, C, d)));
 	}
+#undef GRADIENT
 	stream_launched(b, s, "layernorm_backward");
 	reduce_partials(b, s, dgamma, dbeta, partial, parts, C, accumulate);
 }
