@@ -189,8 +189,9 @@ cuda: $(B)/ferry-cuda.so ## the CUDA backend, build/ferry-cuda.so (needs nvcc an
 # ---- the CUDA backend on the CPU: the same sources, with headers that stand in for CUDA's (tests/emu/emulator.h) ----------
 
 EMU := $(B)/emu$(if $(filter-out opt,$(MODE)),/$(MODE))
-EMU_OPTIMIZE_opt := -O2
-EMU_OPTIMIZE_asan := -O1 -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer
+# What costs least of compiling and running together.
+EMU_OPTIMIZE_opt := -O1
+EMU_OPTIMIZE_asan := -Og -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer
 EMU_OPTIMIZE_tsan := -O1 -fsanitize=thread
 EMU_FLAGS = -std=c++20 -g1 $(MATH) $(WARNINGS) -Wno-shadow -Wno-unknown-pragmas -fPIC -pthread -MMD -MP -Itests/emu/include -I.
 # The emulator itself is not instrumented, and the same in all modes, but for the products of its cuBLASLt and cuDNN, which
