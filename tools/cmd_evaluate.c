@@ -3,6 +3,7 @@
  * corpus.
  */
 #include "common/json.h"
+#include "common/log.h"
 #include "common/memory.h"
 #include "data/split.h"
 #include "engine/evaluate.h"
@@ -242,12 +243,19 @@ static enum status evaluate(struct job *job)
 	return STATUS_OK;
 }
 
+static void say_nothing(enum log_level level, const char *line, void *user)
+{
+	(void)level, (void)line, (void)user;
+}
+
 /* Under mpirun or srun all begin together: what is wrong with the command line is everyone's. */
 static enum status begin(struct job *job, enum status parsed, int argc, char **argv)
 {
 	struct error_copy failure;
 	error_save(parsed, &failure);
 	TRY(ranks_open(job->ranks));
+	if (!leads(job))
+		log_set_sink(say_nothing, NULL); /* rank 0 says the same */
 	TRY(collective_agree(job->ranks, error_restore(&failure)));
 	return ranks_check_arguments(job->ranks, argc, argv);
 }

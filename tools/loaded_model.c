@@ -22,10 +22,11 @@ static enum status open_tokenizer(struct loaded_model *m)
 	return STATUS_OK;
 }
 
-/* Packed copies of the weights pay where each is used many times, as here; they must not crowd memory. */
-static uint64_t choose_packing(uint64_t weight_bytes)
+/* Packed copies of the weights pay where each is used many times, as here; they must not crowd memory, which the ranks of a
+ * host share. */
+static uint64_t choose_packing(uint64_t weight_bytes, int local_ranks)
 {
-	return weight_bytes < memory_available() / 4 ? weight_bytes : 0;
+	return weight_bytes < memory_available() / 4 / (uint64_t)local_ranks ? weight_bytes : 0;
 }
 
 /* Weights of another type than f32 are rounded as they come, piece by piece: all of them in f32 are never there. */
@@ -73,8 +74,8 @@ static enum status read_weights(struct loaded_model *m, bool gpu)
 	return status;
 }
 
-static enum status load(
-	struct loaded_model *m, enum dtype act, int threads, const struct device_choice *choice)
+static enum status load(struct loaded_model *m, enum dtype act, int threads,
+	const struct collective_place *place, const struct device_choice *choice)
 {
 	m->config = *checkpoint_config(m->checkpoint);
 	TRY(model_config_check(&m->config));
@@ -84,9 +85,9 @@ static enum status load(
 	m->gpu = choice->gpu;
 	struct kernels_config kernels = {.act = act,
 		.grad = DTYPE_F32,
-		.threads = threads,
+		.threads = threads ? threads : ranks_threads(place),
 		.device = choice->number,
-		.packing = choice->gpu ? 0 : choose_packing(m->weight_bytes)};
+		.packing = choice->gpu ? 0 : choose_packing(m->weight_bytes, place->local_ranks)};
 	TRY((choice->gpu ? kernels_open_cuda : kernels_open_cpu)(&kernels, &m->kernels));
 	return read_weights(m, choice->gpu);
 }
@@ -102,7 +103,7 @@ static enum status open_all(const char *path, enum device device, enum dtype act
 	TRY(checkpoint_open_together(path, true, ranks, &m->checkpoint));
 	TRY(ranks_check_file(ranks, checkpoint_path(m->checkpoint),
 		checkpoint_get_state(m->checkpoint) ? "trainer.json" : "model.safetensors"));
-	return collective_agree(ranks, load(m, act, threads ? threads : ranks_threads(&place), &choice));
+	return collective_agree(ranks, load(m, act, threads, &place, &choice));
 }
 
 enum status loaded_model_open(const char *path, enum device device, enum dtype act, int threads,

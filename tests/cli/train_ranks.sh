@@ -61,6 +61,9 @@ for n in 2 3; do
 	ranks $n evaluate --load alone --data text --on all --batch-size 3 --threads 1 --json
 	test_that "$n ranks evaluate, to the same bits, told once" eval '[ $code -eq 0 -a -s one ] && diff one <(result out) && grep -q "\"ranks\":'$n'," out'
 done
+cp -r alone damaged && printf x | dd of=damaged/step-00000012/model.safetensors bs=1 seek=5000 conv=notrunc status=none
+ranks 2 evaluate --load damaged --data text
+test_that "... what they pass over is said once" [ "$(grep -c 'step-00000012: passed over' err)" -eq 1 ]
 ranks 2 evaluate --load nowhere --data text
 test_that "... and fail alike" [ $code -eq 1 -a "$(grep -c '^ferry evaluate: .*nowhere' err)" -eq 1 ]
 ranks 2 generate --load alone
