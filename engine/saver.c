@@ -49,12 +49,20 @@ enum status saver_open(
 	return STATUS_OK;
 }
 
+static void end_unasked(struct saver *s)
+{
+	struct error_copy before; /* the caller may be about to tell it */
+	error_save(STATUS_OK, &before);
+	if (saver_end(s) != STATUS_OK)
+		log_warn("the last checkpoint was not written: %s", error_message());
+	(void)!error_restore(&before);
+}
+
 void saver_close(struct saver *s)
 {
 	if (!s)
 		return;
-	if (s->begun && saver_end(s) != STATUS_OK)
-		log_warn("the last checkpoint was not written: %s", error_message());
+	end_unasked(s);
 	for (int i = 0; i < ARRAYS; i++)
 		if (s->copy[i])
 			memory_free_large(s->copy[i], s->elements * 4);

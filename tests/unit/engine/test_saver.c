@@ -218,48 +218,93 @@ static void a_failure_ends_the_run(void **state)
 	assert_true(failures > 5);
 }
 
-/* Closed in the middle: the checkpoint that was begun gets to the disk. */
+/* ---- closing in the middle ---- */
+
+/* A state of zeros at step 5, begun to be written. */
+struct begun {
+	struct parameter_table table;
+	struct trainer_config config;
+	float *values; /* [3 * table.elements] */
+	struct checkpoint_state now;
+	struct checkpoint_contents contents;
+	struct saver *saver;
+};
+
+static void begin(struct begun *b)
+{
+	struct saver_config saving = {.run = run, .keep = 2, .behind = true};
+	*b = (struct begun){.config = base_config()};
+	assert_ok(parameter_table_open(&b->config.model, &b->table));
+	b->values = calloc(3 * b->table.elements, 4);
+	b->now = (struct checkpoint_state){
+		.step = 5, .updates = 5, .source_count = 1, .loss_scale = loss_scale_static(1)};
+	snprintf(b->now.split, sizeof b->now.split, "80,15,5");
+	snprintf(b->now.precision, sizeof b->now.precision, "fp32");
+	b->now.schedule = b->config.schedule;
+	b->now.window_tokens = T;
+	b->now.choices = cJSON_CreateArray();
+	b->contents = (struct checkpoint_contents){.config = &b->config.model,
+		.table = &b->table,
+		.weights = b->values,
+		.exp_avg = b->values + b->table.elements,
+		.exp_avg_sq = b->values + 2 * b->table.elements,
+		.state = &b->now};
+	assert_int_equal(saver_bytes(&b->table, true), 12 * b->table.elements);
+	assert_int_equal(saver_bytes(&b->table, false), 0);
+	assert_ok(saver_open(&saving, &b->table, &b->saver));
+	assert_false(saver_is_done(b->saver));
+	assert_ok(saver_begin(b->saver, &b->contents, true));
+}
+
+static void end(struct begun *b)
+{
+	cJSON_Delete(b->now.choices);
+	free(b->values);
+	parameter_table_close(&b->table);
+}
+
+/* The checkpoint that was begun gets to the disk. */
 static void closing_waits(void **state)
 {
 	(void)state;
-	struct parameter_table table;
-	struct trainer_config config = base_config();
-	struct saver_config saving = {.run = run, .keep = 2, .behind = true};
+	struct begun b;
 	struct checkpoint *whole;
-	struct saver *saver;
-	assert_ok(parameter_table_open(&config.model, &table));
-	float *values = calloc(3 * table.elements, 4);
-	struct checkpoint_state now = {
-		.step = 5, .updates = 5, .source_count = 1, .loss_scale = loss_scale_static(1)};
-	snprintf(now.split, sizeof now.split, "80,15,5");
-	snprintf(now.precision, sizeof now.precision, "fp32");
-	now.schedule = config.schedule;
-	now.window_tokens = T;
-	now.choices = cJSON_CreateArray();
-	struct checkpoint_contents contents = {.config = &config.model,
-		.table = &table,
-		.weights = values,
-		.exp_avg = values + table.elements,
-		.exp_avg_sq = values + 2 * table.elements,
-		.state = &now};
-	assert_int_equal(saver_bytes(&table, true), 12 * table.elements);
-	assert_int_equal(saver_bytes(&table, false), 0);
-	assert_ok(saver_open(&saving, &table, &saver));
-	assert_false(saver_is_done(saver));
-	assert_ok(saver_begin(saver, &contents, true));
-	for (uint64_t i = 0; i < 3 * table.elements; i++)
-		values[i] = NAN; /* the caller's again */
-	cJSON_Delete(now.choices);
-	saver_close(saver);
+	begin(&b);
+	for (uint64_t i = 0; i < 3 * b.table.elements; i++)
+		b.values[i] = NAN; /* the caller's again */
+	cJSON_Delete(b.now.choices);
+	b.now.choices = NULL;
+	saver_close(b.saver);
 	assert_ok(checkpoint_open(run, &whole));
 	assert_int_equal(checkpoint_get_state(whole)->step, 5);
-	assert_ok(checkpoint_read_weights(whole, &table, NULL, values));
-	for (uint64_t i = 0; i < table.elements; i++)
-		assert_true(values[i] == 0);
+	assert_ok(checkpoint_read_weights(whole, &b.table, NULL, b.values));
+	for (uint64_t i = 0; i < b.table.elements; i++)
+		assert_true(b.values[i] == 0);
 	checkpoint_close(whole);
-	free(values);
-	parameter_table_close(&table);
+	end(&b);
 	assert_string_equal(notices, "");
+}
+
+/* A run that ends with a failure of its own still tells of that; that a checkpoint failed, too, is a warning. */
+static void closing_leaves_the_message(void **state)
+{
+	(void)state;
+	struct begun b;
+	slow = file_operations_system;
+	slow.fsync = sync_fails;
+	failing_after = 1;
+	file_system = &slow;
+	notices[0] = 0;
+	begin(&b);
+	enum status status = error_set(STATUS_UNSUPPORTED, "the step failed");
+	saver_close(b.saver);
+	file_system = &file_operations_system;
+	assert_int_equal(status, STATUS_UNSUPPORTED);
+	assert_string_equal(error_message(), "the step failed");
+	assert_non_null(strstr(notices, "the last checkpoint was not written: "));
+	assert_non_null(strstr(notices, "No space left on device"));
+	end(&b);
+	notices[0] = 0;
 }
 
 int main(void)
@@ -267,6 +312,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {cmocka_unit_test_setup(the_files_are_the_same, setup),
 		cmocka_unit_test_setup(training_goes_on_meanwhile, setup),
 		cmocka_unit_test_setup(a_failure_ends_the_run, setup),
-		cmocka_unit_test_setup(closing_waits, setup)};
+		cmocka_unit_test_setup(closing_waits, setup),
+		cmocka_unit_test_setup(closing_leaves_the_message, setup)};
 	return cmocka_run_group_tests(tests, open_all, close_all);
 }
