@@ -116,6 +116,39 @@ static bool algorithms_from_a_file(void)
 	return good;
 }
 
+/* What the table does otherwise on other GPUs, or with a library that lacks an epilogue, or where it is told to. */
+static bool other_ways(bool brief)
+{
+	static const struct {
+		const char *name, *value;
+		void (*test)(struct op_tester *t);
+		bool rounded;
+	} ways[] = {{"FERRY_CUDA_CACHED_LOGITS", "0", op_test_classifiers, true},
+		{"FERRY_CUDA_EXACT_LOGITS", "1", op_test_classifiers, false},
+		{"FERRY_CUDA_EPILOGUES", "0", op_test_products, true}};
+	bool good = true;
+	for (int i = 0; i < 3; i++) {
+		struct kernels_config config = {
+			.act = DTYPE_F16, .grad = DTYPE_F32, .logits_bytes = OP_TESTER_LOGITS};
+		struct kernels k;
+		struct op_tester t;
+		setenv(ways[i].name, ways[i].value, 1);
+		enum status status = kernels_open_cuda(&config, &k);
+		unsetenv(ways[i].name);
+		if (status != STATUS_OK)
+			return false;
+		op_tester_open(&t, &k);
+		t.rounded_logits = ways[i].rounded;
+		t.brief = brief;
+		ways[i].test(&t);
+		printf("# %s=%s:\n", ways[i].name, ways[i].value);
+		op_tester_report(&t, stdout);
+		good = op_tester_close(&t) == 0 && good;
+		k.close(&k);
+	}
+	return good;
+}
+
 int main(int argc, char **argv)
 {
 	static const enum dtype types[][2] = {{DTYPE_F32, DTYPE_F32}, {DTYPE_BF16, DTYPE_F32},
@@ -158,5 +191,7 @@ int main(int argc, char **argv)
 	printf("%sok 7 - %d choices of algorithms, as text and back\n", kept ? "" : "not ", choices);
 	bool filed = algorithms_from_a_file();
 	printf("%sok 8 - algorithms that were timed go by way of a file\n", filed ? "" : "not ");
-	return failed != 0 || !bounded || !kept || !filed;
+	bool otherwise = other_ways(brief);
+	printf("%sok 9 - products and the classifier in their other ways\n", otherwise ? "" : "not ");
+	return failed != 0 || !bounded || !kept || !filed || !otherwise;
 }

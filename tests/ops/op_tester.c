@@ -66,7 +66,7 @@ static void test_frequent_tokens(struct op_tester *t)
 	}
 }
 
-static void test_products(struct op_tester *t)
+void op_test_products(struct op_tester *t)
 {
 	static const int sizes[][3] = {{1, 8, 24}, {5, 24, 72}, {33, 64, 192}, {130, 100, 36}, {70, 768, 128},
 		{64, 128, 512}, {256, 256, 264}};
@@ -98,7 +98,7 @@ void op_test_attention(struct op_tester *t, bool plain)
 		}
 }
 
-static void test_classifiers(struct op_tester *t)
+void op_test_classifiers(struct op_tester *t)
 {
 	static const int sizes[][4] = {{1, 8, 97, 128}, {13, 24, 128, 128}, {70, 64, 300, 384},
 		{130, 32, 1000, 1024}, {7, 128, 50, 128}, {6, 8, 4200, 4224}};
@@ -116,9 +116,9 @@ static void test_classifiers(struct op_tester *t)
 void op_test_all(struct op_tester *t)
 {
 	test_rows(t);
-	test_products(t);
+	op_test_products(t);
 	op_test_attention(t, false);
-	test_classifiers(t);
+	op_test_classifiers(t);
 	test_adamw(t, 1, 1, true, false);
 	test_adamw(t, 1000, 1, false, true);
 	if (!t->brief) {

@@ -52,7 +52,10 @@ struct op_tester {
 
 void op_tester_open(struct op_tester *t, struct kernels *k);
 void op_test_all(struct op_tester *t);
-/* Of it, attention's; plain: only where all of a sequence is seen and nothing dropped. */
+/* Of it, the linear layers'; the classifier's. */
+void op_test_products(struct op_tester *t);
+void op_test_classifiers(struct op_tester *t);
+/* Attention's; plain: only where all of a sequence is seen and nothing dropped. */
 void op_test_attention(struct op_tester *t, bool plain);
 void op_tester_report(const struct op_tester *t, FILE *to);
 int op_tester_close(struct op_tester *t);
