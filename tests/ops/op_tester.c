@@ -66,6 +66,22 @@ static void test_frequent_tokens(struct op_tester *t)
 	}
 }
 
+/* Heads of more elements than tensor cores' tiles have, up to the most that a GPU takes. */
+static void test_wide_heads(struct op_tester *t)
+{
+	static const int sizes[][3] = {{37, 2, 136}, {40, 1, 256}};
+	for (int i = 0; i < 4; i++) {
+		const int *size = sizes[i / 2];
+		struct shape w =
+			shape_of(1, size[0], size[1] * size[2], size[1], i % 2 ? 0.2f : 0, i % 2, false);
+		reserve(t, &w);
+		test_attention(t, &w);
+		w.drop.p = 0;
+		w.masked = false;
+		test_decode(t, &w);
+	}
+}
+
 void op_test_products(struct op_tester *t)
 {
 	static const int sizes[][3] = {{1, 8, 24}, {5, 24, 72}, {33, 64, 192}, {130, 100, 36}, {70, 768, 128},
@@ -135,6 +151,7 @@ void op_test_all(struct op_tester *t)
 		return;
 	test_wide_rows(t);
 	test_frequent_tokens(t);
+	test_wide_heads(t);
 }
 
 void op_tester_report(const struct op_tester *t, FILE *to)
