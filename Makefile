@@ -97,6 +97,8 @@ ISAS ?= base
 ISA_FLAGS_base :=
 ISA_FLAGS_avx2 := -mavx2 -mfma -mf16c -mbmi -mbmi2
 ISA_FLAGS_avx512 := $(ISA_FLAGS_avx2) -mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx512cd -mprefer-vector-width=512
+# The thread sanitizer watches from outside what this does (see there).
+$(O)/kernels/cpu/gemm_plain.o: OPTIMIZE_tsan += -O3
 # This one also needs vdpbf16ps: it is called where the processor has it (cpu_has_bf16).
 $(O)/kernels/cpu/simd/attention_bf16.avx512.o: ISA_FLAGS_avx512 += -mavx512bf16
 simd_objects = $(foreach isa,$(ISAS),$(patsubst %.c,$(O)/%.$(isa).o,$(wildcard $(1)/*.c)))

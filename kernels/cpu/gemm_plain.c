@@ -48,7 +48,38 @@ bool gemm_engine_takes(const struct gemm *gemm, enum dtype in, enum dtype out)
 	return in == DTYPE_F32 && out == DTYPE_F32;
 }
 
-static float dot(const float *a, int64_t a_step, const float *b, int k)
+/* The thread sanitizer is told once of each row that a product touches, instead of each time that it does: most of the time
+ * of what it watched went there. */
+#ifdef __SANITIZE_THREAD__
+#define TOLD_BEFORE __attribute__((no_sanitize("thread")))
+extern void __tsan_read_range(void *at, long bytes);
+extern void __tsan_write_range(void *at, long bytes);
+
+static void tell_rows(void (*tell)(void *, long), const void *matrix, int64_t step, int rows, int columns)
+{
+	for (int i = 0; i < rows; i++)
+		tell((float *)(uintptr_t)matrix + i * step, (long)sizeof(float) * columns);
+}
+
+static void tell_of(const struct gemm_product *p)
+{
+	tell_rows(__tsan_read_range, p->a, p->lda, p->a_transposed ? p->k : p->m,
+		p->a_transposed ? p->m : p->k);
+	tell_rows(__tsan_read_range, p->b, p->ldb, p->b_transposed ? p->n : p->k,
+		p->b_transposed ? p->k : p->n);
+	if (p->bias)
+		tell_rows(__tsan_read_range, p->bias, 0, 1, p->n);
+	tell_rows(__tsan_write_range, p->c, p->ldc, p->m, p->n);
+}
+#else
+#define TOLD_BEFORE
+static void tell_of(const struct gemm_product *p)
+{
+	(void)p;
+}
+#endif
+
+TOLD_BEFORE static float dot(const float *a, int64_t a_step, const float *b, int k)
 {
 	float sums[16] = {0}, sum = 0;
 	int i = 0;
@@ -64,7 +95,7 @@ static float dot(const float *a, int64_t a_step, const float *b, int k)
 
 /* b's rows are contiguous in memory where it is transposed: dot products. Otherwise rows of b are added up.
  */
-static void run_row(const struct gemm_product *p, int i)
+TOLD_BEFORE static void run_row(const struct gemm_product *p, int i)
 {
 	float *c = (float *)p->c + i * p->ldc;
 	const float *a = (const float *)p->a + (p->a_transposed ? i : i * p->lda), *b = p->b;
@@ -84,6 +115,7 @@ static void run_row(const struct gemm_product *p, int i)
 enum status gemm_engine_run(struct gemm *gemm, const struct gemm_product *p)
 {
 	(void)gemm;
+	tell_of(p);
 #pragma omp parallel for num_threads(gemm->threads) schedule(static)
 	for (int i = 0; i < p->m; i++)
 		run_row(p, i);
