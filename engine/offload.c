@@ -141,9 +141,9 @@ enum status offload_measure(const struct offload_config *config, const struct pa
 	int count;
 	uint64_t own = optimizer_part_elements(part) - part->there, shadows;
 	TRY(take_buckets(config, table, part, &buckets, &count, &shadows));
-	uint64_t slot = slot_size(buckets, count) * (dtype_bytes(act) + dtype_bytes(grad));
-	out->staging = count_staged(buckets, count) * (dtype_bytes(act) + dtype_bytes(grad));
-	out->lent = offload_loan_bytes(config, buckets, count, slot, dtype_bytes(act) + dtype_bytes(grad));
+	uint64_t sent = dtype_bytes(act) + dtype_bytes(grad), slot = slot_size(buckets, count) * sent, staged;
+	out->lent = offload_loan_bytes(config, buckets, count, slot, &staged);
+	out->staging = (count_staged(buckets, count) + staged) * sent;
 	free(buckets);
 	out->host = 4 * OFFLOAD_STATES * (own + shadows);
 	out->pinned = slot_total(config, slot) * slot;

@@ -89,7 +89,7 @@ struct offload_memory {
 	uint64_t host;    /* master and moments, shadows */
 	uint64_t pinned;  /* slots */
 	uint64_t device;  /* incoming */
-	uint64_t lent;    /* there too: state that the device borrows, and pieces of it on their way */
+	uint64_t lent;    /* there too: state that the device borrows */
 	uint64_t staging; /* there too: pieces of wte on their way */
 };
 

@@ -35,11 +35,12 @@ static void count_loans(const struct offload_config *c, const struct offload_buc
 }
 
 uint64_t offload_loan_bytes(const struct offload_config *c, const struct offload_bucket *buckets, int count,
-	uint64_t slot_bytes, size_t sent_bytes)
+	uint64_t slot_bytes, uint64_t *staged)
 {
 	uint64_t whole, rows;
 	count_loans(c, buckets, count, &whole, &rows);
-	return STATE_BYTES * (whole + rows) + sent_bytes * smaller(rows, loan_elements(slot_bytes));
+	*staged = smaller(rows, loan_elements(slot_bytes));
+	return STATE_BYTES * (whole + rows);
 }
 
 /* Of pieces, the gradients and the rounded weights of a loan. */

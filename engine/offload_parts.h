@@ -130,9 +130,9 @@ static inline struct offload_job *offload_job_at(struct offload *o, uint64_t num
 
 /* ---- what the device borrows (offload_lend.c) ---- */
 
-/* Bytes that it takes there; sent_bytes: of an element's gradient and rounded weight. */
+/* Bytes of it there; `staged`: elements of a loan in pieces, whose gradients and rounded weights lie beside. */
 uint64_t offload_loan_bytes(const struct offload_config *config, const struct offload_bucket *buckets,
-	int count, uint64_t slot_bytes, size_t sent_bytes);
+	int count, uint64_t slot_bytes, uint64_t *staged);
 enum status offload_lend_open(struct offload *o) MUST_USE;
 void offload_lend_close(struct offload *o);
 /* With the lock held: what the step will want lent. Once its lookups are known. */
