@@ -62,7 +62,7 @@ test_that "state that is lent keeps 98% of the speed: $(steps 'optimizer on the 
 	'BEGIN { exit !(gpu > 50 && gpu >= .98 * here && gpu < .95 * none) }'
 # wpe, layer 0 and the 7,564 rows that English looks up by rule: 21% of all; 12 bytes x 7,564 x 1024 are 88.6 MiB.
 test_that "... and says what is lent, and what of it takes the link" \
-	eval 'out_has "state lent to the GPU 88.6 MiB up and down again" && out_has "on the host, lending 21%" && out_has "up to 23.6% lent to the GPU"'
+	eval 'out_has "state lent to the GPU 88.6 MiB up and down again" && out_has "on the host, lending 21%" && out_has "up to 22.7% lent to the GPU"'
 # wpe, two layers of four and 882 rows: 26.4%.
 run plan --machine h100 --preset reference --bf16 --batch-size 1 --global-batch-size 1 --host-bandwidth 10 --cpu-optimizer
 test_that "... no more than half of the layers, however far the host is behind" out_has "on the host, lending 26%"
