@@ -458,7 +458,8 @@ static enum status print_shape(const struct job *job, const char *name)
 	struct parameter_table table;
 	(void)model_config_named(name, &config.model);
 	config.packing = 0;
-	config.offload = false;
+	config.offload = config.save_behind =
+		false; /* training does without the copy where it does not fit */
 	TRY(parameter_table_open(&config.model, &table));
 	printf("%-12s %15s", name, human_grouped(table.counted).text);
 	parameter_table_close(&table);

@@ -118,6 +118,11 @@ test_that "... nor FERRY_CUDNN=off" awk -v m="$(FERRY_CUDNN=off scratch h100 --b
 
 run plan --machine a100 --shapes --device-memory 40G
 test_that "lists the shapes that fit" [ "$(grep -cE '^(reference|gpt[23])' "$dir/out")" = 8 ]
+shapes() { run plan --machine h100 --shapes --bf16 --host-memory 24G "$@" && grep -E '^(reference|gpt[23])' "$dir/out" >"$dir/shapes"; }
+shapes --save none && mv "$dir/shapes" "$dir/bare"
+shapes
+test_that "... without the copy that checkpoints are written from, which training does without where it has no room" \
+	eval 'grep -qE "^gpt2-xl .* [1-9][0-9]* \([0-9]+\)$" "$dir/bare" && cmp "$dir/bare" "$dir/shapes"'
 
 run plan --device cpu --num-layers 2 --hidden-size 64 --num-attention-heads 2 --seq-length 64 --batch-size 2 --vocab-size 500 \
 	--global-batch-size 4 --host-memory 4.2M --threads 1
