@@ -71,24 +71,47 @@ static int cut_buckets(const struct offload_config *c, const struct parameter_ta
 	return count;
 }
 
+/* Shadows for buckets [from, to) that fit. */
+static void give_shadows(struct offload_bucket *buckets, int from, int to, uint64_t room, uint64_t *taken)
+{
+	for (int i = from; i < to; i++) {
+		struct offload_bucket *b = &buckets[i];
+		if (b->lent || *taken + b->whole.elements > room)
+			continue;
+		b->has_shadow = true;
+		b->shadow = *taken;
+		*taken += b->whole.elements;
+	}
+}
+
+/* Where the last layer of buckets [0, end) begins; `least` where there is none behind that. */
+static int last_layer_from(const struct offload_bucket *buckets, int least, int end)
+{
+	int first = end;
+	while (first > least && buckets[first - 1].layer == buckets[end - 1].layer)
+		first--;
+	return first;
+}
+
 /* Which buckets have a shadow, and where: in the order in which gradients become final, while memory lasts: ln_f,
  * wte, the layers from the last. (wpe's are final with the step.) Returns the elements. */
 static uint64_t choose_shadows(
 	const struct offload_config *c, struct offload_bucket *buckets, int count, int layers)
 {
 	uint64_t room = c->delayed ? 0 : c->speculation / (4 * OFFLOAD_STATES), taken = 0;
-	for (int rank = 0; rank <= layers + 1; rank++)
-		for (int i = 0; i < count; i++) {
-			struct offload_bucket *b = &buckets[i];
-			bool now = rank == 0   ? b->layer == layers
-				   : rank == 1 ? b->wte
-					       : b->layer == layers + 1 - rank;
-			if (!now || b->lent || taken + b->whole.elements > room)
-				continue;
-			b->has_shadow = true;
-			b->shadow = taken;
-			taken += b->whole.elements;
-		}
+	int wte = 0, embeddings, end = count;
+	while (wte < count && buckets[wte].wte)
+		wte++;
+	for (embeddings = wte; embeddings < count && buckets[embeddings].layer < 0;)
+		embeddings++;
+	if (count > embeddings && buckets[count - 1].layer == layers)
+		end = last_layer_from(buckets, embeddings, count);
+	give_shadows(buckets, end, count, room, &taken);
+	give_shadows(buckets, 0, wte, room, &taken);
+	for (int first; end > embeddings; end = first) {
+		first = last_layer_from(buckets, embeddings, end);
+		give_shadows(buckets, first, end, room, &taken);
+	}
 	return taken;
 }
 
