@@ -13,6 +13,7 @@
 enum {
 	STATE_BYTES = 12, /* master and moments, of a parameter */
 	SHARES = 16,      /* that auto tries */
+	LOANS = 16,       /* numbers of lent layers that it tries for each, besides none */
 };
 #define ALIKE       1.01  /* the model is no more exact than that */
 #define ALIKE_LOANS 1.002 /* of what differs in nothing else, it is */
@@ -122,20 +123,20 @@ static enum status try_loans(
 	return STATUS_OK;
 }
 
-/* The least that is as quick as the quickest. */
+/* The least that is as quick as the quickest: nothing, the rows, so many from the first layer that is away on. Of a deep
+ * model not each number is tried. */
 static enum status choose_quickest_loans(
-	const struct train_machine *machine, struct trainer_config *c, int most)
+	const struct train_machine *machine, struct trainer_config *c, int first, int most)
 {
-	double quickest = INFINITY, seconds;
-	for (int lent = -1; lent <= most; lent++) {
-		TRY(try_loans(machine, *c, lent, &seconds));
-		quickest = fmin(quickest, seconds);
+	double seconds[LOANS + 2], quickest = INFINITY;
+	int stride = (most - first + LOANS - 1) / LOANS, tried = 0, chosen = 0;
+	for (int lent = -1; lent <= most; lent = lent < 0 ? first : lent + stride, tried++) {
+		TRY(try_loans(machine, *c, lent, &seconds[tried]));
+		quickest = fmin(quickest, seconds[tried]);
 	}
-	seconds = INFINITY;
-	for (int lent = -1; seconds > ALIKE_LOANS * quickest; lent++) {
-		TRY(try_loans(machine, *c, lent, &seconds));
-		set_loans(c, lent);
-	}
+	while (seconds[chosen] > ALIKE_LOANS * quickest)
+		chosen++;
+	set_loans(c, chosen ? first + (chosen - 1) * stride : -1);
 	return STATUS_OK;
 }
 
@@ -159,7 +160,7 @@ enum status train_offload_lend(const struct train_machine *machine, struct train
 	TRY(find_first_away(c, &first));
 	if (!(machine->rates.matrix_flops > 0))
 		return choose_usual_loans(machine, c, first);
-	return choose_quickest_loans(machine, c, first + 1 + (c->model.layers - first + 1) / 2);
+	return choose_quickest_loans(machine, c, first, first + 1 + (c->model.layers - first + 1) / 2);
 }
 
 /* Is the run long beside a second? Without steps it is a plan, which is of rates. */

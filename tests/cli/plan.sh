@@ -76,6 +76,9 @@ test_that "auto takes less on the GPU than fits, where that is quicker ($(foreto
 	awk -v none="$(steps 'on the host, speculative')" '{ exit !($1 > 0 && $1 < $4 && $2 < .95 * none && $2 < $3 && $2 < .95 * $5) }' <<<"$(foretold)"
 test_that "... which is what is planned with" [ "$(sed -n 's/^as it is .* \([0-9]*\.[0-9]\)[0-9] .*,.*/\1/p' "$dir/out")" = "$(foretold | cut -d' ' -f2)" ]
 test_that "... and speculates on nearly all of the rest" grep -qE 'speculating on (9[0-9.]*|100)% of these' "$dir/out"
+timeout -k 5 60 "$ferry" plan --machine a100 --num-layers 1000 --hidden-size 1024 --num-attention-heads 16 --bf16 --checkpoint-activations \
+	--batch-size 1 --host-memory 8T --device-memory 110G >"$dir/out" 2>"$dir/err"
+test_that "... of 1000 layers in a second or so: $(foretold)" awk '{ exit !($1 > 0 && $1 < $4 && $2 < $5) }' <<<"$(foretold)"
 run plan $large --device-memory 30G --host-memory 14G
 test_that "without memory on the host for shadows, as much as fits" awk '{ exit !($1 == $4 && $2 == $5) }' <<<"$(foretold)"
 test_that "... and all on the host would speculate on nothing" out_has "on the host, speculative 0%"
