@@ -276,8 +276,10 @@ static enum status choose_device(struct job *job)
 {
 	const struct train_settings *s = &job->options.settings;
 	TRY(collective_agree(job->ranks, train_config_precision(&job->options, &job->config)));
-	return ranks_choose_device(job->ranks, &job->place, (enum device)s->device, job->config.precision,
-		s->logits_memory, &job->machine.device);
+	TRY(ranks_choose_device(job->ranks, &job->place, (enum device)s->device, job->config.precision,
+		s->logits_memory, &job->machine.device));
+	device_limit(&job->machine.device, s->device_memory);
+	return STATUS_OK;
 }
 
 /* A run that goes on may have been made where there were more processors. */

@@ -67,3 +67,14 @@ enum status device_choose(
 	k.close(&k);
 	return STATUS_OK;
 }
+
+void device_limit(struct device_choice *choice, uint64_t bytes)
+{
+	if (!bytes || !choice->gpu)
+		return;
+	choice->limited = !choice->unused || choice->unused > bytes;
+	if (choice->limited)
+		choice->unused = bytes;
+	if (choice->alone > bytes)
+		choice->alone = bytes;
+}

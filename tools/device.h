@@ -15,6 +15,7 @@ struct device_choice {
 	int number;      /* of it */
 	uint64_t unused; /* bytes of its memory that can be taken, CUDA's context being there; 0: not known */
 	uint64_t alone;  /* the same where nothing else has to do with it: a constant of the machine */
+	bool limited;    /* device_limit made it less */
 	uint64_t logits; /* bytes of them that logits may take (kernels.h) */
 	uint64_t attention; /* and attention, in their place (kernels.h) */
 	/* Of it, in the machine (peers.h), where several ranks were launched; "": not known. */
@@ -27,5 +28,7 @@ struct device_choice {
  * where there is one alone, it is that. */
 enum status device_choose(
 	enum device wanted, int number, enum dtype act, uint64_t logits, struct device_choice *out) MUST_USE;
+/* Of the GPU's memory no more is taken than `bytes`; 0: no limit. */
+void device_limit(struct device_choice *choice, uint64_t bytes);
 
 #endif

@@ -52,10 +52,10 @@ enum status train_memory_check(const struct train_machine *machine, const struct
 			"are GPUs, ",
 			machine->device_ranks);
 	FAIL_IF(machine->device.unused && m->device > machine->device.unused, STATUS_USAGE,
-		"this needs %s of the GPU's memory and %s are free%s" LESS_MEMORY
+		"this needs %s of the GPU's memory and %s are %s%s" LESS_MEMORY
 		", and so do --half-gradients, --cpu-optimizer, --cpu-checkpointing and --logits-memory",
 		human_bytes((double)m->device).text, human_bytes((double)machine->device.unused).text,
-		*shared ? shared : "; ");
+		machine->device.limited ? "allowed by --device-memory" : "free", *shared ? shared : "; ");
 	return STATUS_OK;
 }
 

@@ -159,6 +159,9 @@ static void fill_table(struct train_options *o)
 			 "with a GPU: for the logits that are there at a time, 128 rows at least; less is "
 			 "slower, and adds gradients up in another order"),
 			.default_text = "an 80th of the GPU's memory"},
+		{OPTION_SIZE("--device-memory", &s->device_memory, 0, UINT64_C(1) << 50, "SIZE",
+			 "with a GPU: the most of its memory that is taken, beside what CUDA itself has"),
+			.default_text = "what is free"},
 		{OPTION_STRING("--optimizer-on", &s->optimizer_on, "WHERE",
 			 "with a GPU: gpu, cpu (ZeRO-Offload), the share that stays on the GPU (0.3), or "
 			 "auto: the GPU where it fits, else what is foretold to be quickest; the results are "

@@ -49,6 +49,7 @@ struct train_settings {
 	bool cpu_optimizer, delayed_update, half_gradients, cpu_checkpointing;
 	uint64_t layer_batch;   /* 0: batch */
 	uint64_t logits_memory; /* 0: as much as usual */
+	uint64_t device_memory; /* 0: what is free */
 	/* accepted, without meaning here */
 	bool no_flag;
 	uint64_t no_number;

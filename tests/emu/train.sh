@@ -149,6 +149,11 @@ test_that "... for what is measured at the end too: $(sed -n 's/^a step took.*fo
 	grep -qE '^a step took [0-9.]+ ms .mean of 1.; `ferry plan` foretells [0-9]*[1-9.]+[0-9]* ms, bound by ' "$dir/inputs-tight.out"
 shape=${shape/--num-layers 1/} FERRY_EMU_MEMORY=$((said - 1)) on_gpu inputs-lack $inputs --cpu-checkpointing --cpu-optimizer
 test_that "one of 1 less is refused at once" grep -q "of the GPU's memory and .* are free" "$dir/inputs-lack.out"
+shape=${shape/--num-layers 1/} on_gpu inputs-limited $inputs --cpu-checkpointing --cpu-optimizer --device-memory $((said + 1))M
+test_that "--device-memory, 1 more on a GPU that has plenty: no more is planned with, in the same bytes" eval 'same_tensors inputs-limited inputs-there step-00000003 &&
+	grep -qE "memory of the GPU: [0-9.]+ MiB .*; $((said + 1)).0 MiB available" "$dir/inputs-limited.out"'
+shape=${shape/--num-layers 1/} on_gpu inputs-denied $inputs --cpu-checkpointing --cpu-optimizer --device-memory $((said - 1))M
+test_that "... and 1 less is refused at once" grep -q "of the GPU's memory and .* are allowed by --device-memory" "$dir/inputs-denied.out"
 test_that "the log has the moments where they are" eval 'grep -q "memory of the GPU: .*moments" "$dir/inputs-there.out" &&
 	! grep -q "memory of the GPU: .*moments" "$dir/inputs-here.out" && grep -q "memory of the host: .*moments" "$dir/inputs-here.out"'
 
