@@ -10,7 +10,7 @@ trap 'rm -f "$log"' EXIT
 exec 2>/dev/null # the shell's own word on programs that abort
 
 run() { # MODE FAULT SEED
-	FERRY_EMU_SEED=$3 ASAN_OPTIONS=detect_leaks=0 TSAN_OPTIONS=halt_on_error=1 "$B/$1/tests/emu/planted" "$2" >"$log" 2>&1
+	FERRY_EMU_SEED=$3 ASAN_OPTIONS=detect_leaks=0 TSAN_OPTIONS=halt_on_error=1:atexit_sleep_ms=50 "$B/$1/tests/emu/planted" "$2" >"$log" 2>&1
 }
 found() { # MODE FAULT TEXT: the program fails and says the text
 	[ -x "$B/$1/tests/emu/planted" ] || return
@@ -80,7 +80,7 @@ found tsan exchange_order 'data race'
 # ---- cuDNN ----
 
 rules() { # MODE ARGUMENT...
-	ASAN_OPTIONS=detect_leaks=0 TSAN_OPTIONS=halt_on_error=1 "$B/$1/tests/emu/cudnn_rules" "${@:2}" >"$log" 2>&1
+	ASAN_OPTIONS=detect_leaks=0 TSAN_OPTIONS=halt_on_error=1:atexit_sleep_ms=50 "$B/$1/tests/emu/cudnn_rules" "${@:2}" >"$log" 2>&1
 }
 cudnn_found() { # MODE FAULT TEXT
 	[ -x "$B/$1/tests/emu/cudnn_rules" ] || return
