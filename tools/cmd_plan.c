@@ -6,6 +6,7 @@
 
 #include "common/memory.h"
 #include "common/threads.h"
+#include "engine/saver.h"
 #include "tokenizer/tokenizer.h"
 #include "tools/terminal.h"
 #include "tools/train_config.h"
@@ -306,7 +307,21 @@ static void print_fit(const char *what, uint64_t needed, uint64_t there)
 			human_bytes((double)there).text, there && needed > there ? ": does not fit" : "");
 }
 
-static void print_memory(const struct job *job, const struct trainer_memory *m)
+/* The copy that checkpoints are written from is the first rank's alone, and not of the one that is planned for. */
+static enum status measure_copy(const struct job *job, uint64_t *out)
+{
+	struct parameter_table table;
+	*out = 0;
+	if (!job->config.ranks)
+		return STATUS_OK;
+	TRY(parameter_table_open(&job->config.model, &table));
+	*out = saver_bytes(&table, job->config.save_behind);
+	parameter_table_close(&table);
+	return STATUS_OK;
+}
+
+/* `copy`: as measure_copy has it. */
+static void print_memory(const struct job *job, const struct trainer_memory *m, uint64_t copy)
 {
 	const char *of = job->config.ranks ? "of a rank: " : "";
 	char list[TRAIN_MEMORY_LIST];
@@ -327,10 +342,14 @@ static void print_memory(const struct job *job, const struct trainer_memory *m)
 		       "context\n",
 			"",
 			human_bytes((1 / PLAN_MEMORY_FREE - 1) * (double)job->machine.device.unused).text);
-	print_fit("host", m->host * local_ranks(job), job->machine.host_memory * local_ranks(job));
+	print_fit("host", m->host * local_ranks(job) + copy, job->machine.host_memory * local_ranks(job));
 	if (local_ranks(job) > 1)
 		printf("         %-6s %10s for each of the %" PRIu64 " ranks there\n", "",
 			human_bytes((double)m->host).text, local_ranks(job));
+	if (copy)
+		printf("         %-6s %10s for the first rank's copy of the state, to write checkpoints "
+		       "from\n",
+			"", human_bytes((double)copy).text);
 }
 
 static void print_time(
@@ -497,6 +516,7 @@ static enum status print_shapes(const struct job *job)
 static enum status plan(struct job *job)
 {
 	struct trainer_memory memory;
+	uint64_t copy;
 	if (!job->flags.machine)
 		TRY(threads_check("--threads", job->options.settings.threads));
 	TRY(train_config_precision(&job->options, &job->config));
@@ -505,10 +525,11 @@ static enum status plan(struct job *job)
 	TRY(train_config_step(
 		&job->options.settings, (int)job->flags.vocabulary, &job->machine, &job->config));
 	TRY(trainer_measure(&job->config, &memory)); /* checks all: what cannot be has no plan */
+	TRY(measure_copy(job, &copy));
 	if (!job->flags.machine && !job->flags.shapes)
 		TRY(measure_machine(job));
 	TRY(print_work(job));
-	print_memory(job, &memory);
+	print_memory(job, &memory, copy);
 	if (job->flags.shapes)
 		return print_shapes(job);
 	print_rates(job);

@@ -64,14 +64,21 @@ static enum status choose_saving(
 	return STATUS_OK;
 }
 
-/* All else comes first. */
+/* For rank 0, which has the copy, and so the same for all. */
 static enum status is_too_much(const struct train_machine *machine, const struct trainer_config *c, bool *out)
 {
 	struct trainer_memory m;
+	struct trainer_config config = *c;
+	struct collective first;
 	*out = false;
 	if (!c->save_behind)
 		return STATUS_OK;
-	TRY(trainer_measure(c, &m));
+	if (c->ranks) {
+		first = *c->ranks;
+		first.rank = 0;
+		config.ranks = &first;
+	}
+	TRY(trainer_measure(&config, &m));
 	*out = m.host > machine->host_memory;
 	return STATUS_OK;
 }
