@@ -184,7 +184,9 @@ static enum status open_plan(struct offload *o, const struct optimizer_part *par
 	o->layers = layers_of(o->table);
 	TRY(take_buckets(&o->config, o->table, part, &o->buckets, &o->bucket_count, &o->shadow_elements));
 	o->incoming_elements = o->config.delayed ? o->elements - o->there : o->shadow_elements;
-	o->job_room = 16 * (uint64_t)o->bucket_count + 8; /* up to five loans of each, and as many back */
+	/* Of each bucket up to five loans, and as many back: a slot as large as the bucket has at least 4 bytes an element, a
+	 * loan is of whole pieces of which each element takes 12. */
+	o->job_room = 16 * (uint64_t)o->bucket_count + 8;
 	return memory_alloc((void **)&o->jobs, o->job_room, sizeof *o->jobs, "the buckets' jobs");
 }
 
@@ -443,11 +445,12 @@ static enum status wait_idle(struct offload *o)
 static struct lookups_list pieces_of(
 	const struct offload *o, const struct offload_bucket *b, enum offload_kind kind)
 {
-	uint64_t from = b->whole.offset, to = from + b->whole.elements, there = b->there / KERNELS_PIECE;
+	uint64_t from = b->whole.offset, to = from + b->whole.elements,
+		 done = b->device_updated / KERNELS_PIECE;
 	if (kind == OFFLOAD_SPECULATE)
 		return lookups_early(o->step.lookups, from, to);
 	struct lookups_list late = lookups_late(o->step.lookups, from, to);
-	return (struct lookups_list){late.pieces + there, late.on_table + there, late.count - there};
+	return (struct lookups_list){late.pieces + done, late.on_table + done, late.count - done};
 }
 
 /* With the lock held. */
@@ -551,7 +554,6 @@ enum status offload_publish(struct offload *o)
 	for (int i = 0; i < o->bucket_count; i++) {
 		struct offload_bucket *b = &o->buckets[i];
 		b->arrived = b->committed = b->delayed = false;
-		b->there = 0;
 		push(o, OFFLOAD_PUBLISH, b, NULL, 1);
 	}
 	pthread_mutex_unlock(&o->lock);
@@ -668,7 +670,7 @@ static void push_updates(struct offload *o, double clip)
 {
 	for (int i = 0; i < o->bucket_count; i++) {
 		struct offload_bucket *b = &o->buckets[i];
-		if (!b->lent || !b->there)
+		if (!b->lent || !b->device_updated)
 			push(o, b->committed ? OFFLOAD_COMMIT : OFFLOAD_UPDATE, b, NULL, clip);
 		b->arrived = o->config.delayed;
 		b->delayed = o->config.delayed;

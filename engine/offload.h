@@ -43,8 +43,9 @@
  *    down    |         |      | gradients | ...                                         | state
  *    host    | lends   |      | AdamW     | ...                                         | takes back
  *
- * Buckets that are lent as a whole (config.lent) need no shadow, and what they took up is theirs anyway: they are lent once,
- * and taken back by offload_settle. What has not come in time the host updates, as if it had never been lent. (Published,
+ * Buckets that are lent as a whole (config.lent) need no shadow, and what they took up is theirs anyway: from the first step
+ * that has updated them there they stay, until offload_settle takes them back. What has not come in time the host updates, as
+ * if it had never been lent; it is lent again in the next step. (Published,
  * for groups of parameters in turn, as Deep Optimizer States; Middleware 2024.)
  *
  * config.delayed is ZeRO-Offload's one-step delay: an update is computed during the next step, and seen by
@@ -131,7 +132,7 @@ float *offload_master(struct offload *offload);
 float *offload_exp_avg(struct offload *offload);
 float *offload_exp_avg_sq(struct offload *offload);
 
-/* The master's values, rounded, to the device. */
+/* The master's values, rounded, to the device. After open or settle, which have all of the state here. */
 enum status offload_publish(struct offload *offload) MUST_USE;
 
 /* Before the model_train of a step's last micro-batch, which is then given offload_layer_done. */

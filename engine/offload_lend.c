@@ -196,11 +196,11 @@ static void update_whole(struct offload *o, struct offload_bucket *b, const stru
 	}
 }
 
-/* What is next to be looked up again is not the conductor's to read: it gets a list of its own. */
+/* The next step's lookups are written over these, perhaps before the conductor has taken the state back: it gets a copy. */
 static void keep_list(struct offload *o, const struct offload_bucket *b, struct lookups_list late)
 {
 	memcpy(o->taken_back + (b->borrowed - o->whole_elements) / KERNELS_PIECE, late.pieces,
-		b->there / KERNELS_PIECE * sizeof *late.pieces);
+		b->device_updated / KERNELS_PIECE * sizeof *late.pieces);
 }
 
 /* To where the early ones went. One segment: all of wte decays alike. */
@@ -210,8 +210,8 @@ static void update_rows(struct offload *o, struct offload_bucket *b, const struc
 	struct lookups_list late = late_pieces(o, b);
 	uint32_t first = (uint32_t)(b->whole.offset / KERNELS_PIECE);
 	uint32_t room = (uint32_t)(b->whole.elements / KERNELS_PIECE);
-	for (uint64_t from = 0; from < b->there; from += o->loan_elements) {
-		struct loan loan = loan_at(o, b, from, b->there);
+	for (uint64_t from = 0; from < b->device_updated; from += o->loan_elements) {
+		struct loan loan = loan_at(o, b, from, b->device_updated);
 		struct lookups_list some = some_pieces(late, &loan);
 		k->gather(k, NULL, o->borrowed_gradients, o->step.gradients, some.on_table, some.count, 0,
 			(uint32_t)(o->table->elements / KERNELS_PIECE), k->grad);
@@ -233,11 +233,11 @@ void offload_update_borrowed(struct offload *o, double clip)
 	for (int i = 0; i < o->bucket_count; i++) {
 		struct offload_bucket *b = &o->buckets[i];
 		bool usable = b->lent ? b->on_loan == b->whole.elements : b->committed;
-		b->there = usable ? b->on_loan : 0;
-		b->away = b->lent && b->there;
-		if (b->there)
+		b->device_updated = usable ? b->on_loan : 0;
+		b->away = b->lent && b->device_updated;
+		if (b->device_updated)
 			(b->lent ? update_whole : update_rows)(o, b, &args);
-		o->loans_updated += b->there;
+		o->loans_updated += b->device_updated;
 	}
 	k->event_record(k, o->updated, NULL);
 }
@@ -246,10 +246,10 @@ void offload_take_rows_back(struct offload *o)
 {
 	for (int i = 0; i < o->bucket_count; i++) {
 		struct offload_bucket *b = &o->buckets[i];
-		if (!b->wte || !b->there)
+		if (!b->wte || !b->device_updated)
 			continue;
 		const uint32_t *list = o->taken_back + (b->borrowed - o->whole_elements) / KERNELS_PIECE;
-		push_loans(o, OFFLOAD_TAKE_BACK, b, b->there, (struct lookups_list){.pieces = list});
+		push_loans(o, OFFLOAD_TAKE_BACK, b, b->device_updated, (struct lookups_list){.pieces = list});
 	}
 }
 

@@ -30,8 +30,8 @@ struct offload_bucket {
 	bool committed; /* the weights that are to arrive are in `incoming` */
 	bool delayed;   /* so are these, for the next finish */
 	bool tried;     /* speculated on in this step */
-	bool away;      /* lent as a whole, and updated there since: the state is the device's */
-	uint64_t there; /* elements that the device has updated in this step: of wte, of the late pieces */
+	bool away;      /* lent as a whole, and updated on the device since: the host's state is old */
+	uint64_t device_updated; /* elements, in this step: of wte, the first so many of the late pieces */
 };
 
 enum offload_kind {
@@ -137,7 +137,8 @@ enum status offload_lend_open(struct offload *o) MUST_USE;
 void offload_lend_close(struct offload *o);
 /* With the lock held: what the step will want lent. Once its lookups are known. */
 void offload_lend(struct offload *o);
-/* At the decision, of what has come: the device updates it, of wte where the step commits. Sets `there`. */
+/* At the decision, of what has come: the device updates it, of wte where the step commits. Sets
+ * `device_updated`. */
 void offload_update_borrowed(struct offload *o, double clip);
 /* With the lock held, behind all updates: the pieces of wte; and the buckets that are lent as a whole. */
 void offload_take_rows_back(struct offload *o);
