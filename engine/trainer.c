@@ -558,10 +558,13 @@ static void free_blocks(struct trainer *t)
 	staging_close(t->staging);
 }
 
-/* What a run that failed has queued must be done before its memory goes; nobody asks how. */
+/* What a run that failed has queued must be done before its memory goes; what it failed with stays the message. */
 static void drain(struct trainer *t)
 {
+	struct error_copy kept;
+	error_save(STATUS_IO, &kept);
 	enum status ignored = t->kernels.stream_wait(&t->kernels, NULL);
+	ignored = error_restore(&kept);
 	(void)ignored;
 }
 
