@@ -81,7 +81,7 @@ static unsigned chance(unsigned below)
 	return (unsigned)((p->random >> 32) * below >> 32);
 }
 
-/* ---- messages ---- */
+/* ---- messages: a process's last, so one thread's ---- */
 
 static const char *kernel_name(void)
 {

@@ -36,6 +36,8 @@ struct alignas(16) uint4 {
 struct emu_place {
 	dim3 thread, block, threads, blocks;
 };
+/* Found without a call, which a thread's variable in a shared object takes otherwise. There is room for a few words: a library
+ * that has any must have no large variables of a thread. */
 #define EMU_QUICK_LOCAL __attribute__((tls_model("initial-exec"))) thread_local
 extern EMU_QUICK_LOCAL const struct emu_place *emu_here;
 #define threadIdx (emu_here->thread)
