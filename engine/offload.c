@@ -593,7 +593,9 @@ enum status offload_settle(struct offload *o)
 {
 	TRY(gate_all(o));
 	TRY(apply_delayed(o));
+	TRY(o->k->event_wait(o->k, o->updated));
 	pthread_mutex_lock(&o->lock);
+	offload_count_borrowed(o);
 	offload_take_back(o);
 	pthread_mutex_unlock(&o->lock);
 	TRY(wait_idle(o));
@@ -696,6 +698,7 @@ enum status offload_finish(struct offload *o, bool overflow, double clip)
 	TRY(apply_delayed(o));
 	pthread_mutex_lock(&o->lock);
 	bool tried = cancel_unstarted(o);
+	offload_count_borrowed(o);
 	for (int i = 0; i < o->bucket_count && !overflow; i++)
 		o->buckets[i].committed = o->buckets[i].tried && clip == 1;
 	if (!overflow) {

@@ -155,12 +155,12 @@ enum status offload_settle(struct offload *offload) MUST_USE;
 
 /*
  * How long each was at work for all steps so far: copies down and up by events on their streams, the host's
- * AdamW by the clock. They work beside each other and beside the model, so together they may be more than
+ * AdamW by the clock, the device's, of what it borrows, by events. They work beside each other and beside the model, so together they may be more than
  * what a step waits for them; none is more than the time that passes. What a step began may be counted a few
  * buckets later, in the next step; after offload_settle all is counted.
  */
 struct offload_seconds {
-	double down, host, up; /* host: lending and taking back too */
+	double down, host, device, up; /* host: lending and taking back too */
 };
 struct offload_seconds offload_busy(struct offload *offload);
 

@@ -68,6 +68,7 @@ enum status offload_lend_open(struct offload *o)
 		at += o->buckets[i].lent ? o->buckets[i].whole.elements : 0;
 	}
 	TRY(k->event_open(k, &o->lent));
+	TRY(k->event_open(k, &o->updating));
 	TRY(k->event_open(k, &o->updated));
 	if (o->borrowed_elements)
 		TRY(k->memory_alloc(k, (void **)&o->borrowed, o->borrowed_elements * STATE_BYTES,
@@ -79,6 +80,7 @@ void offload_lend_close(struct offload *o)
 {
 	struct kernels *k = o->k;
 	k->event_close(k, o->lent);
+	k->event_close(k, o->updating);
 	k->event_close(k, o->updated);
 	if (o->borrowed)
 		k->memory_free(k, o->borrowed, o->borrowed_elements * STATE_BYTES);
@@ -230,6 +232,7 @@ void offload_update_borrowed(struct offload *o, double clip)
 	if (!o->borrowed_elements)
 		return;
 	k->event_await(k, o->lent, NULL);
+	k->event_record(k, o->updating, NULL);
 	for (int i = 0; i < o->bucket_count; i++) {
 		struct offload_bucket *b = &o->buckets[i];
 		bool usable = b->lent ? b->on_loan == b->whole.elements : b->committed;
@@ -238,8 +241,16 @@ void offload_update_borrowed(struct offload *o, double clip)
 		if (b->device_updated)
 			(b->lent ? update_whole : update_rows)(o, b, &args);
 		o->loans_updated += b->device_updated;
+		o->update_queued |= b->device_updated > 0;
 	}
 	k->event_record(k, o->updated, NULL);
+}
+
+void offload_count_borrowed(struct offload *o)
+{
+	if (o->update_queued)
+		o->seconds.device += o->k->event_seconds(o->k, o->updating, o->updated);
+	o->update_queued = false;
 }
 
 void offload_take_rows_back(struct offload *o)

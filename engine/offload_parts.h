@@ -95,10 +95,10 @@ struct offload {
 	uint64_t borrowed_elements, whole_elements, loan_elements;
 	void *borrowed_gradients, *borrowed_weights; /* grad, act [staged_loan], there: of pieces */
 	uint64_t staged_loan;
-	uint32_t *taken_back;         /* [borrowed_elements - whole_elements, in pieces] which these are */
-	struct event *lent, *updated; /* it is there; it is updated */
-	uint64_t lending;             /* counts the steps. Under the lock */
-	struct event **final;         /* [layers + 1]: a layer's gradients, in this step */
+	uint32_t *taken_back; /* [borrowed_elements - whole_elements, in pieces] which these are */
+	struct event *lent, *updating, *updated; /* it is there; the device begins with it, and is done */
+	uint64_t lending;                        /* counts the steps. Under the lock */
+	struct event **final;                    /* [layers + 1]: a layer's gradients, in this step */
 	struct event *applied;
 	void *pinned;
 	uint64_t pinned_bytes, slot_elements;
@@ -108,7 +108,8 @@ struct offload {
 	/* the caller's */
 	struct offload_step step;
 	bool speculating;
-	int good; /* steps in a row that were, or would have been, committed */
+	bool update_queued; /* of what is borrowed; its time has not been counted */
+	int good;           /* steps in a row that were, or would have been, committed */
 	uint64_t counts[OFFLOAD_OUTCOMES];
 	uint64_t loans_asked, loans_updated; /* elements */
 	/* under the lock: jobs in a ring, numbered from 0: done < head <= issued <= tail */
@@ -140,6 +141,8 @@ void offload_lend(struct offload *o);
 /* At the decision, of what has come: the device updates it, of wte where the step commits. Sets
  * `device_updated`. */
 void offload_update_borrowed(struct offload *o, double clip);
+/* With the lock held: adds the time of the latest such update, which is done. */
+void offload_count_borrowed(struct offload *o);
 /* With the lock held, behind all updates: the pieces of wte; and the buckets that are lent as a whole. */
 void offload_take_rows_back(struct offload *o);
 void offload_take_back(struct offload *o);

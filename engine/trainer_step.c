@@ -166,7 +166,7 @@ static void report_offload(struct trainer *t, struct trainer_step *report)
 {
 	struct offload_seconds now = offload_busy(t->offload);
 	report->seconds_gradients += now.down - t->busy.down;
-	report->seconds_update += now.host - t->busy.host;
+	report->seconds_update += now.host + now.device - (t->busy.host + t->busy.device);
 	report->seconds_allgather += now.up - t->busy.up;
 	t->busy = now;
 }

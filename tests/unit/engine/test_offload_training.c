@@ -307,22 +307,24 @@ static void times_fit_into_a_step(void **state)
 static void times_of_an_offload_fit_into_the_run(void **state)
 {
 	(void)state;
-	for (int i = 0; i < 3; i++) {
+	for (int i = 0; i < 4; i++) {
 		struct story story = {0};
 		struct trainer_config config = offloaded(device_config(DTYPE_BF16));
+		config.offloading.lent = i == 3 ? 4 : 0; /* all but wte */
 		config.device_share = i == 1 ? 0.4 : 0;
 		config.offloading.delayed = i == 2;
 		double start = clock_seconds();
 		assert_ok(open_story(&story, &config, NULL, false));
 		struct offload *offload = (struct offload *)(uintptr_t)trainer_offload(story.trainer);
 		struct offload_seconds none = offload_busy(offload);
-		assert_true(none.down == 0 && none.host == 0 && none.up == 0);
+		assert_true(none.down == 0 && none.host == 0 && none.device == 0 && none.up == 0);
 		assert_ok(trainer_run(story.trainer));
 		double passed = clock_seconds() - start;
 		struct times t = times_of(&story);
 		struct offload_seconds all = offload_busy(offload);
 		assert_true(all.down > 0 && all.host > 0 && all.up > 0);
 		assert_true(all.down <= passed && all.host <= passed && all.up <= passed);
+		assert_true(all.device <= passed && (all.device > 0) == (i == 3));
 		assert_true(t.allgather > 0 && t.allgather < all.up);
 		assert_true(t.gradients > 0 && t.gradients <= passed);
 		assert_true(t.update > 0 && t.update <= passed);
