@@ -114,6 +114,16 @@ bool file_exists(const char *path)
 	return stat(path, &info) == 0;
 }
 
+bool directory_holds(const char *path, const char *name)
+{
+	char *whole;
+	if (path_join(&whole, path, name) != STATUS_OK)
+		return false;
+	bool there = file_exists(whole);
+	free(whole);
+	return there;
+}
+
 enum status file_find(const char *path, bool *there)
 {
 	struct stat info;

@@ -85,7 +85,8 @@ enum status file_map(const char *path, const uint8_t **data, size_t *bytes) MUST
 void file_unmap(const uint8_t *data, size_t bytes);
 
 /* Directories. */
-enum status directory_create(const char *path) MUST_USE; /* with its parents; existing is fine */
+bool directory_holds(const char *path, const char *name); /* something of that name; false: no memory, too */
+enum status directory_create(const char *path) MUST_USE;  /* with its parents; existing is fine */
 enum status directory_sync(const char *path) MUST_USE;
 /* Names (without "." and "..") in byte order; free with directory_list_free. */
 enum status directory_list(const char *path, char ***names, size_t *count) MUST_USE;

@@ -30,23 +30,13 @@ static enum status number_hash_pages(struct corpus *corpus)
 	return hash_cache_create(pages, &corpus->hashes);
 }
 
-static bool holds(const char *directory, const char *name)
-{
-	char *path;
-	if (path_join(&path, directory, name) != STATUS_OK)
-		return false;
-	bool there = file_exists(path);
-	free(path);
-	return there;
-}
-
 /* The folder that file NAME is in. What is in both is the manifest, of an old corpus and of the new one, or
  * another file, of which next/ has the right one. */
 static const char *find_folder(const struct corpus *corpus, const char *name, bool manifest)
 {
-	if (!corpus->next || (manifest && holds(corpus->directory, name)))
+	if (!corpus->next || (manifest && directory_holds(corpus->directory, name)))
 		return corpus->directory;
-	return holds(corpus->next, name) ? corpus->next : corpus->directory;
+	return directory_holds(corpus->next, name) ? corpus->next : corpus->directory;
 }
 
 const char *corpus_folder(const struct corpus *corpus, const char *name)

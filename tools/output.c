@@ -5,23 +5,13 @@
 
 #include <stdlib.h>
 
-static bool holds(const char *directory, const char *name)
-{
-	char *path;
-	if (path_join(&path, directory, name) != STATUS_OK)
-		return false;
-	bool there = file_exists(path);
-	free(path);
-	return there;
-}
-
 static enum status holds_run(const char *directory, bool *out)
 {
 	uint64_t *steps;
 	size_t count;
 	TRY(checkpoint_list(directory, &steps, &count));
 	free(steps);
-	*out = count > 0 || holds(directory, "metrics.jsonl");
+	*out = count > 0 || directory_holds(directory, "metrics.jsonl");
 	return STATUS_OK;
 }
 
@@ -33,11 +23,11 @@ enum status output_check(enum output what, const char *flag, const char *directo
 	if (!file_exists(directory))
 		return STATUS_OK;
 	TRY(holds_run(directory, &run));
-	if (holds(directory, "model.safetensors"))
+	if (directory_holds(directory, "model.safetensors"))
 		found = "a model";
 	else if (run && what != OUTPUT_RUN)
 		found = "a run of `ferry train`";
-	else if (holds(directory, "corpus.json") && what != OUTPUT_CORPUS)
+	else if (directory_holds(directory, "corpus.json") && what != OUTPUT_CORPUS)
 		found = "a corpus";
 	FAIL_IF(found, STATUS_USAGE, "%s %s: holds %s; give %s a directory of its own", flag, directory,
 		found, wanted[what]);
