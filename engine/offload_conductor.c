@@ -114,23 +114,13 @@ static void update_range(
 			b->now[OFFLOAD_AVG_SQ] + at, gradients, count);
 }
 
-static uint64_t larger(uint64_t a, uint64_t b)
-{
-	return a > b ? a : b;
-}
-
-static uint64_t smaller(uint64_t a, uint64_t b)
-{
-	return a < b ? a : b;
-}
-
 static void update_segments(const struct work *w, uint64_t from, uint64_t to, uint64_t place)
 {
 	const struct offload *o = w->o;
 	for (int i = 0; i < o->segment_count && o->segments[i].offset < to; i++) {
 		const struct optimizer_segment *s = &o->segments[i];
-		uint64_t begin = larger(s->offset, from), end = smaller(s->offset + s->elements, to);
-		if (begin < end)
+		uint64_t begin = from, end = to;
+		if (offload_cut(s, &begin, &end))
 			update_range(w, s, begin, end, place + (begin - from));
 	}
 }

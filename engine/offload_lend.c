@@ -176,9 +176,8 @@ static void update_loan(struct offload *o, const struct loan *loan, uint64_t at,
 	struct kernels *k = o->k;
 	for (int i = 0; i < o->segment_count; i++) {
 		const struct optimizer_segment *s = &o->segments[i];
-		uint64_t end = smaller(at + loan->elements, s->offset + s->elements);
-		uint64_t from = at > s->offset ? at : s->offset;
-		if (from >= end)
+		uint64_t from = at, end = at + loan->elements;
+		if (!offload_cut(s, &from, &end))
 			continue;
 		float *p = loan->state + (from - at), *m = p + loan->elements, *v = m + loan->elements;
 		args.weight_decay = optimizer_weight_decay(&o->optimizer, s);

@@ -129,6 +129,15 @@ static inline struct offload_job *offload_job_at(struct offload *o, uint64_t num
 	return &o->jobs[number % o->job_room];
 }
 
+/* Cuts elements [*from, *to) of the flat array to those that are a segment's; false: there are none. */
+static inline bool offload_cut(const struct optimizer_segment *segment, uint64_t *from, uint64_t *to)
+{
+	uint64_t end = segment->offset + segment->elements;
+	*from = *from > segment->offset ? *from : segment->offset;
+	*to = *to < end ? *to : end;
+	return *from < *to;
+}
+
 /* ---- what the device borrows (offload_lend.c) ---- */
 
 /* Bytes of it there; `staged`: elements of a loan in pieces, whose gradients and rounded weights lie beside. */
