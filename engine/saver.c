@@ -18,7 +18,7 @@ struct saver {
 	struct checkpoint_contents contents;
 	struct checkpoint_state state; /* theirs; its JSON is the saver's own */
 	bool best;
-	bool begun, running; /* and not yet ended; on a thread */
+	bool begun; /* and not yet ended */
 	pthread_t thread;
 	atomic_bool done;
 	struct error_copy result;
@@ -155,7 +155,7 @@ enum status saver_begin(struct saver *s, const struct checkpoint_contents *conte
 		drop_state(s);
 		return error_set(STATUS_MEMORY, "cannot start the thread that writes checkpoints");
 	}
-	s->begun = s->running = true;
+	s->begun = true;
 	return STATUS_OK;
 }
 
@@ -168,9 +168,9 @@ enum status saver_end(struct saver *s)
 {
 	if (!s->begun)
 		return STATUS_OK;
-	if (s->running)
+	if (s->config.behind)
 		pthread_join(s->thread, NULL);
-	s->begun = s->running = false;
+	s->begun = false;
 	drop_state(s);
 	return s->result.status == STATUS_OK ? STATUS_OK : error_restore(&s->result);
 }

@@ -558,23 +558,16 @@ static void free_blocks(struct trainer *t)
 	staging_close(t->staging);
 }
 
-/* What a run that failed has queued must be done before its memory goes; what it failed with stays the message. */
-static void drain(struct trainer *t)
-{
-	struct error_copy kept;
-	error_save(STATUS_IO, &kept);
-	enum status ignored = t->kernels.stream_wait(&t->kernels, NULL);
-	ignored = error_restore(&kept);
-	(void)ignored;
-}
-
 void trainer_close(struct trainer *t)
 {
+	struct error_copy before;
 	if (!t)
 		return;
+	/* What the run failed with stays the message, whatever closing comes upon. */
+	error_save(STATUS_OK, &before);
 	saver_close(t->saver);
-	if (t->kernels_open)
-		drain(t);
+	if (t->kernels_open) /* what is queued must be done before its memory goes; nobody asks how */
+		(void)!t->kernels.stream_wait(&t->kernels, NULL);
 	if (t->loader)
 		loader_close(t->loader);
 	offload_close(t->offload);
@@ -593,6 +586,7 @@ void trainer_close(struct trainer *t)
 	free(t->evaluation_tokens);
 	free(t->slices);
 	free(t);
+	(void)!error_restore(&before);
 }
 
 /* ---- checkpoints ---- */
