@@ -112,18 +112,26 @@ static void assert_pipeline(const struct plan_buckets *b, enum plan_schedule sch
 	assert_near(step, expected, 1e-12);
 }
 
+/* Embeddings and a layer; `host`: [2] seconds. */
+static const double once[] = {1, 1};
+static struct plan_buckets two_buckets(const double *host)
+{
+	static const double forward[] = {1, 2}, backward[] = {3, 4};
+	return (struct plan_buckets){.count = 2,
+		.forward = forward,
+		.backward = backward,
+		.down = once,
+		.host = host,
+		.up = once,
+		.between = 10};
+}
+
 /* Two buckets: every time worked out by hand. */
 static void schedules_of_two_buckets(void **state)
 {
 	(void)state;
-	const double forward[] = {1, 2}, backward[] = {3, 4}, down[] = {1, 1}, host[] = {2, 5}, up[] = {1, 1};
-	struct plan_buckets b = {.count = 2,
-		.forward = forward,
-		.backward = backward,
-		.down = down,
-		.host = host,
-		.up = up,
-		.between = 10};
+	const double host[] = {2, 5};
+	struct plan_buckets b = two_buckets(host);
 	assert_pipeline(&b, PLAN_ON_DEVICE, 20 + 7);
 	/* From the beginning of a forward: backward of 1 ends at 17, of 0 at 20, when the norm is known. Without
 	 * shadows they come down then, at 21 and 22, and the host is done with 0 at 23 (up at 24) and with 1 at
@@ -151,7 +159,7 @@ static void schedules_of_two_buckets(void **state)
 	shadow[1] = 1;
 	b.down = slow_link;
 	assert_pipeline(&b, PLAN_EXACT, 29);
-	b.down = down;
+	b.down = once;
 	/* Seven eighths of 0 are on the host from 13.875 to 20.875, past the decision: 1 has not begun, and comes after the
 	 * last eighth of 0, which is on the host to 21.875 and up at 22: to 26.875, up at 27.875. */
 	const double slow_host[] = {8, 5};
@@ -170,17 +178,10 @@ static void schedules_of_two_buckets(void **state)
 static void schedules_of_ranks(void **state)
 {
 	(void)state;
-	const double forward[] = {1, 2}, backward[] = {3, 4}, down[] = {1, 1}, host[] = {2, 5}, up[] = {1, 1};
-	const double reduce[] = {1, 2}, share[] = {1, 3};
-	struct plan_buckets b = {.count = 2,
-		.forward = forward,
-		.backward = backward,
-		.down = down,
-		.host = host,
-		.up = up,
-		.between = 10,
-		.reduce = reduce,
-		.share = share};
+	const double host[] = {2, 5}, reduce[] = {1, 2}, share[] = {1, 3};
+	struct plan_buckets b = two_buckets(host);
+	b.reduce = reduce;
+	b.share = share;
 	/* 1 is summed from 17 to 19, 0 from 20 to 21, when the norm is known. It is down at 22, on the host to 24, up at 25
 	 * and with all ranks at 26; 1 on the host to 29, up at 30, with all at 33. The next backward ends at 52, 32 later. */
 	assert_pipeline(&b, PLAN_EXACT, 32);
@@ -207,19 +208,12 @@ static void schedules_of_ranks(void **state)
 static void schedules_of_loans(void **state)
 {
 	(void)state;
-	const double forward[] = {1, 2}, backward[] = {3, 4}, down[] = {1, 1}, up[] = {1, 1};
 	const double shadow[] = {0, 1}, host[] = {2, 1}, slow_host[] = {2, 5};
 	const double none[] = {0, 0}, first[] = {1, 0}, second[] = {0, 1};
 	const double on_first[] = {.5, 0}, on_second[] = {0, .5};
-	struct plan_buckets b = {.count = 2,
-		.forward = forward,
-		.backward = backward,
-		.down = down,
-		.host = host,
-		.up = up,
-		.between = 10,
-		.shadow = shadow,
-		.lent = {.share = none, .device = none}};
+	struct plan_buckets b = two_buckets(host);
+	b.shadow = shadow;
+	b.lent = (struct plan_loans){.share = none, .device = none};
 	/* Nothing: 0 is down at 21, on the host to 23 and up at 24. */
 	assert_pipeline(&b, PLAN_EXACT, 24);
 	/* All of 0: 1 is on the host from 18 to 19, up at 20, when the norm is known; the device's half second is left. */
@@ -241,18 +235,13 @@ static void schedules_of_loans(void **state)
 static void schedules_of_pieces_lent(void **state)
 {
 	(void)state;
-	const double forward[] = {1, 2}, backward[] = {3, 4}, down[] = {1, 1}, host[] = {2, 1}, up[] = {1, 1};
-	const double shadow[] = {0, 1};
-	struct plan_buckets b = {.count = 2,
-		.forward = forward,
-		.backward = backward,
-		.down = down,
-		.host = host,
-		.up = up,
-		.between = 10,
-		.early = .5,
-		.shadow = shadow,
-		.lent.pieces = {.share = .5, .copy = 1, .up = 2, .down = 2, .device = .5}};
+	const double host[] = {2, 1}, shadow[] = {0, 1};
+	struct plan_buckets b = two_buckets(host);
+	b.early = .5;
+	b.shadow = shadow;
+	b.lent.pieces.share = b.lent.pieces.device = .5;
+	b.lent.pieces.copy = 1;
+	b.lent.pieces.up = b.lent.pieces.down = 2;
 	/* Copied at 1, there at 3; the early half on the host from 13.5 to 14.5, 1 from 18 to 19, up at 20, when the norm is known.
 	 * The device's half second is left; the state is down at 22.5 and back at 23.5, when the forward is at its end. */
 	assert_pipeline(&b, PLAN_EXACT, 20.5);
